@@ -1,0 +1,176 @@
+"""The connection to the cluster: pools, namespaces and calls to object classes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import math
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import rados
+import rbd
+import trio
+
+from rbdfs.ceph_errors import from_ceph
+from rbdfs.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from rbdfs.aio import AioBridge
+    from rbdfs.options import CephSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# RadosClient.connect gives up by itself after client_mount_timeout; this is the grace in which
+# its own, better worded error may arrive before the caller stops waiting.
+_CONNECT_GRACE_S = 2.0
+
+
+class Cluster:
+    """A connected RADOS client and its I/O contexts, one a pool and namespace."""
+
+    def __init__(self, client: rados.Rados, bridge: AioBridge, user: str) -> None:
+        self.bridge = bridge
+        self.user = user
+        self._client = client
+        self._ioctxs: dict[tuple[str, str], rados.Ioctx] = {}
+        # A pool that does not answer must not keep the threads that other pools need.
+        self._limiter = trio.CapacityLimiter(32)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls, settings: CephSettings, bridge: AioBridge, timeout_s: float
+    ) -> AsyncIterator[Cluster]:
+        """Connect; disconnect at the end of the context.
+
+        Raises UserError, saying in one line what is wrong with the configuration, the key or
+        the way to the monitors, within *timeout_s* seconds.
+        """
+        client = await trio.to_thread.run_sync(_configure, settings, timeout_s)
+        with trio.move_on_after(timeout_s + _CONNECT_GRACE_S) as scope:
+            # A connect that hangs in spite of its timeout is left behind: the process ends.
+            await trio.to_thread.run_sync(_connect, client, settings, abandon_on_cancel=True)
+        if scope.cancelled_caught:
+            raise UserError(f"the cluster did not answer within {timeout_s:g} s")
+        cluster = cls(client, bridge, settings.user)
+        try:
+            yield cluster
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(cluster._shutdown)
+
+    def _shutdown(self) -> None:
+        while self._ioctxs:
+            self._ioctxs.popitem()[1].close()
+        self._client.shutdown()
+
+    async def ioctx(self, pool: str, namespace: str = "") -> rados.Ioctx:
+        """Return the I/O context of *pool* and *namespace*; it lives as long as the cluster.
+
+        Raises OSError: ENOENT where there is no such pool. A namespace is not checked.
+        """
+        key = (pool, namespace)
+        if key not in self._ioctxs:
+            with from_ceph(f"pool {pool}"):
+                ioctx = await self._in_thread(self._client.open_ioctx, pool)
+            if namespace:
+                ioctx.set_namespace(namespace)
+            # Another task may have been quicker: its context is in use already.
+            if self._ioctxs.setdefault(key, ioctx) is not ioctx:
+                ioctx.close()
+        return self._ioctxs[key]
+
+    async def pools(self) -> list[str]:
+        """Return the names of the pools that are meant for RBD, from the OSD map."""
+        return await self._in_thread(self._rbd_pools)
+
+    def _rbd_pools(self) -> list[str]:
+        names = []
+        with from_ceph("listing the pools"):
+            for name in self._client.list_pools():
+                try:
+                    with self._client.open_ioctx(name) as ioctx:
+                        if "rbd" in ioctx.application_list():
+                            names.append(name)
+                except rados.ObjectNotFound:
+                    log.debug("pool %r was removed while pools were listed", name)
+        return names
+
+    async def namespace_exists(self, pool: str, namespace: str) -> bool:
+        """Tell whether *namespace* was made in *pool*; raise OSError where that cannot be read."""
+        ioctx = await self.ioctx(pool)
+        with from_ceph(f"namespace {pool}/{namespace}"):
+            return bool(await self._in_thread(rbd.RBD().namespace_exists, ioctx, namespace))
+
+    async def usage(self, pool: str) -> tuple[int, int]:
+        """Return ``(used, available)`` bytes of *pool*: stored data, and what still fits.
+
+        As ``ceph df`` has them, which takes replication into account.
+        """
+        ioctx = await self.ioctx(pool)
+        return await self._in_thread(self._usage, ioctx)
+
+    def _usage(self, ioctx: rados.Ioctx) -> tuple[int, int]:
+        command = json.dumps({"prefix": "df", "format": "json"})
+        with from_ceph("asking for the usage of the pools"):
+            code, answer, message = self._client.mon_command(command, b"")
+        if code:
+            raise OSError(abs(code), f"asking for the usage of the pools: {message}")
+        for pool in json.loads(answer)["pools"]:
+            if pool["id"] == ioctx.get_pool_id():
+                return pool["stats"]["stored"], pool["stats"]["max_avail"]
+        raise OSError(errno.ENOENT, "the monitors do not know the pool's usage")
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        return await trio.to_thread.run_sync(partial(function, *args), limiter=self._limiter)
+
+
+def _configure(settings: CephSettings, timeout_s: float) -> rados.Rados:
+    """Return an unconnected client, configured in the order of QEMU's driver."""
+    try:
+        client = rados.Rados(rados_id=settings.user, clustername=settings.cluster or "")
+    except rados.Error as exc:
+        raise UserError(f"bad client id {settings.user!r}: {exc}") from exc
+    try:
+        client.conf_read_file(None if settings.conf is None else str(settings.conf))
+    except rados.Error as exc:
+        if settings.conf is not None:
+            raise UserError(f"cannot read configuration file {settings.conf}: {exc}") from exc
+    # Before the user's own settings, which may say otherwise. Ceph's default is 300 s.
+    client.conf_set("client_mount_timeout", str(math.ceil(timeout_s)))
+    for key, value in settings.pairs:
+        try:
+            client.conf_set(key, value)
+        except rados.Error as exc:
+            raise UserError(f"unknown option, or a value that Ceph refuses: {key}") from exc
+    return client
+
+
+def _connect(client: rados.Rados, settings: CephSettings) -> None:
+    user = f"client.{settings.user}"
+    try:
+        client.connect()
+    except rados.ObjectNotFound as exc:
+        # librados says "error calling conf_read_file" or nothing useful: this is what it means.
+        raise UserError(f"no monitor address or no keyring found for {user}") from exc
+    except rados.TimedOut as exc:
+        raise UserError("the cluster did not answer in time: are the monitors up?") from exc
+    except (rados.PermissionDeniedError, rados.PermissionError) as exc:
+        raise UserError(f"permission denied for {user}: unknown user or wrong key") from exc
+    except rados.Error as exc:
+        if getattr(exc, "errno", None) == errno.EIO:
+            raise UserError(f"authentication of {user} failed: wrong key?") from exc
+        raise UserError(f"cannot connect as {user}: {_reason(exc)}") from exc
+
+
+def _reason(exc: rados.Error) -> str:
+    """Return the text of *exc* without values of settings, which may be keys."""
+    code = getattr(exc, "errno", None)
+    return errno.errorcode.get(abs(code), str(code)) if code else type(exc).__name__

@@ -1,0 +1,103 @@
+"""Going to the background, and telling the caller how the start went."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from rbdfs.errors import EXIT_FAILURE, UserError
+
+_READY = b"\0"
+
+
+@dataclass(slots=True)
+class Starter:
+    """The way back to whoever waits for the mount to be usable.
+
+    Attributes:
+        pipe: write end of the pipe to the waiting parent, or None in the foreground.
+    """
+
+    pipe: int | None = None
+
+    def ready(self) -> None:
+        """Say that the mount is usable: to the parent, which exits, and to NOTIFY_SOCKET."""
+        notify_service_manager(f"READY=1\nMAINPID={os.getpid()}")
+        if self.pipe is not None:
+            self._detach()
+            self._send(_READY)
+
+    def failed(self, error: UserError) -> None:
+        """Say in one line why nothing is mounted; the parent exits with the error's code."""
+        line = " ".join(str(error).split())
+        if self.pipe is None:
+            print(f"rbdfs: {line}", file=sys.stderr)  # noqa: T201
+        else:
+            self._send(bytes([error.exit_code]) + line.encode("utf-8", "surrogateescape"))
+
+    def _send(self, message: bytes) -> None:
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(pipe, message)
+            os.close(pipe)
+
+    def _detach(self) -> None:
+        # Only now: until here, what libraries print about a failed start reaches the terminal.
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+
+
+def daemonise() -> Starter:
+    """Fork: return in the child, a session of its own in /; the parent waits for it and exits.
+
+    Connecting to the cluster comes afterwards, because librados' threads do not survive a fork.
+    """
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(write_end)
+        _await_start(child, read_end)
+    os.close(read_end)
+    os.setsid()
+    os.chdir("/")
+    return Starter(write_end)
+
+
+def _await_start(child: int, pipe: int) -> NoReturn:
+    message = b""
+    # An interrupted wait must not leave a daemon behind that nobody was told of.
+    signal.signal(signal.SIGINT, lambda *_: os.kill(child, signal.SIGTERM))
+    while chunk := os.read(pipe, 65536):
+        message += chunk
+    if message == _READY:
+        os._exit(0)
+    if message:
+        code, line = message[0], message[1:].decode("utf-8", "replace")
+    else:
+        _, status = os.waitpid(child, 0)
+        code = EXIT_FAILURE
+        line = f"ended unexpectedly (exit code {os.waitstatus_to_exitcode(status)})"
+    print(f"rbdfs: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(code)
+
+
+def notify_service_manager(state: str) -> None:
+    """Send *state* to the socket that NOTIFY_SOCKET names, as sd_notify(3) does."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError as exc:
+            raise UserError(f"cannot notify NOTIFY_SOCKET: {exc.strerror}") from exc
