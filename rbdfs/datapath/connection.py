@@ -1,7 +1,7 @@
-"""The kernel connection: /dev/fuse opened and mounted without libfuse's help.
+"""The connection to the kernel: /dev/fuse, mounted by mount(2) as root, by fusermount3 as a user.
 
-rbdfs holds the descriptor itself, so that it can stand between the kernel and libfuse, and so
-that a mount can outlive the process that serves it.
+A mount point is a directory, or a regular file, which then is the file system's only file.  Nothing
+here knows what is served on the connection.
 """
 
 from __future__ import annotations
@@ -10,133 +10,220 @@ import array
 import ctypes
 import errno
 import os
+import shutil
 import socket
 import stat
 import subprocess
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
 
-FSTYPE = "fuse.rbdfs"
+MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+FUSERMOUNT_TIMEOUT_S = 30.0
 
-_MS_RDONLY = 1
-_MS_NOSUID = 2
-_MS_NODEV = 4
-_MNT_DETACH = 2
-_libc = ctypes.CDLL(None, use_errno=True)
+SO_SNDBUFFORCE = 32  # Linux; not in the socket module
+MAX_REQUEST = 1 << 20
+# The headers around a request's data, with room to spare.
+MESSAGE_OVERHEAD = 4096
 
 
-def open_kernel(
-    mountpoint: str,
-    *,
-    fsname: str,
-    allow_other: bool = False,
-    default_permissions: bool = False,
-    read_only: bool = False,
-) -> int:
-    """Mount rbdfs on *mountpoint*, a directory or a regular file; return the descriptor.
+@dataclass(frozen=True)
+class MountOptions:
+    """What the kernel is told of a mount.  `fsname` is what mount(8) shows as its source."""
 
-    As root with mount(2), otherwise with ``fusermount3``. The mount is nosuid and nodev. The
-    kernel sends FUSE_INIT at once, and lets nobody in before it is answered.
+    fsname: str = "rbdfs"
+    subtype: str = "rbdfs"
+    read_only: bool = False
+    allow_other: bool = False
+    default_permissions: bool = False
+    max_read: int = 0  # bytes; 0: the kernel's own limit
 
-    Raises OSError with the errno of mount(2), or EPERM with what fusermount3 printed.
+
+def open_kernel(mountpoint: str, options: MountOptions | None = None) -> int:
+    """Mount, and return the descriptor of the kernel's end.
+
+    Raises OSError: from stat of the mount point (ENOTCONN: a dead mount is there), from mount(2),
+    or with fusermount3's message.
     """
-    flags = [
-        name
-        for name, wanted in (
-            ("allow_other", allow_other),
-            ("default_permissions", default_permissions),
-        )
-        if wanted
-    ]
+    options = options or MountOptions()
+    mode = os.stat(mountpoint).st_mode
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise OSError(errno.ENOTDIR, "neither a directory nor a regular file", mountpoint)
     if os.geteuid() == 0:
-        return _mount(mountpoint, fsname, flags, read_only=read_only)
-    return _fusermount(mountpoint, fsname, flags, read_only=read_only)
+        try:
+            return _mount(mountpoint, stat.S_IFMT(mode), options)
+        except PermissionError:
+            # Root without CAP_SYS_ADMIN, in a container say: fusermount3 may be allowed to.
+            if shutil.which("fusermount3") is None:
+                raise
+    return _fusermount(mountpoint, options)
+
+
+def kernel_options(options: MountOptions, *, fd: int, file_type: int) -> str:
+    """The data argument of mount(2).  Nothing in it is free text."""
+    words = [
+        f"fd={fd}",
+        f"rootmode={file_type:o}",
+        f"user_id={os.getuid()}",
+        f"group_id={os.getgid()}",
+        *_permissions(options),
+    ]
+    return ",".join(words)
+
+
+def fusermount_options(options: MountOptions) -> str:
+    """The argument of `fusermount3 -o`.  A backslash protects a comma in fsname and subtype."""
+    words = [
+        "ro" if options.read_only else "rw",
+        "nosuid",
+        "nodev",
+        *_permissions(options),
+        f"fsname={_escaped(options.fsname)}",
+        f"subtype={_escaped(options.subtype)}",
+    ]
+    return ",".join(words)
+
+
+def _permissions(options: MountOptions) -> list[str]:
+    words = []
+    if options.default_permissions:
+        words.append("default_permissions")
+    if options.allow_other:
+        words.append("allow_other")
+    if options.max_read:
+        words.append(f"max_read={options.max_read}")
+    return words
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _c_string(text: str) -> bytes:
+    data = os.fsencode(text)
+    if b"\0" in data:
+        raise OSError(errno.EINVAL, "NUL in a string", text)
+    return data
+
+
+def _mount(mountpoint: str, file_type: int, options: MountOptions) -> int:
+    flags = MS_NOSUID | MS_NODEV | (MS_RDONLY if options.read_only else 0)
+    source, target = _c_string(options.fsname), _c_string(mountpoint)
+    fs_type = _c_string(f"fuse.{options.subtype}")
+    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    data = kernel_options(options, fd=fd, file_type=file_type).encode()
+    if _libc().mount(source, target, fs_type, ctypes.c_ulong(flags), data) != 0:
+        code = ctypes.get_errno()
+        os.close(fd)
+        raise OSError(code, os.strerror(code), mountpoint)
+    return fd
+
+
+def _fusermount(mountpoint: str, options: MountOptions) -> int:
+    words = fusermount_options(options)
+    with ExitStack() as stack:
+        ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+        _run_fusermount(["-o", words, "--", mountpoint], mountpoint, theirs.fileno())
+        theirs.close()
+        # It has ended: what it sent is here.
+        _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    if not fds:
+        raise OSError(errno.EIO, "fusermount3 sent no descriptor", mountpoint)
+    return fds[0]
+
+
+def _run_fusermount(arguments: list[str], mountpoint: str, comm_fd: int | None = None) -> None:
+    program = shutil.which("fusermount3")
+    if program is None:
+        raise OSError(errno.ENOENT, "fusermount3 is not installed")
+    # Its messages end with the text of an errno, in English then.
+    environment = {**os.environ, "LC_ALL": "C"}
+    fds: tuple[int, ...] = ()
+    if comm_fd is not None:
+        environment["_FUSE_COMMFD"], fds = str(comm_fd), (comm_fd,)
+    done = subprocess.run(
+        [program, *arguments],
+        env=environment,
+        pass_fds=fds,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=FUSERMOUNT_TIMEOUT_S,
+    )
+    if done.returncode:
+        message = os.fsdecode(done.stderr).strip() or f"fusermount3: exit code {done.returncode}"
+        raise OSError(_errno_of(message), message, mountpoint)
+
+
+def _errno_of(message: str) -> int:
+    """The errno whose text ends a message of fusermount3; EPERM for its own refusals."""
+    known = {os.strerror(code): code for code in errno.errorcode}
+    return known.get(message.rpartition(": ")[2], errno.EPERM)
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
-    """Unmount; *lazy* takes the mount point away at once, and open files stay usable.
+    """Unmount.  EBUSY while it is in use; with `lazy` it goes when it is no longer.
 
-    Raises OSError: EBUSY while files are open, unless *lazy*.
+    EINVAL if nothing is mounted there.  Works on a dead mount.
     """
     if os.geteuid() == 0:
-        if _libc.umount2(os.fsencode(mountpoint), _MNT_DETACH if lazy else 0):
-            raise _os_error(ctypes.get_errno(), mountpoint)
-        return
-    command = ["fusermount3", "-u", "-q", *(["-z"] if lazy else []), "--", mountpoint]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        # It has no exit code of its own for a busy mount, the only failure to be expected.
-        raise OSError(errno.EBUSY, os.fsdecode(done.stderr).strip() or "busy", mountpoint)
+        flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
+        if _libc().umount2(_c_string(mountpoint), flags) == 0:
+            return
+        code = ctypes.get_errno()
+        if code != errno.EPERM:
+            raise OSError(code, os.strerror(code), mountpoint)
+    _run_fusermount(["-u", *(["-z"] if lazy else []), "--", mountpoint], mountpoint)
 
 
-def is_mounted(mountpoint: str) -> bool:
-    """Tell whether something is mounted exactly on *mountpoint*, without touching it."""
-    wanted = os.path.realpath(os.path.dirname(mountpoint))
-    path = os.path.join(wanted, os.path.basename(mountpoint))
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-        return any(_unescape(line.split(" ", 5)[4]) == path for line in mounts)
+def is_dead(mountpoint: str) -> bool:
+    """Whether a FUSE mount is there whose server has gone.
+
+    Any other error of stat() is raised.  Not for a mount that this process serves.
+    """
+    try:
+        os.stat(mountpoint)
+    except OSError as exc:
+        if exc.errno != errno.ENOTCONN:
+            raise
+        return True
+    return False
 
 
-def _unescape(field: str) -> str:
-    """Undo the octal escapes of /proc/self/mountinfo."""
-    for char in " \t\n":
-        field = field.replace(f"\\{ord(char):03o}", char)
-    return field.replace(r"\134", "\\")
+class SocketPair(NamedTuple):
+    """A connection that carries FUSE messages, one in a packet."""
+
+    ours: socket.socket  # the data path's end
+    theirs: socket.socket  # pyfuse3's, as /dev/fd/N
+    max_request: int  # bytes of data that a request may have, so that it fits in a packet
 
 
-def _mount(mountpoint: str, fsname: str, flags: list[str], *, read_only: bool) -> int:
-    root_mode = stat.S_IFMT(Path(mountpoint).stat().st_mode)
-    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    options = [
-        f"fd={descriptor}",
-        f"rootmode={root_mode:o}",
-        f"user_id={os.getuid()}",
-        f"group_id={os.getgid()}",
-        *flags,
-    ]
-    mount_flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
-    # mount(2) takes the name apart from the options: nothing in it can become an option.
-    failed = _libc.mount(
-        os.fsencode(fsname),
-        os.fsencode(mountpoint),
-        FSTYPE.encode(),
-        ctypes.c_ulong(mount_flags),
-        ",".join(options).encode(),
-    )
-    if failed:
-        os.close(descriptor)
-        raise _os_error(ctypes.get_errno(), mountpoint)
-    return descriptor
+def socket_pair() -> SocketPair:
+    """A pair whose packets hold a request of 1 MiB.
+
+    A user may not set a buffer above net.core.wmem_max (208 KiB by default), and a packet must fit
+    in it: requests are smaller then, a multiple of 64 KiB.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    room = min(_send_buffer(ours), _send_buffer(theirs))
+    fits = min(room - MESSAGE_OVERHEAD, MAX_REQUEST)
+    return SocketPair(ours, theirs, fits // 65536 * 65536 or fits // 4096 * 4096)
 
 
-def fusermount_options(fsname: str, flags: list[str], *, read_only: bool) -> str:
-    r"""Return the ``-o`` argument of fusermount3; in a value it takes ``\,`` for a comma."""
-    name = fsname.replace("\\", "\\\\").replace(",", "\\,")
-    return ",".join(
-        [f"fsname={name}", "subtype=rbdfs", *(["ro"] if read_only else []), *flags, "nosuid,nodev"]
-    )
-
-
-def _fusermount(mountpoint: str, fsname: str, flags: list[str], *, read_only: bool) -> int:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, theirs:
-        options = fusermount_options(fsname, flags, read_only=read_only)
-        process = subprocess.Popen(
-            ["fusermount3", "-o", options, "--", mountpoint],
-            env=os.environ | {"_FUSE_COMMFD": str(theirs.fileno())},
-            pass_fds=[theirs.fileno()],
-            stderr=subprocess.PIPE,
-        )
-        theirs.close()
-        ancillary = ours.recvmsg(1, socket.CMSG_SPACE(array.array("i").itemsize))[1]
-        _, stderr = process.communicate()
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptor = array.array("i", data)[0]
-            os.set_inheritable(descriptor, False)
-            return descriptor
-    message = " ".join(os.fsdecode(stderr).split()) or "no descriptor came back"
-    raise OSError(errno.EPERM, message.removeprefix("fusermount3: "), mountpoint)
-
-
-def _os_error(code: int, path: str) -> OSError:
-    return OSError(code, os.strerror(code), path)
+def _send_buffer(end: socket.socket) -> int:
+    """Set a send buffer for the largest message and some small ones: its bytes."""
+    # The kernel doubles the number, for its own overhead.
+    size = MAX_REQUEST + 16 * MESSAGE_OVERHEAD
+    try:
+        end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, size)
+    except PermissionError:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+    return end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)

@@ -1,0 +1,238 @@
+# The multiplexer. src/mux.h has its thread model.
+
+FOPEN_DIRECT_IO = c_mux.FOPEN_DIRECT_IO
+FOPEN_KEEP_CACHE = c_mux.FOPEN_KEEP_CACHE
+FOPEN_PARALLEL_DIRECT_WRITES = c_mux.FOPEN_PARALLEL_DIRECT_WRITES
+FUSE_WRITEBACK_CACHE = c_mux.FUSE_WRITEBACK_CACHE
+MAX_WRITE = c_mux.LARGE_BYTES
+# What pyfuse3 with libfuse 3.14 does not ask for, or does not know.
+INIT_FLAGS = (
+    c_mux.FUSE_PARALLEL_DIROPS
+    | c_mux.FUSE_ASYNC_DIO
+    | c_mux.FUSE_MAX_PAGES
+    | c_mux.FUSE_DIRECT_IO_ALLOW_MMAP
+    | c_mux.FUSE_HAS_RESEND
+)
+
+
+cdef int descriptor(fd) except -1:
+    return fd if isinstance(fd, int) else fd.fileno()
+
+
+cdef c_mux.image *image_of(Image image) except NULL:
+    if image.image == NULL:
+        raise OSError(EBADF, f"{image.spec} is closed")
+    return image.image
+
+
+cdef class Mux:
+    """Serve a FUSE connection: image files by librbd, the rest by pyfuse3 and Python.
+
+    `fuse_fd` is the kernel's device (or a SOCK_SEQPACKET socket in its place), `pyfuse3_socket` and
+    `extra_socket` are ends of SOCK_SEQPACKET pairs.  All three are duplicated; an int or an object
+    with fileno().  The other end of extra_socket gets FALLOCATE, LSEEK and COPY_FILE_RANGE as the
+    kernel sent them, and the INTERRUPT of such a request: `requests.parse()` reads them, reply()
+    answers.
+
+    `max_write` bounds a request in bytes (what `connection.socket_pair()` says), `max_background` the
+    number of asynchronous ones in the whole connection.  One image has `image_requests` requests and
+    `image_bytes` bytes in librbd at a time; more wait for their turn.  `init_set` and `init_clear` are
+    INIT flags (linux/fuse.h) to set where the kernel offers them, and to clear.
+    """
+
+    cdef c_mux.mux *mux
+    cdef bint running
+
+    def __cinit__(self):
+        self.mux = NULL
+
+    def __init__(self, fuse_fd, pyfuse3_socket, extra_socket, *, unsigned readers=1,
+                 uint32_t max_write=c_mux.LARGE_BYTES, max_background=1024,
+                 unsigned image_requests=256, size_t image_bytes=64 << 20,
+                 uint64_t init_set=INIT_FLAGS, uint64_t init_clear=0):
+        cdef c_mux.mux_settings settings
+        if self.mux != NULL:
+            raise RuntimeError("a Mux is set up once")
+        if not 1 <= readers <= c_mux.MAX_READERS:
+            raise ValueError(f"readers: 1 to {c_mux.MAX_READERS}")
+        if not 4096 <= max_write <= c_mux.LARGE_BYTES:
+            raise ValueError(f"max_write: 4096 to {c_mux.LARGE_BYTES}")
+        if not 1 <= max_background <= 65535:
+            raise ValueError("max_background: 1 to 65535")
+        if not image_requests:
+            raise ValueError("image_requests: 1 or more")
+        settings.readers = readers
+        settings.max_write = max_write
+        settings.max_background = max_background
+        settings.image_requests = image_requests
+        settings.image_bytes = image_bytes
+        settings.init_set, settings.init_clear = init_set, init_clear
+        self.mux = c_mux.mux_new(descriptor(fuse_fd), descriptor(pyfuse3_socket),
+                                 descriptor(extra_socket), &settings)
+        if self.mux == NULL:
+            raise OSError(errno, os.strerror(errno))
+
+    def __dealloc__(self):
+        if self.running:
+            # Its threads go on, so its memory stays.
+            warnings.warn("a Mux was not stopped", ResourceWarning)
+        elif self.mux != NULL:
+            c_mux.mux_free(self.mux)
+
+    def start(self, bytes init_request=b""):
+        """Start the threads.  `init_request` is the recorded INIT of a connection that goes on.
+
+        pyfuse3 is asked it then, so that it is set up; its reply goes nowhere.
+        """
+        cdef int result
+        if self.running:
+            raise RuntimeError("the Mux is running")
+        self.running = True
+        result = c_mux.mux_start(self.mux, init_request, len(init_request))
+        if result:
+            self.stop(1.0)
+            raise OSError(result, f"start: {os.strerror(result)}")
+
+    @property
+    def init_request(self):
+        """The kernel's INIT request, to go on with the connection in another process; or None."""
+        return self.mux.init[:self.mux.init_length] if self.mux.init_length else None
+
+    def fileno(self):
+        """A descriptor that is readable once the connection is over (see `ended`).
+
+        Then call pyfuse3.terminate(): libfuse cannot be told by its socket, and would raise EIO.
+        """
+        return self.mux.ended_fd
+
+    @property
+    def ended(self):
+        """0, or why the connection is over: ENODEV when it was unmounted or aborted."""
+        return self.mux.ended
+
+    def register(self, uint64_t fh, Image image not None, uint64_t offset, uint64_t length, *,
+                 bint readable, bint writable, uint32_t open_flags=0, bint ignore_sync=False):
+        """Serve `fh`, before OPEN is answered with it: `length` bytes of the image from `offset`.
+
+        `open_flags` (FOPEN_*) are added to the reply.  With `ignore_sync` FSYNC, FLUSH and O_DSYNC do
+        nothing.  A number may be used again only after unregister() or the kernel's RELEASE, which
+        ends a handle when its last request is complete and is passed on to pyfuse3 then.  A WRITE
+        that leaves the file, or the wrong kind of handle, goes to pyfuse3.
+        EEXIST, EBUSY if the image is being closed.
+        """
+        cdef c_mux.handle_options options
+        cdef int result
+        if offset > INT64_MAX or length > INT64_MAX - offset:
+            raise ValueError("offset and length leave the range of a file offset")
+        if writable and image.read_only:
+            raise ValueError(f"{image.spec} is read-only")
+        options.fh, options.offset, options.length = fh, offset, length
+        options.readable, options.writable = readable, writable
+        options.ignore_sync, options.open_flags = ignore_sync, open_flags
+        result = c_mux.mux_register(self.mux, image_of(image), &options)
+        check(-result, f"fh {fh} of {image.spec}")
+
+    def unregister(self, uint64_t fh):
+        """Pass what comes for `fh` on to pyfuse3; requests under way go on.  False if it is unknown."""
+        cdef c_mux.handle *handle = c_mux.table_remove(&self.mux.table, fh)
+        if handle != NULL:
+            with nogil:
+                c_mux.handle_unref(handle)
+        return handle != NULL
+
+    def set_length(self, uint64_t fh, uint64_t length):
+        """The file's new length in bytes; ENOENT if `fh` is unknown."""
+        check(-c_mux.mux_set_length(self.mux, fh, length), f"fh {fh}: length {length}")
+
+    def fail(self, Image image not None, int error):
+        """Answer every request of the image with this errno, those under way and all that follow.
+
+        What librbd has may still reach the cluster; its handles stay busy until librbd is done.  An
+        Image's own aio_* refuses new requests too, and lets those under way finish.
+        """
+        cdef c_mux.image *which = image_of(image)
+        if error <= 0:
+            raise ValueError("an errno is positive")
+        with nogil:
+            c_mux.request_fail_all(which, error)
+
+    def suspend(self, Image image not None):
+        """Hold new requests of the image until resume(); those under way go on."""
+        c_mux.image_suspend(image_of(image))
+
+    def resume(self, Image image not None):
+        cdef c_mux.image *which = image_of(image)
+        with nogil:
+            c_mux.request_resume(which)
+
+    def wait_idle(self, Image image not None, double timeout):
+        """Wait until librbd has no request of the image; ETIMEDOUT after `timeout` s."""
+        cdef c_mux.image *which = image_of(image)
+        cdef timespec deadline = c_mux.deadline_in(timeout)
+        cdef int result
+        with nogil:
+            result = c_mux.image_wait_idle(which, &deadline)
+        check(-result, f"requests of {image.spec}")
+
+    def reply(self, bytes message not None):
+        """Answer a request that came by extra_socket.  ENOENT if nobody wants the answer any more."""
+        cdef const char *data = message
+        cdef size_t length = len(message)
+        cdef int result
+        with nogil:
+            result = c_mux.mux_reply_extra(self.mux, data, length)
+        check(-result, "reply")
+
+    def stats(self):
+        """Counters by name: src/mux.h says what they count.  `active`: in librbd or parked;
+        `unreplied`: in pyfuse3 or Python; `handles`: registered."""
+        cdef c_mux.mux_stats *stats = &self.mux.stats
+        cdef c_mux.mux_gauges gauges = c_mux.mux_read_gauges(self.mux)
+        return {
+            "reads": stats.reads,
+            "writes": stats.writes,
+            "flushes": stats.flushes,
+            "bytes_read": stats.bytes_read,
+            "bytes_written": stats.bytes_written,
+            "errors": stats.errors,
+            "passed_on": stats.passed_on,
+            "extra": stats.extra,
+            "malformed": stats.malformed,
+            "undelivered": stats.undelivered,
+            "unwanted": stats.unwanted,
+            "reply_errors": stats.reply_errors,
+            "active": gauges.active,
+            "unreplied": gauges.unreplied,
+            "handles": gauges.handles,
+        }
+
+    def drain(self, double timeout):
+        """Stop reading from the kernel, and wait until nobody has a request: librbd, pyfuse3, Python.
+
+        For a connection that another process goes on with.  ETIMEDOUT after `timeout` s.  Requests of
+        a suspended image have to be resumed or failed first.
+        """
+        self._wait(timeout, True)
+
+    def stop(self, double timeout):
+        """Stop reading, wait until librbd is done, end the threads, forget all handles.
+
+        Call it after pyfuse3.main() has ended, because the sockets are shut down.  ETIMEDOUT after
+        `timeout` s: requests are still under way, the images cannot be closed, the memory stays;
+        stop() may be called again.
+        """
+        self._wait(timeout, False)
+
+    cdef int _wait(self, double timeout, bint drain) except -1:
+        cdef timespec deadline = c_mux.deadline_in(timeout)
+        cdef int result = 0
+        cdef c_mux.mux_gauges gauges
+        with nogil:
+            if drain:
+                result = c_mux.mux_drain(self.mux, True, &deadline)
+            elif self.running:
+                result = c_mux.mux_stop(self.mux, &deadline)
+        if not drain:
+            self.running = result != 0
+        gauges = c_mux.mux_read_gauges(self.mux)
+        return check(-result, f"{gauges.active} requests in librbd, {gauges.unreplied} elsewhere")

@@ -1,0 +1,21 @@
+/* The kernel's FUSE interface, with the flags that older headers lack. */
+#ifndef RBDFS_ABI_H
+#define RBDFS_ABI_H
+
+#include <linux/fuse.h>
+
+#ifndef FUSE_DIRECT_IO_ALLOW_MMAP
+#define FUSE_DIRECT_IO_ALLOW_MMAP (1ULL << 36)
+#endif
+#ifndef FUSE_HAS_RESEND
+#define FUSE_HAS_RESEND (1ULL << 39)
+#endif
+
+/* An opcode is an enum constant, which the preprocessor cannot ask for: so a name of our own. */
+#define OPCODE_COPY_FILE_RANGE_64 53
+
+/* What stands before the data of a WRITE. The kernel refuses a read of the device that leaves no
+ * room for this and max_write bytes. */
+#define WRITE_HEAD_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+
+#endif

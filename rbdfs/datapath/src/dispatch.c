@@ -1,0 +1,206 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "arrival.h"
+#include "mux.h"
+#include "request.h"
+
+/* Begin a request in `block`. The caller's reference to the handle goes with it. */
+static void start(const struct arrival *arrival, struct block *block, struct handle *handle,
+                  enum request_kind kind, uint64_t offset, uint32_t length, bool flush_after)
+{
+    struct request *request = (void *)block;
+
+    request->mux = arrival->mux;
+    request->handle = handle;
+    request->unique = arrival->in->unique;
+    request->kind = kind;
+    request->offset = handle->offset + offset;
+    request->length = length;
+    request->flush_after = flush_after;
+    request->written = false;
+    request_start(request);
+}
+
+/* The same in a block of its own. */
+static void start_new(const struct arrival *arrival, struct handle *handle, enum request_kind kind,
+                      uint64_t offset, uint32_t length)
+{
+    struct block *block = pool_get(&arrival->mux->pool, length);
+
+    if (block) {
+        start(arrival, block, handle, kind, offset, length, false);
+    } else {
+        mux_reply_error(arrival->mux, arrival->in->unique, ENOMEM);
+        handle_unref(handle);
+    }
+}
+
+static void on_read(const struct arrival *arrival)
+{
+    const struct fuse_read_in *read = arrival->body;
+    struct mux *mux = arrival->mux;
+    struct handle *handle;
+    uint64_t length, count = 0;
+
+    if (arrival->size < sizeof *read || read->size > LARGE_BYTES) {
+        reject(arrival, EINVAL);
+        return;
+    }
+    handle = table_find(&mux->table, read->fh);
+    if (!handle || !handle->readable) {
+        if (handle)
+            handle_unref(handle);
+        pass_on(arrival);
+        return;
+    }
+    length = atomic_load(&handle->length);
+    if (read->offset < length)
+        count = length - read->offset < read->size ? length - read->offset : read->size;
+    mux_count(&mux->stats.reads, 1);
+    mux_count(&mux->stats.bytes_read, count);
+    if (count) {
+        start_new(arrival, handle, REQUEST_READ, read->offset, count);
+    } else {
+        mux_reply(mux, arrival->in->unique, NULL, 0);
+        handle_unref(handle);
+    }
+}
+
+/* The block with the data of a WRITE: a large one is the received block itself. */
+static struct block *take_data(const struct arrival *arrival, const struct fuse_write_in *write)
+{
+    struct block *block = *arrival->block;
+
+    if (write->size > SMALL_BYTES) {
+        *arrival->block = NULL;
+        return block;
+    }
+    block = pool_get(&arrival->mux->pool, write->size);
+    if (block)
+        memcpy(block_data(block), write + 1, write->size);
+    return block;
+}
+
+static bool can_write(struct handle *handle, const struct fuse_write_in *write)
+{
+    uint64_t length = atomic_load(&handle->length);
+
+    return handle->writable && write->size && write->offset <= length &&
+           write->size <= length - write->offset;
+}
+
+static void on_write(const struct arrival *arrival)
+{
+    const struct fuse_write_in *write = arrival->body;
+    struct mux *mux = arrival->mux;
+    struct handle *handle;
+    struct block *block;
+
+    if (arrival->size < sizeof *write || arrival->size - sizeof *write != write->size) {
+        reject(arrival, EINVAL);
+        return;
+    }
+    handle = table_find(&mux->table, write->fh);
+    if (handle)
+        atomic_store(&handle->dirty, true);
+    if (!handle || !can_write(handle, write)) {
+        if (handle)
+            handle_unref(handle);
+        pass_on(arrival);
+        return;
+    }
+    mux_count(&mux->stats.writes, 1);
+    mux_count(&mux->stats.bytes_written, write->size);
+    block = take_data(arrival, write);
+    if (!block) {
+        mux_reply_error(mux, arrival->in->unique, ENOMEM);
+        handle_unref(handle);
+        return;
+    }
+    /* The kernel leaves O_DSYNC of direct writes to us. */
+    start(arrival, block, handle, REQUEST_WRITE, write->offset, write->size,
+          write->flags & O_DSYNC && !handle->ignore_sync);
+}
+
+/* FSYNC, and FLUSH, which has something to do only if this handle wrote. */
+static void on_sync(const struct arrival *arrival, bool always)
+{
+    const uint64_t *fh = arrival->body; /* the first member of both bodies */
+    struct mux *mux = arrival->mux;
+    struct handle *handle;
+    bool dirty;
+
+    if (arrival->size < sizeof(struct fuse_fsync_in)) {
+        reject(arrival, EINVAL);
+        return;
+    }
+    handle = table_find(&mux->table, *fh);
+    if (!handle) {
+        pass_on(arrival);
+        return;
+    }
+    mux_count(&mux->stats.flushes, 1);
+    dirty = atomic_exchange(&handle->dirty, false);
+    if ((dirty || always) && !handle->ignore_sync) {
+        start_new(arrival, handle, REQUEST_FLUSH, 0, 0);
+    } else {
+        mux_reply(mux, arrival->in->unique, NULL, 0);
+        handle_unref(handle);
+    }
+}
+
+void dispatch(struct mux *mux, struct block **block, size_t length)
+{
+    const struct fuse_in_header *in = (const void *)block_message(*block);
+    struct arrival arrival = {mux, block, in, in + 1, length - sizeof *in};
+
+    if (length < sizeof *in) {
+        mux_count(&mux->stats.malformed, 1);
+        return;
+    }
+    if (in->len != length) {
+        reject(&arrival, EIO);
+        return;
+    }
+    switch (in->opcode) {
+    case FUSE_READ:
+        on_read(&arrival);
+        break;
+    case FUSE_WRITE:
+        on_write(&arrival);
+        break;
+    case FUSE_FSYNC:
+        on_sync(&arrival, true);
+        break;
+    case FUSE_FLUSH:
+        on_sync(&arrival, false);
+        break;
+    case FUSE_RELEASE:
+        on_release(&arrival);
+        break;
+    case FUSE_OPEN:
+    case FUSE_CREATE:
+        on_open(&arrival);
+        break;
+    case FUSE_FALLOCATE:
+    case FUSE_LSEEK:
+        on_extra(&arrival, 0);
+        break;
+    case FUSE_COPY_FILE_RANGE:
+    case OPCODE_COPY_FILE_RANGE_64:
+        on_extra(&arrival, offsetof(struct fuse_copy_file_range_in, fh_out));
+        break;
+    case FUSE_INTERRUPT:
+        on_interrupt(&arrival);
+        break;
+    case FUSE_INIT:
+        record_init(mux, (const void *)in, length);
+        pass_on(&arrival);
+        break;
+    default:
+        pass_on(&arrival);
+    }
+}

@@ -1,0 +1,37 @@
+"""Build the native data path, if Cython and the headers of librbd and librados are there.
+
+rbdfs works without it, through pyfuse3 alone.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, setup
+
+PACKAGE = Path("rbdfs/datapath")
+
+
+def extensions() -> Any:
+    try:
+        from Cython.Build import cythonize
+    except ImportError:
+        sys.stderr.write("rbdfs: Cython is missing, the native data path is not built\n")
+        return []
+    native = Extension(
+        "rbdfs.datapath.native",
+        sources=[str(PACKAGE / "native.pyx"), *map(str, sorted(PACKAGE.glob("src/*.c")))],
+        depends=[
+            str(path) for name in ("*.pxi", "*.pxd", "src/*.h") for path in PACKAGE.glob(name)
+        ],
+        include_dirs=[str(PACKAGE)],
+        libraries=["rbd", "rados"],
+        extra_compile_args=["-std=gnu11", "-O2", "-pthread"],
+        extra_link_args=["-pthread"],
+        # Without the headers: a warning from setuptools, and rbdfs without it.
+        optional=True,
+    )
+    return cythonize([native], build_dir="build/cython")
+
+
+setup(ext_modules=extensions())
