@@ -1,100 +1,98 @@
-"""Which images and snapshots exist now, with their attributes.
+"""Names below the mount point, and what they stand for now.
 
-Attributes come from the header objects, in one read operation an image: nothing is opened, so a
-listing leaves no watcher and takes no lock. What was read is used for a short time by everybody.
+What a pool holds comes from the inventory; here it gets the names and the shape of files.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
-from rbdfs import directory
-from rbdfs.encoding import Decoder, NotUnderstood, encode_string
-from rbdfs.entries import Entry, Key, Times
-from rbdfs.errors import UserError
-from rbdfs.header import ImageAttributes, SnapAttributes, omap_reader, read_header
-from rbdfs.inspection import inspect_image
+from rbdfs.entries import NO_POOL, Entry, Key
+from rbdfs.kinds import (
+    USER,
+    find_snap,
+    image_entry,
+    namespace_entry,
+    partition_entry,
+    snap_entry,
+)
 from rbdfs.listing import Listing
-from rbdfs.single_flight import SingleFlight
 from rbdfs.spec import (
+    FileName,
     NameTooLong,
     directory_name,
     file_name,
     parse_directory_name,
     parse_file_name,
+    partition_name,
+    split_partition,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rbdfs.cluster import Cluster
+    from rbdfs.header import ImageAttributes, SnapAttributes
+    from rbdfs.inventory import Inventory
     from rbdfs.listing import Expand, Item
+    from rbdfs.partition_tables import PartitionTables
 
 log = logging.getLogger(__name__)
 
-# How old an answer may be, in seconds. The kernel keeps what it is told as long again.
-_TTL_S = 0.9
-# Headers kept: about a kilobyte each, more with many snapshots.
-_HEADERS = 4096
-_DIRECTORIES = 64
+POOL_LIST = Entry(Key(NO_POOL))
+# What has been reported is remembered, so that it is reported once and not with each listing.
+_REPORTS = 4096
 
 
 class Catalog:
-    """The pools, namespaces, images and snapshots below a mount point.
+    """The entries below a mount point.
 
-    Attributes:
-        root: the entry of the mount point itself.
+    *snapshots* says which snapshots have names: ``visible`` lists the user's, ``hidden`` finds
+    them without listing them, ``all`` also finds any by id as ``IMAGE@id:N``, ``off`` has none.
+    *partition_tables* is None where partitions are not wanted.
     """
 
-    def __init__(self, cluster: Cluster, root: Entry) -> None:
-        self.root = root
+    def __init__(
+        self,
+        cluster: Cluster,
+        inventory: Inventory,
+        *,
+        snapshots: str = "visible",
+        partition_tables: PartitionTables | None = None,
+    ) -> None:
         self._cluster = cluster
-        self._names: SingleFlight[dict[str, str]] = SingleFlight(_TTL_S, _DIRECTORIES)
-        self._namespaces: SingleFlight[list[str]] = SingleFlight(_TTL_S, _DIRECTORIES)
-        self._headers: SingleFlight[ImageAttributes] = SingleFlight(_TTL_S, _HEADERS)
-        self._usage: SingleFlight[tuple[int, int]] = SingleFlight(_TTL_S, _DIRECTORIES)
-        self._limiter = trio.CapacityLimiter(32)
+        self._inventory = inventory
+        self._snapshots = snapshots
+        self._partition_tables = partition_tables
+        self._reported: set[int] = set()
 
-    @classmethod
-    async def open(cls, cluster: Cluster, pool: str, namespace: str) -> Catalog:
-        """Return the catalog of a pool or a namespace of it.
-
-        Raises UserError where it does not exist or may not be listed.
-        """
-        where = f"{pool}/{namespace}" if namespace else pool
-        try:
-            ioctx = await cluster.ioctx(pool)
-            if namespace and not await cluster.namespace_exists(pool, namespace):
-                raise UserError(f"no such namespace: {where}")
-            key = Key(ioctx.get_pool_id(), namespace or None)
-            catalog = cls(cluster, Entry(key, pool, namespace))
-            await catalog._image_names(catalog.root)
-        except FileNotFoundError:
-            raise UserError(f"no such pool: {pool}") from None
-        except PermissionError:
-            user = f"client.{cluster.user}"
-            raise UserError(f"{user} has no permission to list the images of {where}") from None
-        except OSError as exc:
-            raise UserError(f"cannot list the images of {where}: {exc.strerror}") from exc
-        return catalog
+    async def directory(self, pool: str, namespace: str = "") -> Entry:
+        """Return the entry of a pool or namespace; raise OSError ENOENT where it does not exist."""
+        ioctx = await self._cluster.ioctx(pool)
+        if namespace and not await self._inventory.namespace_exists(pool, namespace):
+            raise OSError(errno.ENOENT, f"pool {pool} has no namespace {namespace!a}")
+        return Entry(Key(ioctx.get_pool_id(), namespace or None), pool, namespace)
 
     def listing(self, parent: Entry) -> Listing:
         """Return a reading of directory *parent*, which yields file names and entries."""
         if not parent.is_directory:
             raise OSError(errno.ENOTDIR, f"{parent.spec} is not a directory")
-        return Listing(partial(self._parts, parent))
+        return Listing(partial(self._pool_parts if parent.is_pool_list else self._parts, parent))
 
     async def find(self, parent: Entry, name: bytes) -> Entry:
         """Return what file name *name* means in directory *parent*.
 
-        Raises OSError: ENOENT, ENAMETOOLONG, or what reading the pool came to.
+        Raises OSError: ENOENT, ENOTDIR, ENAMETOOLONG, or what reading the cluster came to.
         """
+        if not parent.is_directory:
+            raise OSError(errno.ENOTDIR, f"{parent.spec} is not a directory")
         try:
+            if parent.is_pool_list:
+                return await self._find_pool(parse_directory_name(name)[0])
             if name.startswith(b"@"):
                 return await self._find_namespace(parent, parse_directory_name(name)[0])
             wanted = parse_file_name(name)
@@ -103,112 +101,108 @@ class Catalog:
         except ValueError as exc:
             raise OSError(errno.ENOENT, str(exc)) from exc
         try:
-            image_id = await self._image_id(parent, wanted.image)
+            return await self.find_image(parent, wanted)
         except FileNotFoundError:
-            if wanted.snap is None and wanted.snap_id is None:
+            # Names that mean an image or snapshot as they stand come first.
+            split = split_partition(name)
+            if split is not None and self._partition_tables is not None:
+                return await self._find_partition(await self.find(parent, split[0]), split[1])
+            if wanted == FileName(wanted.image):
                 return await self._find_namespace(parent, wanted.image)
             raise
-        attributes = await self._attributes(parent, wanted.image, image_id)
-        image = _image_entry(parent, wanted.image, attributes)
-        if wanted.snap is None and wanted.snap_id is None:
-            return image
-        for snap in attributes.snaps:
-            if snap.name == wanted.snap and snap.namespace_type == "user":
-                return _snap_entry(image, snap)
+
+    async def find_image(self, parent: Entry, wanted: FileName) -> Entry:
+        """Return the image or snapshot *wanted* in directory *parent*; raise OSError ENOENT."""
+        image_id = await self._inventory.image_id(parent.pool, parent.namespace, wanted.image)
+        attributes = await self._read(parent, wanted.image, image_id)
+        image = image_entry(parent, wanted.image, attributes)
+        if wanted == FileName(wanted.image):
+            return await self._measured(image, attributes, None)
+        for snap in attributes.snaps if self._snapshots != "off" else ():
+            by_name = wanted.snap == snap.name and snap.namespace_type == USER
+            if by_name or (wanted.snap_id == snap.snap_id and self._snapshots == "all"):
+                return await self._measured(snap_entry(image, snap), attributes, snap)
         raise OSError(errno.ENOENT, f"{image.spec} has no such snapshot")
+
+    async def attributes(self, entry: Entry) -> ImageAttributes:
+        """Return the attributes of the image that *entry* is, or is a snapshot of, as of now.
+
+        Raises OSError ESTALE where the image is gone.
+        """
+        try:
+            return await self._read(entry, entry.image, entry.image_id or "")
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, f"{entry.spec} was removed") from None
 
     async def current(self, entry: Entry) -> Entry:
         """Return *entry* as it is now. Raises OSError ESTALE where it is gone."""
         if entry.is_directory:
             return entry
-        parent = Entry(Key(entry.key.pool_id), entry.pool, entry.namespace)
-        try:
-            attributes = await self._attributes(parent, entry.image, entry.image_id or "")
-        except FileNotFoundError:
-            raise OSError(errno.ESTALE, f"{entry.spec} was removed") from None
-        image = _image_entry(parent, entry.image, attributes)
-        if not entry.is_snapshot:
-            return image
-        for snap in attributes.snaps:
-            if snap.snap_id == entry.key.snap_id:
-                return _snap_entry(image, snap)
-        raise OSError(errno.ESTALE, f"{entry.spec} was removed")
+        attributes = await self.attributes(entry)
+        whole, snap = image_entry(entry, entry.image, attributes), None
+        if entry.is_snapshot:
+            snap = find_snap(attributes, entry.key.snap_id)
+            if snap is None:
+                raise OSError(errno.ESTALE, f"{entry.spec} was removed")
+            whole = snap_entry(whole, snap)
+        whole = await self._measured(whole, attributes, snap)
+        if not entry.key.partition:
+            return whole
+        return await self._find_partition(whole, entry.key.partition)
 
     def changed(self, entry: Entry) -> None:
         """Forget the attributes of *entry*, which this mount has changed."""
-        self._headers.invalidate(entry.image_key)
+        self._inventory.image_changed(entry.pool, entry.namespace, entry.key.image_id)
+        if self._partition_tables is not None:
+            self._partition_tables.changed(entry)
 
-    async def usage(self) -> tuple[int, int]:
-        """Return ``(used, available)`` bytes of the pool."""
-        pool = self.root.pool
-        return await self._usage.get(pool, partial(self._cluster.usage, pool))
+    def directory_changed(self, parent: Entry) -> None:
+        """Forget the names in *parent*, where this mount has made or removed something."""
+        self._inventory.directory_changed(parent.pool, parent.namespace)
 
-    # Reading the cluster.
+    async def usage(self, entry: Entry) -> tuple[int, int]:
+        """Return ``(used, available)`` bytes of the pool of *entry*; of all in the pool list."""
+        pools = await self._inventory.pools() if entry.is_pool_list else [entry.pool]
+        usages = [await self._inventory.usage(pool) for pool in pools]
+        # Pools share their disks: what is available is not the sum.
+        return sum(used for used, _ in usages), max((room for _, room in usages), default=0)
 
-    async def _call_class(self, parent: Entry, oid: str, method: str, argument: bytes) -> bytes:
-        ioctx = await self._cluster.ioctx(parent.pool, parent.namespace)
-        call = partial(directory.call_class, ioctx, oid, method, argument)
-        return await trio.to_thread.run_sync(call, limiter=self._limiter)
+    async def _read(self, entry: Entry, name: str, image_id: str) -> ImageAttributes:
+        return await self._inventory.attributes(entry.pool, entry.namespace, name, image_id)
 
-    async def _image_names(self, parent: Entry) -> dict[str, str]:
-        """Return image ids by name; the id of an image of format 1 is empty."""
+    async def _measured(
+        self, entry: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
+    ) -> Entry:
+        allocated = await self._inventory.allocated(entry.pool, entry.namespace, attributes, snap)
+        return replace(entry, allocated=allocated)
 
-        async def load() -> dict[str, str]:
-            names = await directory.list_images(partial(self._call_class, parent))
-            ioctx = await self._cluster.ioctx(parent.pool, parent.namespace)
-            old = await trio.to_thread.run_sync(
-                directory.list_v1_images, ioctx, limiter=self._limiter
-            )
-            return dict.fromkeys(old, "") | dict(names)
-
-        return await self._names.get((parent.pool, parent.namespace), load)
-
-    async def _namespace_names(self, parent: Entry) -> list[str]:
-        async def load() -> list[str]:
-            return await directory.list_namespaces(partial(self._call_class, parent))
-
-        # Namespaces do not nest.
-        return [] if parent.namespace else await self._namespaces.get(parent.pool, load)
-
-    async def _image_id(self, parent: Entry, name: str) -> str:
-        argument = encode_string(name.encode("utf-8", "surrogateescape"))
-        try:
-            answer = await self._call_class(parent, "rbd_directory", "dir_get_id", argument)
-        except FileNotFoundError:
-            # Not an image of format 2: the directory of format 1 has to be read as a whole.
-            if name in await self._image_names(parent):
-                return ""
-            raise
-        return Decoder(answer).string().decode("ascii")
-
-    async def _attributes(self, parent: Entry, name: str, image_id: str) -> ImageAttributes:
-        key = Key(parent.key.pool_id, parent.namespace, image_id or f"/{name}")
-        return await self._headers.get(key, partial(self._read_attributes, parent, name, image_id))
-
-    async def _read_attributes(self, parent: Entry, name: str, image_id: str) -> ImageAttributes:
-        ioctx = await self._cluster.ioctx(parent.pool, parent.namespace)
-        if image_id:
-            try:
-                return await read_header(omap_reader(self._cluster.bridge, ioctx), image_id)
-            except NotUnderstood as exc:
-                log.info("opening image %s of %s: %s", image_id, parent.spec, exc)
-        inspect = (
-            partial(inspect_image, ioctx, image_id=image_id)
-            if image_id
-            else partial(inspect_image, ioctx, name=name)
-        )
-        return await trio.to_thread.run_sync(inspect, limiter=self._limiter)
+    async def _find_pool(self, name: str) -> Entry:
+        if name not in await self._inventory.pools():
+            raise OSError(errno.ENOENT, f"no pool for rbd is named {name!a}")
+        return await self.directory(name)
 
     async def _find_namespace(self, parent: Entry, name: str) -> Entry:
-        if name not in await self._namespace_names(parent):
+        # Namespaces do not nest.
+        if parent.namespace or name not in await self._inventory.namespaces(parent.pool):
             raise OSError(errno.ENOENT, f"nothing is named {name!a} in {parent.spec}")
-        return _namespace_entry(parent, name)
+        return namespace_entry(parent, name)
+
+    async def _find_partition(self, whole: Entry, number: int) -> Entry:
+        if whole.is_directory or whole.key.partition or self._partition_tables is None:
+            raise OSError(errno.ENOENT, f"{whole.spec} has no partitions")
+        for found in await self._partition_tables.partitions(whole):
+            if found.number == number:
+                return partition_entry(whole, number, found.offset, found.length)
+        raise OSError(errno.ENOENT, f"{whole.spec} has no partition {number}")
 
     # Listing.
 
+    async def _pool_parts(self, _parent: Entry) -> Sequence[Expand]:
+        return [partial(self._pool_items, pool) for pool in await self._inventory.pools()]
+
     async def _parts(self, parent: Entry) -> Sequence[Expand]:
-        names = await self._image_names(parent)
-        namespaces = await self._namespace_names(parent)
+        names = await self._inventory.image_names(parent.pool, parent.namespace)
+        namespaces = [] if parent.namespace else await self._inventory.namespaces(parent.pool)
         parts: list[Expand] = [
             partial(self._namespace_items, parent, name, alias=name in names) for name in namespaces
         ]
@@ -217,63 +211,68 @@ class Catalog:
         ]
         return parts
 
+    async def _pool_items(self, pool: str) -> list[Item]:
+        try:
+            return self._named(await self.directory(pool), partial(directory_name, pool))
+        except FileNotFoundError:
+            return []  # removed meanwhile
+
     async def _namespace_items(self, parent: Entry, name: str, *, alias: bool) -> list[Item]:
-        entry = _namespace_entry(parent, name)
-        return _named(entry, partial(directory_name, name, alias=alias))
+        entry = namespace_entry(parent, name)
+        return self._named(entry, partial(directory_name, name, alias=alias))
 
     async def _image_items(self, parent: Entry, name: str, image_id: str) -> list[Item]:
         try:
-            attributes = await self._attributes(parent, name, image_id)
+            attributes = await self._read(parent, name, image_id)
+            image = image_entry(parent, name, attributes)
+            entry = await self._measured(image, attributes, None)
+            items = await self._with_partitions(self._named(entry, partial(file_name, name)))
+            for snap in attributes.snaps if self._snapshots in ("visible", "all") else ():
+                if snap.namespace_type == USER:
+                    entry = await self._measured(snap_entry(image, snap), attributes, snap)
+                    named = self._named(entry, partial(file_name, name, snap.name))
+                    items += await self._with_partitions(named)
         except FileNotFoundError:
             return []  # removed meanwhile
         except OSError as exc:
-            # One image that cannot be read must not hide the others; but where nothing can be
-            # read any more, an empty listing would be a lie that a mirror takes for a deletion.
-            if exc.errno in (errno.ESHUTDOWN, errno.ETIMEDOUT):
-                raise
-            log.warning("left out of the listing: %s: %s", parent.spec, exc)
+            self._leave_out(f"image {name!a} of {parent.spec}", exc)
             return []
-        image = _image_entry(parent, name, attributes)
-        items = _named(image, partial(file_name, name))
-        for snap in attributes.snaps:
-            if snap.namespace_type == "user":
-                items += _named(_snap_entry(image, snap), partial(file_name, name, snap.name))
         return items
 
+    async def _with_partitions(self, items: list[Item]) -> list[Item]:
+        if self._partition_tables is None:
+            return items
+        result = []
+        for name, whole in items:
+            result.append((name, whole))
+            try:
+                partitions = await self._partition_tables.partitions(whole)
+            except OSError as exc:
+                self._leave_out(f"the partitions of {whole.spec}", exc)
+                continue
+            for found in partitions:
+                entry = partition_entry(whole, found.number, found.offset, found.length)
+                result += self._named(entry, partial(partition_name, name, found.number))
+        return result
 
-def _named(entry: Entry, name: Callable[..., bytes]) -> list[Item]:
-    try:
-        return [(name(), entry)]
-    except ValueError as exc:
-        log.warning("left out of the listing: %s: %s", entry.spec[:300], exc)
-        return []
+    def _leave_out(self, what: str, exc: OSError) -> None:
+        # What cannot be read must not hide the rest; but where nothing can be read any more, an
+        # empty listing would be a lie that a mirror takes for a deletion.
+        if exc.errno in (errno.ESHUTDOWN, errno.ETIMEDOUT):
+            raise exc
+        self._report(what, exc)
 
+    def _named(self, entry: Entry, name: Callable[[], bytes]) -> list[Item]:
+        try:
+            return [(name(), entry)]
+        except ValueError as exc:
+            self._report(entry.spec, exc)
+            return []
 
-def _image_entry(parent: Entry, name: str, attributes: ImageAttributes) -> Entry:
-    return Entry(
-        Key(parent.key.pool_id, parent.namespace, attributes.image_id or f"/{name}"),
-        parent.pool,
-        parent.namespace,
-        name,
-        size=attributes.size,
-        order=attributes.order,
-        times=Times(attributes.access_ns, attributes.modify_ns, attributes.create_ns),
-    )
-
-
-def _snap_entry(image: Entry, snap: SnapAttributes) -> Entry:
-    stamp = snap.timestamp_ns
-    return Entry(
-        image.key._replace(snap_id=snap.snap_id),
-        image.pool,
-        image.namespace,
-        image.image,
-        snap.name,
-        size=snap.size,
-        order=image.order,
-        times=Times(stamp, stamp, stamp),
-    )
-
-
-def _namespace_entry(parent: Entry, name: str) -> Entry:
-    return Entry(Key(parent.key.pool_id, name), parent.pool, name)
+    def _report(self, what: str, exc: Exception) -> None:
+        if len(self._reported) >= _REPORTS:
+            self._reported.clear()
+        key = hash((what, str(exc)))
+        if key not in self._reported:
+            self._reported.add(key)
+            log.warning("left out of the listing: %s: %s", what[:300], exc)

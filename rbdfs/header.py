@@ -32,6 +32,9 @@ _KEYS = (
     "size",
     "order",
     "features",
+    "flags",
+    "stripe_unit",
+    "stripe_count",
     "create_timestamp",
     "access_timestamp",
     "modify_timestamp",
@@ -49,7 +52,9 @@ class SnapAttributes:
 
     ``namespace_type`` is "user" for what ``rbd snap ls`` shows, "group", "trash" (removed, but
     kept for its clones), "mirror", or the number of a type that is not known here. ``size`` is in
-    bytes, the timestamp 0 where Ceph keeps none.
+    bytes, the timestamp 0 where Ceph keeps none. ``flags`` are those of ImageAttributes, but of
+    the snapshot's own object map. ``parent_overlap`` is how many bytes at the front may come from
+    the parent. Both are None where they were not read.
     """
 
     snap_id: int
@@ -58,6 +63,8 @@ class SnapAttributes:
     size: int
     timestamp_ns: int
     protected: bool
+    flags: int | None
+    parent_overlap: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,9 @@ class ImageAttributes:
     """One image. Sizes are in bytes, an object has ``2**order``.
 
     Timestamps are 0 where Ceph keeps none. ``data_pool_id`` is -1 where the data is in the
-    image's own pool. ``snaps`` are in order of their ids, of all namespace types.
+    image's own pool. ``snaps`` are in order of their ids, of all namespace types. ``flags`` are
+    RBD_FLAG_* (1: the object map is invalid, 2: fast-diff is), None where they were not read.
+    ``striped`` tells that consecutive bytes go to objects in turns.
     """
 
     image_id: str
@@ -89,6 +98,8 @@ class ImageAttributes:
     snaps: tuple[SnapAttributes, ...]
     data_pool_id: int
     parent: ParentSpec | None
+    flags: int | None
+    striped: bool
 
 
 async def read_header(read_omap: ReadOmap, image_id: str) -> ImageAttributes:
@@ -131,7 +142,15 @@ def decode_header(
         snaps=tuple(_decode_keyed_snap(key, snaps[key]) for key in sorted(snaps)),
         data_pool_id=_take(values, "data_pool_id", Decoder.i64, -1),
         parent=decode_parent(values["parent"]) if "parent" in values else None,
+        flags=_take(values, "flags", Decoder.u64, 0),
+        striped=_is_striped(values, 1 << order),
     )
+
+
+def _is_striped(values: Mapping[str, bytes], object_size: int) -> bool:
+    unit = _take(values, "stripe_unit", Decoder.u64, object_size)
+    count = _take(values, "stripe_count", Decoder.u64, 1)
+    return (unit, count) != (object_size, 1)
 
 
 def _take(
@@ -163,18 +182,24 @@ def decode_snap(data: bytes) -> SnapAttributes:
     version, compat, body = record.versioned(understood=8)
     record.finish()
     snap_id, name, size = body.u64(), body.text(), body.u64()
+    parent_overlap = 0
     if compat < 8:
         # Until Nautilus a snapshot had features and a parent of its own. Such records stay
         # as they are until somebody changes the snapshot.
         body.u64()
-        if version >= 2:
-            body.versioned(understood=2)
+        parent = _take_parent(body) if version >= 2 else None
+        parent_overlap = (parent.overlap or 0) if parent else 0
     protected = version >= 3 and body.u8() != 0
-    if version >= 4:
-        body.u64()  # flags
+    flags = body.u64() if version >= 4 else 0
     namespace_type = _decode_namespace_type(body) if version >= 5 else "user"
     timestamp_ns = body.timestamp_ns() if version >= 6 else 0
-    return SnapAttributes(snap_id, name, namespace_type, size, timestamp_ns, protected)
+    if version >= 7:
+        body.u32()  # child_count
+    if version >= 8:
+        parent_overlap = max(parent_overlap, body.optional_u64() or 0)
+    return SnapAttributes(
+        snap_id, name, namespace_type, size, timestamp_ns, protected, flags, parent_overlap
+    )
 
 
 def _decode_namespace_type(body: Decoder) -> str | int:
@@ -186,8 +211,13 @@ def _decode_namespace_type(body: Decoder) -> str | int:
 def decode_parent(data: bytes) -> ParentSpec | None:
     """Decode a cls_rbd_parent; None where there is no parent. Raises NotUnderstood."""
     record = Decoder(data)
-    version, _, body = record.versioned(understood=2)
+    parent = _take_parent(record)
     record.finish()
+    return parent
+
+
+def _take_parent(record: Decoder) -> ParentSpec | None:
+    version, _, body = record.versioned(understood=2)
     pool_id = body.i64()
     pool_namespace = body.text() if version >= 2 else ""
     image_id, snap_id = body.text(), body.u64()

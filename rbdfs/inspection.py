@@ -28,18 +28,19 @@ def inspect_image(
 ) -> ImageAttributes:
     """Open an image read-only, by *image_id* or by *name*, and return its attributes; blocks.
 
-    A read-only image leaves no watcher. Timestamps have whole seconds only, the parent is left
-    out. Raises OSError with librbd's errno.
+    A read-only image leaves no watcher. Timestamps have whole seconds only. The parent is left
+    out, and so are the flags: librbd tells a snapshot's only when that is opened in its turn.
+    Raises OSError with librbd's errno.
     """
     with (
         from_ceph(f"inspecting image {image_id or ascii(name)}"),
         rbd.Image(ioctx, name, image_id=image_id, read_only=True) as image,
     ):
-        old_format = image.old_format()
+        old_format, order = image.old_format(), image.stat()["order"]
         return ImageAttributes(
             image_id="" if old_format else image.id(),
             size=image.size(),
-            order=image.stat()["order"],
+            order=order,
             features=image.features(),
             create_ns=0 if old_format else _ns(image.create_timestamp()),
             access_ns=0 if old_format else _ns(image.access_timestamp()),
@@ -52,11 +53,15 @@ def inspect_image(
                     size=snap["size"],
                     timestamp_ns=0 if old_format else _ns(image.get_snap_timestamp(snap["id"])),
                     protected=not old_format and image.is_protected_snap(snap["name"]),
+                    flags=None,
+                    parent_overlap=None,
                 )
                 for snap in image.list_snaps()
             ),
             data_pool_id=image.data_pool_id(),
             parent=None,
+            flags=None,
+            striped=(image.stripe_unit(), image.stripe_count()) != (1 << order, 1),
         )
 
 

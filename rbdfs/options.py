@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.errors import EXIT_USAGE, UserError
+from rbdfs.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,16 +20,30 @@ class CephSettings:
     """How to reach the cluster, and as whom.
 
     Attributes:
-        user: the client's id without ``client.``.
+        user: the client's id without ``client.``; None means admin.
         conf: configuration file; None means Ceph's default places, where it may be missing.
         cluster: name of the cluster, which Ceph puts into its default paths.
         pairs: further settings, applied in this order after the file.
     """
 
-    user: str = "admin"
+    user: str | None = None
     conf: Path | None = None
     cluster: str | None = None
     pairs: tuple[tuple[str, str], ...] = ()
+
+
+# What each cache mode tells librbd, after everything else, as QEMU does. An acknowledged write
+# is on the OSDs with none and writethrough, and may be in memory with the others.
+_CACHE_SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
+    "none": (("rbd_cache", "false"),),
+    "writethrough": (("rbd_cache", "true"), ("rbd_cache_policy", "writethrough")),
+    "writeback": (("rbd_cache", "true"), ("rbd_cache_policy", "writeback")),
+    "unsafe": (
+        ("rbd_cache", "true"),
+        ("rbd_cache_policy", "writeback"),
+        ("rbd_cache_writethrough_until_flush", "false"),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +51,23 @@ class MountOptions:
     """Everything that one mount was asked for. Defaults are what an operator gets.
 
     Attributes:
-        source: ``POOL[/NAMESPACE]``.
+        source: what is mounted.
+        mountpoint: absolute path.
         uid, gid: owner of every file.
-        umask: bits taken off 0600 for images, 0400 for snapshots, 0700 for directories; a
-            umask that was given is taken off 0666, 0444 and 0777 instead.
+        umask: bits taken off 0666 for images, 0444 for snapshots, 0777 for directories.
+        snapshots: visible, hidden (found by name, not listed), off, or all (any by its id).
+        partitions: whether partitions are files too.
+        lock: exclusive (one writing client, which keeps the image), or auto (cooperating ones).
+        cache: librbd's cache: none, writethrough, writeback or unsafe.
+        direct_io: never use the kernel's page cache.
+        trim: whether discards reach the cluster.
+        data_path: native or python; None means native where the extension is there.
+        manage: whether images can be made, removed and renamed.
+        data_pool, object_size: for images that are made; None means the cluster's default.
         connect_timeout_s: how long reaching the cluster may take, in seconds.
     """
 
-    source: str = ""
+    source: Source = Source("rbd")
     mountpoint: str = ""
     ceph: CephSettings = field(default_factory=CephSettings)
     read_only: bool = False
@@ -51,15 +75,26 @@ class MountOptions:
     nonempty: bool = False
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
-    umask: int | None = None
+    umask: int = 0o077
+    snapshots: str = "visible"
+    partitions: bool = False
+    lock: str = "exclusive"
+    cache: str = "none"
+    direct_io: bool = False
+    trim: bool = True
+    manage: bool = False
+    data_path: str | None = None
+    data_pool: str | None = None
+    object_size: int | None = None
     connect_timeout_s: float = 30.0
     foreground: bool = False
     debug: bool = False
     log_file: Path | None = None
 
-    def permissions(self, base: int) -> int:
-        """Return *base* (0o666, 0o444 or 0o777) as these options show it."""
-        return base & ~(0o077 if self.umask is None else self.umask)
+    @property
+    def ceph_settings(self) -> CephSettings:
+        """How to reach the cluster, with what the cache mode dictates as the last word."""
+        return replace(self.ceph, pairs=(*self.ceph.pairs, *_CACHE_SETTINGS[self.cache]))
 
 
 # Options of mount(8) and fstab that say nothing to a FUSE file system, or what it does anyway.
@@ -93,21 +128,60 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
+def parse_size(text: str) -> int:
+    """Return *text*, a number with an optional K, M, G or T, in bytes; raise ValueError."""
+    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(text[-1:].upper(), 1)
+    return _number(text[:-1] if factor > 1 else text) * factor
+
+
+def _object_size(text: str) -> int:
+    size = parse_size(text)
+    # The range of librbd's orders: 4 KiB to 32 MiB.
+    if size & (size - 1) or not 1 << 12 <= size <= 1 << 25:
+        raise ValueError(text)
+    return size
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError(text)
+    return text
+
+
 _FLAGS: dict[str, tuple[str, Any]] = {
     "ro": ("read_only", True),
     "allow_other": ("allow_other", True),
     "nonempty": ("nonempty", True),
+    "partitions": ("partitions", True),
+    "direct_io": ("direct_io", True),
+    "notrim": ("trim", False),
+    "manage": ("manage", True),
 }
 _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "uid": ("uid", _number),
     "gid": ("gid", _number),
     "umask": ("umask", _octal),
+    "snapshots": ("snapshots", _one_of("visible", "hidden", "off", "all")),
+    "datapath": ("data_path", _one_of("native", "python")),
+    "lock": ("lock", _one_of("exclusive", "auto")),
+    "cache": ("cache", _one_of(*_CACHE_SETTINGS)),
+    "data_pool": ("data_pool", _name),
+    "object_size": ("object_size", _object_size),
     "connect_timeout": ("connect_timeout_s", parse_seconds),
 }
 _CEPH: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "id": ("user", str),
+    "id": ("user", _name),
     "conf": ("conf", Path),
-    "cluster": ("cluster", str),
+    "cluster": ("cluster", _name),
 }
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rbdfs.entries import Entry, Key
 
 ROOT_INODE = 1
+# More lookups than a kernel will ever take back.
+_FOR_GOOD = 1 << 48
 
 
 @dataclass(slots=True)
@@ -54,6 +56,11 @@ class InodeTable:
         self._numbers[entry.key] = number
         inode.nlookup += 1
         return number
+
+    def restore(self, entry: Entry) -> None:
+        """Know *entry* for good: another server has told the kernel of it, who knows how often."""
+        self.remember(entry)
+        self._inodes[self.number(entry.key)].nlookup += _FOR_GOOD
 
     def refresh(self, entry: Entry) -> int:
         """Keep *entry* as the last seen state of its inode, if that is known; return the number."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
-import functools
 import struct
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -81,7 +81,9 @@ def test_a_header_is_decoded() -> None:
         access_ns=created + 10**9,
         modify_ns=created + 2 * 10**9,
         snaps=(
-            SnapAttributes(5, "c1", "user", 10 * MIB, 0x6B030E2E * 10**9 + 0x2DD14218, False),
+            SnapAttributes(
+                5, "c1", "user", 10 * MIB, 0x6B030E2E * 10**9 + 0x2DD14218, False, 0, 10 * MIB
+            ),
             SnapAttributes(
                 7,
                 "16ee9756-62f1-4470-82ae-54233dcbc51d",
@@ -89,10 +91,14 @@ def test_a_header_is_decoded() -> None:
                 10 * MIB,
                 0x6B030E30 * 10**9 + 0x2E357EEE,
                 False,
+                0,
+                0,
             ),
         ),
         data_pool_id=-1,
         parent=ParentSpec(1, "", "10219025976e", 4, 10 * MIB),
+        flags=0,
+        striped=False,
     )
 
 
@@ -102,13 +108,30 @@ def test_what_old_headers_lack_has_a_default() -> None:
     attributes = header.decode_header("abc", values, {})
     assert (attributes.create_ns, attributes.access_ns, attributes.modify_ns) == (0, 0, 0)
     assert (attributes.data_pool_id, attributes.parent, attributes.snaps) == (-1, None, ())
+    assert (attributes.flags, attributes.striped) == (0, False)
 
 
 @pytest.mark.parametrize(("version", "timestamp_ns"), [(4, 0), (6, 1500000000 * 10**9 + 5)])
 def test_snapshots_of_old_releases(version: int, timestamp_ns: int) -> None:
     assert header.decode_snap(old_snap(version, 3, 7)) == SnapAttributes(
-        3, "old", "user", 7, timestamp_ns, True
+        3, "old", "user", 7, timestamp_ns, True, 0, 0
     )
+
+
+def test_a_snapshot_of_an_old_release_has_its_own_parent() -> None:
+    parent = versioned(1, 1, struct.pack("<qI2sQQ", 3, 2, b"id", 4, 5))
+    body = struct.pack("<QI3sQQ", 3, 3, b"old", 7, 1) + parent + struct.pack("<BQ", 0, 3)
+    snap = header.decode_snap(versioned(4, 1, body))
+    assert (snap.parent_overlap, snap.flags) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("unit", "count", "striped"),
+    [(4 * MIB, 1, False), (4 * MIB, 2, True), (65536, 1, True), (65536, 4, True)],
+)
+def test_stripes_that_are_not_the_default(unit: int, count: int, striped: bool) -> None:
+    stripes = {"stripe_unit": struct.pack("<Q", unit), "stripe_count": struct.pack("<Q", count)}
+    assert header.decode_header("abc", {**VALUES, **stripes}, {}).striped == striped
 
 
 def test_a_newer_record_that_old_readers_may_read_is_read() -> None:
@@ -229,18 +252,22 @@ def opened(ioctx: rados.Ioctx, name: str) -> ImageAttributes:
     """What librbd says of the image, with times in whole seconds."""
     kinds = {0: "user", 1: "group", 2: "trash", 3: "mirror"}
     own_pool = ioctx.get_pool_id()
+    snaps = []
     with rbd.Image(ioctx, name, read_only=True) as image:
-        snaps = [
-            SnapAttributes(
+        for snap in image.list_snaps():
+            image.set_snap_by_id(snap["id"])
+            attributes = SnapAttributes(
                 snap_id=snap["id"],
                 name=snap["name"],
                 namespace_type=kinds[snap["namespace"]],
                 size=snap["size"],
                 timestamp_ns=seconds(image.get_snap_timestamp(snap["id"])),
                 protected=snap["namespace"] == 0 and image.is_protected_snap(snap["name"]),
+                flags=image.flags(),
+                parent_overlap=image.overlap(),
             )
-            for snap in image.list_snaps()
-        ]
+            snaps.append(attributes)
+        image.set_snap(None)
         parent = None
         with contextlib.suppress(rbd.ImageNotFound):
             spec = image.get_parent_image_spec()
@@ -262,28 +289,27 @@ def opened(ioctx: rados.Ioctx, name: str) -> ImageAttributes:
             snaps=tuple(sorted(snaps, key=lambda snap: snap.snap_id)),
             data_pool_id=image.data_pool_id(),
             parent=parent,
+            flags=image.flags(),
+            striped=image.stripe_count() != 1,
         )
 
 
 def comparable(attributes: ImageAttributes, own_pool: int) -> ImageAttributes:
     """*attributes* as precise as the binding is."""
-    cut: Callable[[int], int] = functools.partial(lambda ns: ns // 10**9)
-    return ImageAttributes(
-        image_id=attributes.image_id,
-        size=attributes.size,
-        order=attributes.order,
-        features=attributes.features,
+
+    def cut(ns: int) -> int:
+        return ns // 10**9
+
+    return dataclasses.replace(
+        attributes,
         create_ns=cut(attributes.create_ns),
         access_ns=cut(attributes.access_ns),
         modify_ns=cut(attributes.modify_ns),
         snaps=tuple(
-            SnapAttributes(
-                s.snap_id, s.name, s.namespace_type, s.size, cut(s.timestamp_ns), s.protected
-            )
-            for s in attributes.snaps
+            dataclasses.replace(snap, timestamp_ns=cut(snap.timestamp_ns))
+            for snap in attributes.snaps
         ),
         data_pool_id=own_pool if attributes.data_pool_id == -1 else attributes.data_pool_id,
-        parent=attributes.parent,
     )
 
 

@@ -1,0 +1,63 @@
+"""The mount point: what it has to be before, and mounting on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rbdfs.datapath import connection
+from rbdfs.errors import UserError
+from rbdfs.mountinfo import is_mounted
+
+if TYPE_CHECKING:
+    from rbdfs.options import MountOptions
+
+
+def check_mountpoint(options: MountOptions) -> None:
+    """Raise UserError where nothing can be mounted; clear away a mount whose server is dead."""
+    path = options.mountpoint
+    try:
+        status = os.stat(path)
+    except OSError as exc:
+        if exc.errno != errno.ENOTCONN:
+            raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
+        connection.unmount(path, lazy=True)
+        status = os.stat(path)
+    if is_mounted(path):
+        raise UserError(f"mount point {path!a} is in use: something is mounted there")
+    if options.source.is_file:
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"mount point {path!a} is not a regular file, as one image needs")
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        raise UserError(f"mount point {path!a} is not a directory")
+    try:
+        if not options.nonempty and any(Path(path).iterdir()):
+            raise UserError(f"mount point {path!a} is not empty (-o nonempty allows it)")
+    except OSError as exc:
+        raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
+
+
+def mount(options: MountOptions) -> int:
+    """Mount, and return the kernel's descriptor. Raises UserError."""
+    settings = connection.MountOptions(
+        fsname=str(options.source),
+        read_only=options.read_only,
+        allow_other=options.allow_other,
+        # Without it the kernel lets others do everything; with it, the mounting user gets EACCES
+        # where EROFS would say what is wrong.
+        default_permissions=options.allow_other,
+    )
+    try:
+        return connection.open_kernel(options.mountpoint, settings)
+    except OSError as exc:
+        raise UserError(f"cannot mount on {options.mountpoint!a}: {exc.strerror}") from exc
+
+
+def detach(mountpoint: str) -> None:
+    """Take the mount away from its mount point, if it is there; open files keep it alive."""
+    if is_mounted(mountpoint):
+        connection.unmount(mountpoint, lazy=True)
