@@ -27,17 +27,25 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# How long a fenced client stays fenced: Ceph's own default.
+_FENCE_S = 3600
 # RadosClient.connect gives up by itself after client_mount_timeout; this is the grace in which
 # its own, better worded error may arrive before the caller stops waiting.
 _CONNECT_GRACE_S = 2.0
 
 
 class Cluster:
-    """A connected RADOS client and its I/O contexts, one a pool and namespace."""
+    """A connected RADOS client and its I/O contexts, one a pool and namespace.
+
+    Attributes:
+        user: id of the client without ``client.``.
+        address: of the client, as watchers and the blocklist name it: ``IP:0/NONCE``.
+    """
 
     def __init__(self, client: rados.Rados, bridge: AioBridge, user: str) -> None:
         self.bridge = bridge
         self.user = user
+        self.address: str = client.get_addrs()
         self._client = client
         self._ioctxs: dict[tuple[str, str], rados.Ioctx] = {}
         # A pool that does not answer must not keep the threads that other pools need.
@@ -59,7 +67,7 @@ class Cluster:
             await trio.to_thread.run_sync(_connect, client, settings, abandon_on_cancel=True)
         if scope.cancelled_caught:
             raise UserError(f"the cluster did not answer within {timeout_s:g} s")
-        cluster = cls(client, bridge, settings.user)
+        cluster = cls(client, bridge, _user(settings))
         try:
             yield cluster
         finally:
@@ -109,6 +117,15 @@ class Cluster:
         with from_ceph(f"namespace {pool}/{namespace}"):
             return bool(await self._in_thread(rbd.RBD().namespace_exists, ioctx, namespace))
 
+    async def fence(self, address: str) -> None:
+        """Blocklist the client at *address*; on return nothing that it sent can take effect.
+
+        Raises OSError; profile rbd permits it.
+        """
+        with from_ceph(f"fencing {address}"):
+            await self._in_thread(self._client.blocklist_add, address, _FENCE_S)
+            await self._in_thread(self._client.wait_for_latest_osdmap)
+
     async def usage(self, pool: str) -> tuple[int, int]:
         """Return ``(used, available)`` bytes of *pool*: stored data, and what still fits.
 
@@ -132,12 +149,16 @@ class Cluster:
         return await trio.to_thread.run_sync(partial(function, *args), limiter=self._limiter)
 
 
+def _user(settings: CephSettings) -> str:
+    return settings.user or "admin"
+
+
 def _configure(settings: CephSettings, timeout_s: float) -> rados.Rados:
     """Return an unconnected client, configured in the order of QEMU's driver."""
     try:
-        client = rados.Rados(rados_id=settings.user, clustername=settings.cluster or "")
+        client = rados.Rados(rados_id=_user(settings), clustername=settings.cluster or "")
     except rados.Error as exc:
-        raise UserError(f"bad client id {settings.user!r}: {exc}") from exc
+        raise UserError(f"bad client id {settings.user!a}: {exc}") from exc
     try:
         client.conf_read_file(None if settings.conf is None else str(settings.conf))
     except rados.Error as exc:
@@ -154,7 +175,7 @@ def _configure(settings: CephSettings, timeout_s: float) -> rados.Rados:
 
 
 def _connect(client: rados.Rados, settings: CephSettings) -> None:
-    user = f"client.{settings.user}"
+    user = f"client.{_user(settings)}"
     try:
         client.connect()
     except rados.ObjectNotFound as exc:

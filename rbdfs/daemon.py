@@ -55,8 +55,10 @@ class Starter:
         os.close(null)
 
 
-def daemonise() -> Starter:
+def daemonise(starter: Starter) -> None:
     """Fork: return in the child, a session of its own in /; the parent waits for it and exits.
+
+    From here on *starter* speaks to the parent.
 
     Connecting to the cluster comes afterwards, because librados' threads do not survive a fork.
     """
@@ -68,7 +70,7 @@ def daemonise() -> Starter:
     os.close(read_end)
     os.setsid()
     os.chdir("/")
-    return Starter(write_end)
+    starter.pipe = write_end
 
 
 def _await_start(child: int, pipe: int) -> NoReturn:

@@ -6,83 +6,179 @@ import contextlib
 import errno
 import itertools
 import logging
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from rbdfs.image import Image, open_image
+from rbdfs.entries import Entry
+from rbdfs.extents import ExtentMap
+from rbdfs.shared_image import SharedImage, Use
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
-    from rbdfs.cluster import Cluster
-    from rbdfs.entries import Entry, Key
+    from rbdfs.data_path import DataPath
+    from rbdfs.entries import Key
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class SharedImage:
-    """One image or snapshot that files are open on.
-
-    Attributes:
-        entry: what is open, as it was at the first open.
-        image: the open librbd image; it is replaced when a writer joins readers and when the
-            last writer leaves them. Requests that run on the old one finish there.
-        users, writers: file handles on it, and those of them that may write.
-        changing: held while ``image`` is opened, replaced or closed, and by nobody else.
-    """
-
-    entry: Entry
-    image: Image | None = None
-    users: int = 0
-    writers: int = 0
-    changing: trio.Lock = field(default_factory=trio.Lock)
-
-
-@dataclass(slots=True)
 class Handle:
-    """One open file.
+    """One open file: an image, a snapshot, or a partition of one.
 
     Attributes:
+        fh: the number that the kernel knows it by.
+        inode: the inode that it was opened by.
+        entry: what was opened, as it was then.
+        shared: the open image under it.
+        grown: called when a write has made the file longer.
         dirty: written to since its last flush.
     """
 
-    fh: int
-    inode: int
-    shared: SharedImage
-    writable: bool
-    dirty: bool = False
+    def __init__(
+        self,
+        fh: int,
+        inode: int,
+        entry: Entry,
+        shared: SharedImage,
+        use: Use,
+        grown: Callable[[Handle], None],
+    ) -> None:
+        self.fh = fh
+        self.inode = inode
+        self.entry = entry
+        self.shared = shared
+        self.use = use
+        self.grown = grown
+        self.dirty = False
+
+    def record(self) -> dict[str, Any]:
+        """Return what another server needs to open this file again, fit for JSON."""
+        growth = self.shared.growth
+        return {
+            "fh": self.fh,
+            "inode": self.inode,
+            "entry": self.entry.record(),
+            "writable": self.writable,
+            "length": None if growth is None else growth.length,
+        }
 
     @property
-    def image(self) -> Image:
-        """The open image; raises OSError EBADF once the handle is released."""
-        if self.shared.image is None:
-            raise OSError(errno.EBADF, f"{self.shared.entry.spec}: file is closed")
-        return self.shared.image
+    def writable(self) -> bool:
+        return self.use is not Use.READ
+
+    @property
+    def growing(self) -> bool:
+        """Whether writes past the end make the file longer."""
+        return self.shared.growth is not None
+
+    @property
+    def length(self) -> int:
+        """Bytes that the file has now."""
+        if self.entry.key.partition:
+            return min(self.entry.size, max(0, self.shared.length - self.entry.offset))
+        return self.shared.length
+
+    async def read(self, off: int, size: int) -> bytes:
+        """Read as Image.read() does, up to the end of the file."""
+        image = self.shared.usable()
+        return await image.read(self.entry.offset + off, min(size, self.length - off))
 
     async def write(self, off: int, data: bytes) -> int:
         """Write as Image.write() does, and remember that there is something to flush."""
+        image, growth = self.shared.usable(), self.shared.growth
         # Before the write: a flush that runs beside it must not take the mark for its own.
         self.dirty = True
-        return await self.image.write(off, data)
+        if growth is not None:
+            await self.shared.reserve(off + len(data))
+            written = await image.write(off, data)
+            growth.written(off + written)
+            self.grown(self)
+            return written
+        room = self.length - off
+        if room <= 0:
+            # As a block device does. librbd would report success for what straddles the end.
+            raise OSError(errno.ENOSPC, f"{self.entry.spec}: write {off}~{len(data)}: past the end")
+        return await image.write(self.entry.offset + off, data[:room])
+
+    async def write_zeroes(self, off: int, length: int) -> None:
+        """Make ``off~length`` read as zeros, as far as it lies inside the file."""
+        image = self.shared.usable()
+        self.dirty = True
+        growth = self.shared.growth
+        if growth is not None:
+            await self.shared.reserve(off + length)
+            growth.written(off + length)
+            self.grown(self)
+        length = min(length, self.length - off)
+        if length > 0:
+            await image.write_zeroes(self.entry.offset + off, length)
+
+    async def seek_data(self, off: int) -> int:
+        """Return the first offset at or after *off* with data; raise OSError ENXIO if none."""
+        return await self._seek(off, ExtentMap.seek_data)
+
+    async def seek_hole(self, off: int) -> int:
+        """Return the first offset at or after *off* in a hole; the end of the file is one."""
+        return await self._seek(off, ExtentMap.seek_hole)
+
+    async def is_hole(self, off: int, length: int) -> bool:
+        """Tell whether ``off~length`` is known to hold no data."""
+        try:
+            return await self.seek_data(off) >= off + length
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return True
+
+    async def _seek(self, off: int, seek: Callable[[ExtentMap, int], int]) -> int:
+        if off >= self.length:
+            raise OSError(errno.ENXIO, f"{self.entry.spec}: seek to {off} is past the end")
+        extents = await self.shared.extents()
+        if extents is None:
+            # Not known: all of it may be data, and the end is a hole.
+            return off if seek is ExtentMap.seek_data else self.length
+        begin = self.entry.offset
+        found = seek(extents, begin + off) - begin
+        if found >= self.length and seek is ExtentMap.seek_data:
+            raise OSError(errno.ENXIO, f"{self.entry.spec}: no data from {off}")
+        return min(found, self.length)
 
     async def flush(self) -> None:
         """Flush what this handle may have written; raise OSError, and stay dirty, if that fails."""
         self.dirty = False
         try:
-            await self.image.flush()
+            await self.shared.usable().flush()
         except BaseException:
             self.dirty = True
             raise
+
+    async def closing(self) -> None:
+        """Do what close(2) shall report: flush what was written, trim what has grown."""
+        if self.writable:
+            await self.shared.trim()
+        if self.dirty:
+            await self.flush()
+
+
+class Keeping(Protocol):
+    """What remembers open files for a server that comes after this one."""
+
+    def opened(self, handle: Handle) -> None:
+        """Remember *handle*, as it is now."""
+
+    def released(self, fh: int) -> None:
+        """Forget it."""
 
 
 class HandleTable:
     """Open files by file handle, and the images under them by key."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, data_path: DataPath, keeping: Keeping, *, exclusive: bool) -> None:
+        self._library = data_path.library
+        self._data_path = data_path
+        self._keeping = keeping
+        self._exclusive = exclusive
         self._handles: dict[int, Handle] = {}
         self._shared: dict[Key, SharedImage] = {}
         self._numbers = itertools.count(1)
@@ -97,102 +193,123 @@ class HandleTable:
     def __len__(self) -> int:
         return len(self._handles)
 
-    def image(self, key: Key) -> Image | None:
-        """Return the open image of *key*, if files are open on it."""
-        shared = self._shared.get(key)
-        return None if shared is None else shared.image
+    def __iter__(self) -> Iterator[Handle]:
+        return iter(list(self._handles.values()))
 
-    async def open(self, entry: Entry, inode: int, *, writable: bool) -> Handle:
+    def images(self) -> list[SharedImage]:
+        """Return the images that are open."""
+        return list(self._shared.values())
+
+    def length(self, entry: Entry) -> int | None:
+        """Return how long the file of *entry* is, if its image is open: what I/O is clamped to."""
+        shared = self._shared.get(entry.whole_key)
+        if shared is None or shared.image is None or entry.key.partition:
+            return None
+        return shared.length
+
+    async def open(
+        self, entry: Entry, inode: int, *, writable: bool, growing: bool = False
+    ) -> Handle:
         """Open a file on *entry*, opening or upgrading its image where that is needed.
 
-        Raises OSError: EROFS where the client may not write, otherwise librbd's errno.
+        A file that is *growing* takes writes past its end for as long as it has a writer.
+
+        Raises OSError: EROFS where the client may not write, EBUSY where the image is in use by
+        another client, or by a partition of it or the whole of it; otherwise librbd's errno.
         """
-        shared = await self._acquire(entry, writable=writable)
-        handle = Handle(next(self._numbers), inode, shared, writable)
-        self._handles[handle.fh] = handle
+        use = Use.of(entry, writable=writable)
+        shared = await self._acquire(entry, use)
+        if growing:
+            shared.start_growth()
+        return self._add(next(self._numbers), inode, entry, shared, use)
+
+    async def restore(self, record: dict[str, Any], error: OSError | None) -> Handle:
+        """Open a file as *record* (of Handle.record()) says, under its old number.
+
+        One that cannot be opened, or for which *error* is given, is there nevertheless: it
+        answers every request with that error, until it is closed.
+        """
+        entry = Entry.from_record(record["entry"])
+        use = Use.of(entry, writable=record["writable"])
+        try:
+            if error is not None:
+                raise error
+            shared = await self._acquire(entry, use)
+            if record["length"] is not None:
+                shared.start_growth(record["length"])
+        except OSError as exc:
+            log.warning("%s was open and is lost until it is opened anew: %s", entry.spec, exc)
+            # Of its own: whoever opens the file from now on has nothing to do with it.
+            shared = self._new_shared(entry)
+            shared.abandon(use, exc)
+        self._numbers = itertools.count(max(next(self._numbers), record["fh"] + 1))
+        return self._add(record["fh"], record["inode"], entry, shared, use)
+
+    def _add(self, fh: int, inode: int, entry: Entry, shared: SharedImage, use: Use) -> Handle:
+        handle = Handle(fh, inode, entry, shared, use, self._keeping.opened)
+        self._handles[fh] = handle
+        # Before the kernel hears of it: what it knows, a successor has to know.
+        self._keeping.opened(handle)
+        self._data_path.serve(handle)
         return handle
+
+    def _new_shared(self, entry: Entry) -> SharedImage:
+        return SharedImage(
+            self._library,
+            entry.whole,
+            exclusive=self._exclusive,
+            changed=self._changed,
+            written=self._data_path.written,
+        )
 
     async def release(self, fh: int) -> Handle:
         """Close file *fh*, and its image if it was the last; return what was closed."""
         handle = self[fh]
+        self._data_path.forget(handle)
         del self._handles[fh]
-        await self._put(handle.shared, writable=handle.writable)
+        await self._put(handle.shared, handle.use)
+        self._keeping.released(fh)
         return handle
 
     @contextlib.asynccontextmanager
-    async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[Image]:
+    async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
         """Open the image of *entry*, as open() does, for one operation without a file."""
-        shared = await self._acquire(entry, writable=writable)
+        use = Use.of(entry, writable=writable)
+        shared = await self._acquire(entry, use)
         try:
-            assert shared.image is not None
-            yield shared.image
+            yield shared
         finally:
             with trio.CancelScope(shield=True):
-                await self._put(shared, writable=writable)
+                await self._put(shared, use)
 
     async def close(self) -> None:
-        """Flush and close everything that is open, all images at once. For the end of the mount."""
+        """Flush and close everything that is open, all images at once: the end of the mount."""
         async with trio.open_nursery() as nursery:
             for fh in list(self._handles):
                 nursery.start_soon(self.release, fh)
 
-    async def _acquire(self, entry: Entry, *, writable: bool) -> SharedImage:
-        shared = self._shared.setdefault(entry.key, SharedImage(entry))
-        shared.users += 1
-        shared.writers += writable
+    async def _acquire(self, entry: Entry, use: Use) -> SharedImage:
+        key = entry.whole_key
+        if key not in self._shared:
+            self._shared[key] = self._new_shared(entry)
+        shared = self._shared[key]
         try:
-            async with shared.changing:
-                if shared.image is None or (writable and shared.image.read_only):
-                    await self._reopen(shared, read_only=not writable)
+            await shared.acquire(use)
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._put(shared, writable=writable)
+            self._drop_unused(shared)
             raise
         return shared
 
-    async def _put(self, shared: SharedImage, *, writable: bool) -> None:
-        shared.users -= 1
-        shared.writers -= writable
-        async with shared.changing:
-            if shared.users == 0:
-                await self._close(shared)
-            elif shared.writers == 0 and shared.image is not None and not shared.image.read_only:
-                # Readers remain: give the watch and the lock up, as `rbd status` should tell.
-                await self._reopen(shared, read_only=True)
+    async def _put(self, shared: SharedImage, use: Use) -> None:
+        await shared.put(use)
+        self._drop_unused(shared)
 
-    async def _close(self, shared: SharedImage) -> None:
-        image, shared.image = shared.image, None
-        if image is not None:
-            await _close_image(image)
-        # Somebody may be waiting to open it again: not before it is closed.
-        if shared.users == 0:
-            self._shared.pop(shared.entry.key, None)
+    def _changed(self, shared: SharedImage) -> None:
+        for handle in self:
+            if handle.shared is shared:
+                self._data_path.serve(handle)
 
-    async def _reopen(self, shared: SharedImage, *, read_only: bool) -> None:
-        entry = shared.entry
-        ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
-        try:
-            image = await open_image(
-                self._cluster.bridge,
-                ioctx,
-                entry.spec,
-                name=entry.image if entry.image_id is None else None,
-                image_id=entry.image_id,
-                snap=entry.snap,
-                read_only=read_only,
-            )
-        except OSError as exc:
-            if not read_only and exc.errno in (errno.EPERM, errno.EACCES):
-                raise OSError(errno.EROFS, f"{entry.spec}: no permission to write") from exc
-            raise
-        old, shared.image = shared.image, image
-        if old is not None:
-            await _close_image(old)
-
-
-async def _close_image(image: Image) -> None:
-    try:
-        await image.close()
-    except OSError:
-        # close(2) has had its answer from FLUSH: nobody is left to tell.
-        log.exception("closing %s failed", image.spec)
+    def _drop_unused(self, shared: SharedImage) -> None:
+        key = shared.entry.whole_key
+        if shared.unused and self._shared.get(key) is shared:
+            del self._shared[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import rbd
 import trio
@@ -12,22 +12,48 @@ import trio
 from rbdfs.ceph_errors import from_ceph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import rados
+    from collections.abc import Callable, Iterable
 
     from rbdfs.aio import AioBridge
+
+T = TypeVar("T")
+Extent = tuple[int, int, bool]
+
+_OBJECT_MAP_INVALID: int = rbd.RBD_FLAG_OBJECT_MAP_INVALID
+_FAST_DIFF_INVALID: int = rbd.RBD_FLAG_FAST_DIFF_INVALID
+_EXCLUSIVE_LOCK: int = rbd.RBD_FEATURE_EXCLUSIVE_LOCK
+
+# librbd takes less than 2 GiB in one request; less than that lets other requests in between.
+_ZERO_CHUNK = 1 << 30
 
 
 class Binding(Protocol):
     """What this module uses of an open ``rbd.Image``; a fake for the tests has the same."""
 
     def size(self) -> int: ...
+    def features(self) -> int: ...
+    def flags(self) -> int: ...
     def resize(self, size: int) -> None: ...
+    def lock_acquire(self, lock_mode: int) -> None: ...
+    def watchers_list(self) -> Iterable[dict[str, Any]]: ...
+    def aio_write_zeroes(
+        self, offset: int, length: int, oncomplete: Callable[..., None], zero_flags: int = 0
+    ) -> object: ...
     def aio_read(self, offset: int, length: int, oncomplete: Callable[..., None]) -> object: ...
     def aio_write(self, data: bytes, offset: int, oncomplete: Callable[..., None]) -> object: ...
     def aio_flush(self, oncomplete: Callable[..., None]) -> object: ...
-    def aio_close(self, oncomplete: Callable[..., None]) -> object: ...
+    def close(self) -> None: ...
+
+
+def iterate_diff(binding: rbd.Image) -> list[Extent]:
+    """Return ``(off, length, exists)`` of a diff of the whole image, in whole objects; blocks."""
+    extents: list[Extent] = []
+
+    def add(off: int, length: int, exists: bool) -> None:
+        extents.append((off, length, exists))
+
+    binding.diff_iterate(0, binding.size(), None, add, include_parent=True, whole_object=True)
+    return extents
 
 
 class Image:
@@ -37,14 +63,26 @@ class Image:
         spec: ``POOL/[NAMESPACE/]IMAGE[@SNAP]``, for messages.
         read_only: whether it was opened so; librbd refuses writes to it then.
         size: bytes, as of the opening or the last refresh().
+        lock_held: whether acquire_lock() has taken the exclusive lock.
+        binding: the open ``rbd.Image``, or the native one that the data path serves.
     """
 
-    def __init__(self, bridge: AioBridge, binding: Binding, spec: str, *, read_only: bool) -> None:
+    def __init__(
+        self,
+        bridge: AioBridge,
+        binding: Binding,
+        spec: str,
+        *,
+        read_only: bool,
+        list_extents: Callable[[Any], list[Extent]] = iterate_diff,
+    ) -> None:
         self.spec = spec
         self.read_only = read_only
         self.size = binding.size()
+        self.lock_held = False
         self._bridge = bridge
-        self._binding = binding
+        self._list_extents = list_extents
+        self.binding = binding
         self._in_flight = 0
         self._idle = trio.Event()
         self._idle.set()
@@ -60,7 +98,7 @@ class Image:
         length = min(length, self.size - off)
         if length <= 0:
             return b""
-        submit = partial(self._binding.aio_read, off, length)
+        submit = partial(self.binding.aio_read, off, length)
         ret, data = await self._call(f"read {off}~{length}", submit)
         if ret != length:
             raise OSError(errno.EIO, f"{self.spec}: read {off}~{length} returned {ret} bytes")
@@ -77,33 +115,78 @@ class Image:
             raise OSError(errno.ENOSPC, f"{self.spec}: write {off}~{len(data)} is past the end")
         data = data[:room]
         if data:
-            submit = partial(self._binding.aio_write, data, off)
+            submit = partial(self.binding.aio_write, data, off)
             await self._call(f"write {off}~{len(data)}", submit)
         return len(data)
 
+    async def write_zeroes(self, off: int, length: int) -> None:
+        """Make ``off~length`` read as zeros, freeing the space where whole objects allow it.
+
+        Clipped at the end of the image. Not discard: librbd leaves the old bytes of what is less
+        than a discard granule. Raises OSError.
+        """
+        end = min(off + length, self.size)
+        while off < end:
+            chunk = min(end - off, _ZERO_CHUNK)
+            submit = partial(self.binding.aio_write_zeroes, off, chunk)
+            await self._call(f"write_zeroes {off}~{chunk}", submit)
+            off += chunk
+
+    async def extents(self) -> list[Extent] | None:
+        """Return what is allocated, in whole objects, or None where librbd cannot quickly tell.
+
+        That takes a valid fast-diff map; without it every object would have to be asked.
+        """
+        return await self._blocking("extents", self._known_extents)
+
+    def _known_extents(self) -> list[Extent] | None:
+        if not self.binding.features() & rbd.RBD_FEATURE_FAST_DIFF:
+            return None
+        if self.binding.flags() & (_OBJECT_MAP_INVALID | _FAST_DIFF_INVALID):
+            return None
+        return self._list_extents(self.binding)
+
     async def flush(self) -> None:
         """Return when everything acknowledged so far is on the OSDs; raise OSError if not."""
-        await self._call("flush", self._binding.aio_flush)
+        await self._call("flush", self.binding.aio_flush)
 
     async def refresh(self) -> None:
         """Learn the size anew: librbd may have to read the header for it."""
-        with from_ceph(f"{self.spec}: size"):
-            self.size = await trio.to_thread.run_sync(self._binding.size, limiter=self._limiter)
+        self.size = await self._blocking("size", self.binding.size)
+
+    async def acquire_lock(self) -> None:
+        """Take librbd's exclusive lock and keep it: no other client gets it until the close.
+
+        Raises OSError: EBUSY or EROFS where another client keeps it, EROFS for an image that is
+        not the primary of a mirror. Does nothing for an image without the feature.
+        """
+        if not await self._blocking("features", self.binding.features) & _EXCLUSIVE_LOCK:
+            return
+        mode = rbd.RBD_LOCK_MODE_EXCLUSIVE
+        await self._blocking("exclusive lock", self.binding.lock_acquire, mode)
+        self.lock_held = True
+
+    async def watchers(self) -> list[str]:
+        """Return the addresses of the clients that have the image open for writing."""
+        found = await self._blocking("watchers", lambda: list(self.binding.watchers_list()))
+        return [watcher["addr"] for watcher in found]
 
     async def resize(self, size: int) -> None:
         """Resize to *size* bytes, which librbd hands to the lock's owner where that is another.
 
         Raises OSError. Shrinking is the caller's decision: what lies beyond is gone.
         """
-        with from_ceph(f"{self.spec}: resize to {size}"):
-            await trio.to_thread.run_sync(self._binding.resize, size, limiter=self._limiter)
+        await self._blocking(f"resize to {size}", self.binding.resize, size)
         await self.refresh()
 
     async def close(self) -> None:
         """Close, after the requests in flight are complete; raise OSError if librbd cannot."""
         await self._idle.wait()
-        with from_ceph(f"{self.spec}: close"):
-            await self._bridge.call(f"{self.spec}: close", self._binding.aio_close)
+        await self._blocking("close", self.binding.close)
+
+    async def _blocking(self, action: str, call: Callable[..., T], *args: object) -> T:
+        with from_ceph(f"{self.spec}: {action}"):
+            return await trio.to_thread.run_sync(partial(call, *args), limiter=self._limiter)
 
     async def _call(self, action: str, submit: Callable[..., object]) -> tuple[int, Any]:
         if self._in_flight == 0:
@@ -117,35 +200,3 @@ class Image:
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._idle.set()
-
-
-async def open_image(
-    bridge: AioBridge,
-    ioctx: rados.Ioctx,
-    spec: str,
-    *,
-    name: str | None = None,
-    image_id: str | None = None,
-    snap: str | None = None,
-    read_only: bool,
-) -> Image:
-    """Open an image, by id where it has one (format 2), or a snapshot of it.
-
-    A read-only image has no watcher and takes no lock; librbd does not follow later changes
-    of its header. Raises OSError with librbd's errno.
-    """
-    submit = partial(_submit_open, ioctx, name, image_id, snap, read_only or snap is not None)
-    with from_ceph(f"{spec}: open"):
-        _, binding = await bridge.call(f"{spec}: open", submit)
-    return Image(bridge, binding, spec, read_only=read_only or snap is not None)
-
-
-def _submit_open(
-    ioctx: rados.Ioctx,
-    name: str | None,
-    image_id: str | None,
-    snap: str | None,
-    read_only: bool,
-    on_complete: Callable[..., None],
-) -> None:
-    rbd.RBD().aio_open_image(on_complete, ioctx, name, snap, read_only, image_id)

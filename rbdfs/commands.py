@@ -1,0 +1,95 @@
+"""``rbdfs status MNT`` and ``rbdfs restart MNT``: the way to the keeper of a mount."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.errors import UserError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+COMMANDS = ("restart", "status")
+_PEER = struct.Struct("3i")
+_ANSWER_BYTES = 1 << 18
+# A restart has to drain what is in flight, which the cluster may hold up.
+_TIMEOUT_S = 60.0
+
+
+def _address(mountpoint: str) -> str:
+    """An abstract address: nothing in the file system is left behind or in the way."""
+    digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32]
+    return f"\0rbdfs-keeper-{digest}"
+
+
+class CommandSocket:
+    """The keeper's end. One command at a time is answered; others wait in the backlog."""
+
+    def __init__(self, mountpoint: str) -> None:
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self.listener.bind(_address(mountpoint))
+        self.listener.listen()
+        self._asking: list[socket.socket] = []
+
+    def __enter__(self) -> CommandSocket:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.answer({"error": "the mount is over"})
+        self.listener.close()
+
+    def receive(self) -> str | None:
+        """Accept a caller; return what it asks for, or None where it may not ask, or is gone."""
+        caller, _ = self.listener.accept()
+        _, uid, _ = _PEER.unpack(
+            caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        )
+        if uid not in (0, os.getuid()):
+            caller.close()
+            return None
+        # Its one message was sent at once: whoever keeps it back keeps nobody waiting.
+        caller.settimeout(1.0)
+        try:
+            command = caller.recv(256).decode("ascii", "replace")
+        except OSError:
+            caller.close()
+            return None
+        self._asking.append(caller)
+        return command
+
+    def answer(self, facts: dict[str, Any]) -> None:
+        """Answer everybody who has asked."""
+        while self._asking:
+            with self._asking.pop() as caller, contextlib.suppress(OSError):
+                caller.send(json.dumps(facts).encode())
+
+
+def ask(mountpoint: str, command: str) -> dict[str, Any]:
+    """Ask the keeper of the mount at absolute *mountpoint*; raise UserError where it cannot."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(_TIMEOUT_S)
+        try:
+            sock.connect(_address(mountpoint))
+            sock.send(command.encode())
+            message = sock.recv(_ANSWER_BYTES)
+        except TimeoutError as exc:
+            raise UserError(f"{mountpoint!a}: no answer within {_TIMEOUT_S:g} s") from exc
+        except OSError as exc:
+            raise UserError(f"{mountpoint!a} is not a mount of rbdfs with a keeper") from exc
+    if not message:
+        raise UserError(f"{mountpoint!a} is not yours to ask")
+    answer: dict[str, Any] = json.loads(message)
+    if "error" in answer:
+        raise UserError(f"{mountpoint!a}: {answer['error']}")
+    return answer

@@ -1,0 +1,76 @@
+"""Changes made elsewhere to what is open here: noticed by looking, within two seconds.
+
+librbd tells an image that is open for writing of changes, but not Python of them, and a read-only
+image nothing: it would go on with the old size, and answer reads of a removed snapshot with zeros.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rbdfs.catalog import Catalog
+    from rbdfs.entries import Entry
+    from rbdfs.handles import HandleTable
+    from rbdfs.shared_image import SharedImage
+
+log = logging.getLogger(__name__)
+
+# With what the inventory may be late, below two seconds.
+_PERIOD_S = 0.9
+
+
+class Freshness:
+    """Looks after everything that is open."""
+
+    def __init__(
+        self, catalog: Catalog, handles: HandleTable, invalidate: Callable[[Entry], None]
+    ) -> None:
+        self._catalog = catalog
+        self._handles = handles
+        self._invalidate = invalidate
+        self._looking: set[SharedImage] = set()
+
+    async def run(self) -> None:
+        """Look at every open image once a period, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(_PERIOD_S)
+                # One that does not answer is not asked again, and keeps nobody else waiting.
+                for shared in self._handles.images():
+                    if shared not in self._looking and shared.error is None:
+                        self._looking.add(shared)
+                        nursery.start_soon(self._look, shared)
+
+    async def _look(self, shared: SharedImage) -> None:
+        try:
+            await self._compare(shared)
+        except OSError as exc:
+            log.warning("cannot tell whether %s has changed: %s", shared.entry.spec, exc)
+        except Exception:
+            # Nobody awaits this task: what it raised would take the mount down.
+            log.exception("looking at %s failed", shared.entry.spec)
+        finally:
+            self._looking.discard(shared)
+
+    async def _compare(self, shared: SharedImage) -> None:
+        try:
+            entry = await self._catalog.current(shared.entry)
+        except OSError as exc:
+            if exc.errno != errno.ESTALE:
+                raise
+            log.warning(
+                "%s was removed while it was open: its files answer ESTALE", shared.entry.spec
+            )
+            shared.fail(exc)
+        else:
+            if not await shared.follow(entry.size):
+                return
+            log.info("%s has %d bytes now", entry.spec, entry.size)
+        await trio.to_thread.run_sync(self._invalidate, shared.entry)

@@ -1,0 +1,149 @@
+"""The server's side of the keeper, and what stands in for it where there is none."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from rbdfs import mountpoint
+from rbdfs.errors import EXIT_FAILURE, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from rbdfs.handles import Handle
+    from rbdfs.options import MountOptions
+
+log = logging.getLogger(__name__)
+
+_MESSAGE_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """What a server that is gone has left behind.
+
+    Attributes:
+        fuse: the kernel's descriptor.
+        init: how the kernel introduced itself to the first server.
+        addresses: its Ceph clients, to be fenced; empty where it has closed everything itself.
+        handles: the files that were open, as Handle.record() wrote them.
+    """
+
+    fuse: int
+    init: bytes
+    addresses: list[str] = field(default_factory=list)
+    handles: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Keeping(Protocol):
+    """Who holds the kernel connection, and remembers what a new server would need."""
+
+    def mount(self) -> int:
+        """Mount and return the kernel's descriptor; raise UserError. Blocks."""
+
+    def detach(self) -> None:
+        """End the mount, where that is not the keeper's business."""
+
+    def connected_as(self, addresses: list[str]) -> None:
+        """Remember the addresses of this server's Ceph clients, to be fenced if it dies."""
+
+    def opened(self, handle: Handle) -> None:
+        """Remember an open file, or how long it has grown."""
+
+    def released(self, fh: int) -> None:
+        """Forget a file that was closed."""
+
+    def ready(self, init_request: bytes) -> None:
+        """Remember how the kernel introduced itself; the mount answers."""
+
+    def commands(self) -> AsyncIterator[str]:
+        """Yield what the keeper asks for."""
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Tell the keeper of an event, as its _on_EVENT() methods take them."""
+
+
+class Unkept:
+    """No keeper: the mount dies with this process."""
+
+    def __init__(self, options: MountOptions, ready: Callable[[], None]) -> None:
+        self._options = options
+        self._ready = ready
+
+    def mount(self) -> int:
+        return mountpoint.mount(self._options)
+
+    def detach(self) -> None:
+        mountpoint.detach(self._options.mountpoint)
+
+    def connected_as(self, addresses: list[str]) -> None: ...
+
+    def opened(self, handle: Handle) -> None: ...
+
+    def released(self, fh: int) -> None: ...
+
+    def ready(self, init_request: bytes) -> None:
+        self._ready()
+
+    async def commands(self) -> AsyncIterator[str]:
+        await trio.sleep_forever()
+        yield ""
+
+    def tell(self, event: str, **facts: Any) -> None: ...
+
+
+class KeeperLink:
+    """The way to the keeper. What was told is safe once the call returns: it is in its socket."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+
+    def tell(self, event: str, **facts: Any) -> None:
+        try:
+            self._control.send(json.dumps({"event": event, **facts}).encode())
+        except BrokenPipeError:
+            _leave()
+
+    def mount(self) -> int:
+        self.tell("mount")
+        answer, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
+        if not descriptors:
+            raise UserError(json.loads(answer)["error"])
+        return descriptors[0]
+
+    def detach(self) -> None:
+        """Nothing to do: the keeper ends the mount, or has another server go on with it."""
+
+    def connected_as(self, addresses: list[str]) -> None:
+        self.tell("addresses", addresses=addresses)
+
+    def opened(self, handle: Handle) -> None:
+        self.tell("opened", fh=handle.fh, handle=handle.record())
+
+    def released(self, fh: int) -> None:
+        self.tell("released", fh=fh)
+
+    def ready(self, init_request: bytes) -> None:
+        self.tell("ready", init=init_request.hex())
+
+    async def commands(self) -> AsyncIterator[str]:
+        while True:
+            await trio.lowlevel.wait_readable(self._control)
+            message = self._control.recv(_MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            if not message:
+                _leave()
+            yield json.loads(message)["do"]
+
+
+def _leave() -> None:
+    # Without the keeper's descriptor, the mount ends with this process; whoever mounts anew must
+    # not find its images in use.
+    log.critical("the keeper is gone: leaving at once, the mount is dead")
+    os._exit(EXIT_FAILURE)

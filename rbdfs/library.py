@@ -1,0 +1,71 @@
+"""Who opens images, and the one that does it by Debian's binding of librbd."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import rbd
+import trio
+
+from rbdfs.ceph_errors import from_ceph
+from rbdfs.image import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rbdfs.cluster import Cluster
+    from rbdfs.entries import Entry
+
+
+class Library(Protocol):
+    """Opens images.
+
+    Attributes:
+        address: of its client.
+        addresses: of the clients that are this process, or one that it succeeds, as watchers and
+            the blocklist name them: ``IP:0/NONCE``.
+    """
+
+    address: str
+    addresses: frozenset[str]
+
+    async def open(self, entry: Entry, *, read_only: bool) -> Image:
+        """Open the image or snapshot of *entry*: by id, so that a rename does no harm.
+
+        Snapshots always are read-only. A read-only image has no watcher and takes no lock; librbd
+        does not follow later changes of its header. Raises OSError with librbd's errno.
+        """
+
+
+class PythonLibrary:
+    """Images of ``rbd.Image``, on the cluster's own client."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.address = cluster.address
+        self.addresses = frozenset({cluster.address})
+        self._cluster = cluster
+
+    async def open(self, entry: Entry, *, read_only: bool) -> Image:
+        """Open, as Library.open() says, by librbd's asynchronous call."""
+        ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
+        image_id = entry.image_id
+        read_only = read_only or entry.is_snapshot
+
+        def submit(on_complete: Callable[..., None]) -> None:
+            name = entry.image if image_id is None else None
+            rbd.RBD().aio_open_image(on_complete, ioctx, name, None, read_only, image_id)
+
+        action = f"{entry.spec}: open"
+        with from_ceph(action):
+            _, binding = await self._cluster.bridge.call(action, submit)
+            try:
+                if entry.is_snapshot:
+                    # By id: a name may have been given to another snapshot meanwhile.
+                    set_snap = partial(binding.set_snap_by_id, entry.key.snap_id)
+                    await trio.to_thread.run_sync(set_snap)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(binding.close)
+                raise
+        return Image(self._cluster.bridge, binding, entry.spec, read_only=read_only)

@@ -1,0 +1,117 @@
+"""What the operations of one mount work on, and what they share in answering."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyfuse3
+
+from rbdfs.attributes import entry_attributes
+
+if TYPE_CHECKING:
+    from rbdfs.administration import Administration
+    from rbdfs.catalog import Catalog
+    from rbdfs.entries import Entry
+    from rbdfs.handles import Handle, HandleTable
+    from rbdfs.options import MountOptions
+    from rbdfs.tree import InodeTable
+    from rbdfs.xattrs import Xattrs
+
+
+@dataclass(slots=True)
+class Served:
+    """One mount.
+
+    Attributes:
+        administration: makes, removes and renames; None unless the mount was asked to.
+        closing: set while the mount is being ended: nothing is opened any more.
+    """
+
+    options: MountOptions
+    inodes: InodeTable
+    catalog: Catalog
+    handles: HandleTable
+    xattrs: Xattrs
+    administration: Administration | None = None
+    closing: bool = False
+
+    def attributes(self, entry: Entry, inode: int) -> pyfuse3.EntryAttributes:
+        """Return what the kernel is told of *entry*.
+
+        It drops the pages of a file whose size changes: of an open file it is told the size that
+        reads and writes are clamped to, and no other.
+        """
+        return entry_attributes(entry, inode, self.options, self.handles.length(entry))
+
+    def check_writable(self, entry: Entry) -> None:
+        """Raise OSError EROFS for a snapshot, and for everything in a read-only mount."""
+        if entry.is_snapshot or self.options.read_only:
+            raise OSError(errno.EROFS, f"{entry.spec} is read-only")
+
+    def check_managed(self) -> Administration:
+        """Return what makes, removes and renames; raise OSError EPERM where nothing may."""
+        if self.options.read_only:
+            raise OSError(errno.EROFS, "the mount is read-only")
+        if self.administration is None:
+            raise OSError(errno.EPERM, "the mount was not made with -o manage")
+        return self.administration
+
+    async def open(self, inode: int, flags: int, *, created: bool = False) -> pyfuse3.FileInfo:
+        """Open the file of *inode* as open(2) *flags* say; return what the kernel is told.
+
+        One that was *created* or emptied by this open grows as it is written.
+        """
+        if self.closing:
+            raise OSError(errno.ESHUTDOWN, "the mount is being ended")
+        entry = self.inodes.entry(inode)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        truncate = bool(flags & os.O_TRUNC) and not created
+        if writable or truncate:
+            self.check_writable(entry)
+        if truncate:
+            truncate = (await self.catalog.current(entry)).size != 0
+        if truncate:
+            self.check_managed()
+            if entry.key.partition:
+                raise OSError(errno.EPERM, f"{entry.spec} is a partition")
+        growing = (created or truncate) and writable
+        handle = await self.handles.open(entry, inode, writable=writable, growing=growing)
+        self.inodes.opened(inode)
+        if truncate:
+            await self.set_length(entry, 0)
+        return self._file_info(handle)
+
+    def _file_info(self, handle: Handle) -> pyfuse3.FileInfo:
+        image = handle.shared.usable()
+        snapshot = handle.entry.is_snapshot
+        # The pages of a snapshot stay true for ever. Those of an image are trusted while nobody
+        # else can write to it, and not across opens: somebody may have, in between.
+        trusted = snapshot or (image.lock_held and not handle.entry.key.partition)
+        return pyfuse3.FileInfo(
+            fh=pyfuse3.FileHandleT(handle.fh),
+            direct_io=self.options.direct_io or not trusted,
+            keep_cache=snapshot,
+        )
+
+    async def set_length(self, entry: Entry, length: int) -> None:
+        """Resize the image of *entry* to *length* bytes; shrinking is for a managed mount only."""
+        self.check_writable(entry)
+        if entry.key.partition:
+            raise OSError(errno.EPERM, f"{entry.spec} is a partition")
+        async with self.handles.borrowed(entry, writable=True) as shared:
+            if length < shared.length:
+                self.check_managed()
+            await shared.resize(length)
+        self.catalog.changed(entry)
+
+    def invalidate(self, entry: Entry) -> None:
+        """Make the kernel forget pages and attributes of *entry*; blocks, for a thread."""
+        try:
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(self.inodes.number(entry.key)))
+        except OSError as exc:
+            # The kernel does not know the inode, and so has nothing to forget.
+            if exc.errno != errno.ENOENT:
+                raise

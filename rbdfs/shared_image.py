@@ -1,0 +1,266 @@
+"""One image that files are open on: opened once, in the mode that its users need together."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from rbdfs.extents import ExtentMap
+from rbdfs.growth import Growth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rbdfs.entries import Entry
+    from rbdfs.image import Image
+    from rbdfs.library import Library
+
+log = logging.getLogger(__name__)
+
+
+class Use(enum.Enum):
+    """What a user of an image may do with it."""
+
+    READ = enum.auto()
+    WRITE_WHOLE = enum.auto()
+    WRITE_PARTITION = enum.auto()
+
+    @classmethod
+    def of(cls, entry: Entry, *, writable: bool) -> Use:
+        """Return how a file on *entry* uses the image."""
+        if not writable:
+            return cls.READ
+        return cls.WRITE_PARTITION if entry.key.partition else cls.WRITE_WHOLE
+
+
+class SharedImage:
+    """An image or snapshot that is open while it has users.
+
+    It is read-only until somebody writes, and again when the last writer has left. *changed* is
+    called when what serves it has to know: another image, length or error, and before an image
+    that was replaced is closed. *written* returns a number that every write changes.
+
+    Attributes:
+        entry: what is open, as it was at the first open.
+        image: the open librbd image; requests that run on one that was replaced finish there.
+        growth: how long the file really is, while it is being grown.
+        error: why every request is refused, if it is: the image or snapshot is gone.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        entry: Entry,
+        *,
+        exclusive: bool,
+        changed: Callable[[SharedImage], None],
+        written: Callable[[], int],
+    ) -> None:
+        self.entry = entry
+        self.image: Image | None = None
+        self.growth: Growth | None = None
+        self.error: OSError | None = None
+        self._library = library
+        self._exclusive = exclusive
+        self._changed = changed
+        self._written = written
+        self._users = dict.fromkeys(Use, 0)
+        self._extents: ExtentMap | None = None
+        # The image that they are of, and what _written() was then.
+        self._extents_of: tuple[Image, int] | None = None
+        self._learning = trio.Lock()
+        # Held while `image` is opened, replaced or closed, and by nobody else.
+        self._changing = trio.Lock()
+
+    @property
+    def unused(self) -> bool:
+        return not any(self._users.values())
+
+    @property
+    def writers(self) -> int:
+        return self._users[Use.WRITE_WHOLE] + self._users[Use.WRITE_PARTITION]
+
+    @property
+    def length(self) -> int:
+        """Bytes that reads are clamped to."""
+        if self.growth is not None:
+            return self.growth.length
+        return 0 if self.image is None else self.image.size
+
+    def usable(self) -> Image:
+        """Return the open image; raise OSError where it is gone or closed."""
+        if self.error is not None:
+            raise OSError(self.error.errno, str(self.error.strerror))
+        if self.image is None:
+            raise OSError(errno.EBADF, f"{self.entry.spec}: file is closed")
+        return self.image
+
+    async def acquire(self, use: Use) -> None:
+        """Become a user, opening the image or making it writable where that is needed.
+
+        Raises OSError, as HandleTable.open() says, and then is not used.
+        """
+        if (use is Use.WRITE_WHOLE and self._users[Use.WRITE_PARTITION]) or (
+            use is Use.WRITE_PARTITION and self._users[Use.WRITE_WHOLE]
+        ):
+            raise OSError(errno.EBUSY, f"{self.entry.spec}: partition and whole, both for writing")
+        self._users[use] += 1
+        try:
+            async with self._changing:
+                if self.error is not None and self.image is not None:
+                    self.usable()
+                if self.image is None or (self.writers and self.image.read_only):
+                    await self._reopen(read_only=not self.writers)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.put(use)
+            raise
+
+    async def put(self, use: Use) -> None:
+        """Stop being a user; the last one closes the image, the last writer makes it read-only."""
+        self._users[use] -= 1
+        async with self._changing:
+            if self.growth is not None and not self.writers:
+                await self._finish_growth()
+            if self.unused:
+                image, self.image, self.error = self.image, None, None
+                if image is not None:
+                    await _close(image)
+            elif self.image is not None and not self.writers and not self.image.read_only:
+                # Readers remain: give up the watch and the lock, which `rbd status` shows.
+                await self._reopen_for_readers()
+
+    async def follow(self, size: int) -> bool:
+        """Take over that the image has *size* bytes now; return whether that is news here."""
+        async with self._changing:
+            if self.image is None or self.growth is not None or self.image.size == size:
+                return False
+            if self.image.read_only and not self.entry.is_snapshot:
+                # librbd keeps what it read at the opening, until the image is opened anew.
+                await self._reopen(read_only=True)
+            else:
+                await self.image.refresh()
+                self._changed(self)
+            return True
+
+    async def extents(self) -> ExtentMap | None:
+        """Return where the image holds data, or None where that cannot be told for sure.
+
+        A snapshot's is learnt once, an image's while nobody else can write to it, and again
+        when something was written since. Raises OSError.
+        """
+        image = self.usable()
+        if not (self.entry.is_snapshot or image.lock_held):
+            return None
+        async with self._learning:
+            # Before the diff: what is written beside it counts as written after it.
+            written = 0 if self.entry.is_snapshot else self._written()
+            if self._extents is None or self._extents_of != (image, written):
+                extents = await image.extents()
+                if extents is None:
+                    return None
+                granule = 1 << self.entry.order
+                self._extents = ExtentMap(image.size, extents, granule=granule)
+                self._extents_of = (image, written)
+            return self._extents
+
+    def fail(self, error: OSError) -> None:
+        """Refuse every request from now on, with the errno of *error*."""
+        self.error = error
+        self._changed(self)
+
+    async def resize(self, length: int) -> None:
+        """Give the file *length* bytes, as ftruncate(2)."""
+        if self.growth is not None:
+            await self.growth.truncate(length)
+        else:
+            await self.usable().resize(length)
+        self._changed(self)
+
+    async def reserve(self, end: int) -> None:
+        """Make room for a write up to *end* in a file that grows."""
+        if self.growth is not None and end > self.growth.length:
+            await self.growth.reserve(end)
+            self._changed(self)
+
+    async def trim(self) -> None:
+        """End the room that reserve() made beyond the file's end; raise OSError if that fails."""
+        if self.growth is not None:
+            await self.growth.trim()
+            self._changed(self)
+
+    def start_growth(self, length: int | None = None) -> None:
+        """Let the file grow as it is written, until its last writer has left.
+
+        *length* is how long it is already, if not as long as its image.
+        """
+        if self.growth is None:
+            image = self.usable()
+            self.growth = Growth(image, image.size if length is None else length)
+            self._changed(self)
+
+    def abandon(self, use: Use, error: OSError) -> None:
+        """Have one user, and refuse it everything with the errno of *error*."""
+        self._users[use] += 1
+        self.error = error
+
+    async def _reopen_for_readers(self) -> None:
+        try:
+            await self._reopen(read_only=True)
+        except OSError as exc:
+            # The readers go on with the writable one.
+            log.warning("%s stays open for writing: %s", self.entry.spec, exc)
+
+    async def _finish_growth(self) -> None:
+        growth, self.growth = self.growth, None
+        try:
+            assert growth is not None
+            await growth.trim()
+        except OSError as exc:
+            # close(2) has reported it already, if it could: trim() runs there first.
+            log.error("%s keeps its size: %s", self.entry.spec, exc)
+
+    async def _reopen(self, *, read_only: bool) -> None:
+        old = self.image
+        try:
+            image = await self._library.open(self.entry, read_only=read_only)
+        except OSError as exc:
+            if not read_only and exc.errno in (errno.EPERM, errno.EACCES):
+                raise OSError(errno.EROFS, f"{self.entry.spec}: no permission to write") from exc
+            raise
+        try:
+            if self._exclusive and not read_only:
+                await _claim(image, self._library.addresses)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await _close(image)
+            raise
+        self.image = image
+        self._changed(self)
+        if old is not None:
+            await _close(old)
+
+
+async def _claim(image: Image, own: frozenset[str]) -> None:
+    """Make sure that nobody but *own* clients writes to *image*, opened for writing just now.
+
+    Whoever has it open for writing watches it, so a look at the watchers finds them before the
+    lock would be asked of them. It is after the open, so that of two clients that open at the
+    same moment at least one sees the other. Raises OSError EBUSY.
+    """
+    others = [watcher for watcher in await image.watchers() if watcher not in own]
+    if others:
+        raise OSError(errno.EBUSY, f"{image.spec}: in use by {', '.join(others)}")
+    await image.acquire_lock()
+
+
+async def _close(image: Image) -> None:
+    try:
+        await image.close()
+    except OSError:
+        # close(2) has had its answer from FLUSH: nobody is left to tell.
+        log.exception("closing %s failed", image.spec)
