@@ -1,0 +1,1 @@
+"""rbdfs and its peers, measured alternately on one throw-away cluster."""
