@@ -32,14 +32,20 @@ def changing(action: str) -> Iterator[None]:
         raise
 
 
-def opened(ioctx: rados.Ioctx, entry: Entry, *, read_only: bool = True) -> rbd.Image:
-    """Open the image of *entry*, by id where it has one; blocks. Raises rbd.Error.
+@contextlib.contextmanager
+def opened(ioctx: rados.Ioctx, entry: Entry, *, read_only: bool = True) -> Iterator[rbd.Image]:
+    """Open the image of *entry*, by id where it has one; blocks. Raises rbd.Error and OSError.
 
-    A context manager that closes it. A read-only image leaves no watcher.
+    A read-only image leaves no watcher.
     """
-    image_id = entry.image_id
-    name = encoded(entry.image) if image_id is None else None
-    return rbd.Image(ioctx, name, image_id=image_id, read_only=read_only)
+    image_id, name = entry.image_id, encoded(entry.image)
+    # The binding asks an image that was opened by id for its name, and decodes that as UTF-8.
+    by_id = image_id is not None and is_utf8(name)
+    where = {"image_id": image_id} if by_id else {"name": name}
+    with rbd.Image(ioctx, **where, read_only=read_only) as image:
+        if not by_id and image_id is not None and image.id() != image_id:
+            raise OSError(errno.ENOENT, f"{entry.spec}: another image has this name now")
+        yield image
 
 
 @contextlib.contextmanager
@@ -74,3 +80,12 @@ def lockers(image: rbd.Image) -> list[tuple[str, str, str]]:
 def encoded(name: str) -> bytes:
     """Return a Ceph name as librbd takes it. The binding refuses a str that is not UTF-8."""
     return name.encode("utf-8", "surrogateescape")
+
+
+def is_utf8(name: bytes) -> bool:
+    """Tell whether the binding can decode *name*."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

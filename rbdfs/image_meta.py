@@ -1,10 +1,11 @@
-"""Image-meta, read from the header object as bytes.
+"""Image-meta, and names by id, as bytes.
 
-The binding's iterator raises UnicodeDecodeError for all of it where one key is not UTF-8.
+The binding's iterator raises UnicodeDecodeError for all image-meta where one key is not UTF-8.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from rbdfs.directory import call_class
@@ -12,6 +13,8 @@ from rbdfs.encoding import Decoder, NotUnderstood, encode_string, encode_u64
 
 if TYPE_CHECKING:
     import rados
+
+    from rbdfs.cluster import Cluster
 
 _PAGE_KEYS = 64
 
@@ -49,3 +52,11 @@ def image_name(ioctx: rados.Ioctx, image_id: str) -> str:
     """Return the name of an image by its id; blocks. Raises OSError: ENOENT, also in the trash."""
     argument = encode_string(image_id.encode("ascii"))
     return Decoder(call_class(ioctx, "rbd_directory", "dir_get_name", argument)).text()
+
+
+async def pool_name(cluster: Cluster, pool_id: int) -> str:
+    """Return the name of a pool by its id. Raises OSError: ENOENT, also if it is not for RBD."""
+    for name in await cluster.pools():
+        if (await cluster.ioctx(name)).get_pool_id() == pool_id:
+            return name
+    raise OSError(errno.ENOENT, f"no pool for rbd has the id {pool_id}")

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import rbd
 
     from rbdfs.catalog import Catalog
+    from rbdfs.ceph_settings import CephSettings
     from rbdfs.cluster import Cluster
     from rbdfs.header import ParentSpec
-    from rbdfs.options import CephSettings
 
     T = TypeVar("T")
 
@@ -63,7 +63,6 @@ class Xattrs:
         self._cluster = cluster
         self._catalog = catalog
         self._settings = settings
-        self._pool_names: dict[int, str] = {}
         # Also a bound to the images that are open for this at once.
         self._limiter = trio.CapacityLimiter(_THREADS)
         # What is known without an open image; None: this entry has no such attribute.
@@ -199,14 +198,21 @@ class Xattrs:
     async def _data_pool(self, entry: Entry) -> str | None:
         pool_id = (await self._catalog.attributes(entry)).data_pool_id
         # An image that was opened names its own pool where there is no other.
-        return None if pool_id in (-1, entry.key.pool_id) else await self._pool_name(pool_id)
+        return (
+            None
+            if pool_id in (-1, entry.key.pool_id)
+            else await image_meta.pool_name(self._cluster, pool_id)
+        )
 
     async def _parent(self, entry: Entry) -> str | None:
         parent = (await self._catalog.attributes(entry)).parent
         return None if parent is None else await self._parent_spec(parent)
 
     async def _parent_spec(self, parent: ParentSpec) -> str:
-        pool, namespace = await self._pool_name(parent.pool_id), parent.pool_namespace
+        pool, namespace = (
+            await image_meta.pool_name(self._cluster, parent.pool_id),
+            parent.pool_namespace,
+        )
         ioctx = await self._cluster.ioctx(pool, namespace)
         try:
             name = await self._in_thread(partial(image_meta.image_name, ioctx, parent.image_id))
@@ -244,15 +250,6 @@ class Xattrs:
             return format_qemu_filename(file_name)
         except ValueError:
             return None
-
-    async def _pool_name(self, pool_id: int) -> str:
-        if pool_id not in self._pool_names:
-            for name in await self._cluster.pools():
-                ioctx = await self._cluster.ioctx(name)
-                self._pool_names[ioctx.get_pool_id()] = name
-        if pool_id not in self._pool_names:
-            raise OSError(errno.ENOENT, f"no pool for rbd has the id {pool_id}")
-        return self._pool_names[pool_id]
 
 
 def _lock_owner(image: rbd.Image) -> str:
