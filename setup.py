@@ -28,10 +28,13 @@ def extensions() -> Any:
         libraries=["rbd", "rados"],
         extra_compile_args=["-std=gnu11", "-O2", "-pthread"],
         extra_link_args=["-pthread"],
-        # Without the headers: a warning from setuptools, and rbdfs without it.
-        optional=True,
     )
-    return cythonize([native], build_dir="build/cython")
+    built = cythonize([native], build_dir="build/cython")
+    for extension in built:
+        # Without a compiler or the headers: a warning of setuptools, and rbdfs without it. It is
+        # set here because cythonize() does not keep it.
+        extension.optional = True
+    return built
 
 
 setup(ext_modules=extensions())

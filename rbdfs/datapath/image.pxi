@@ -80,6 +80,11 @@ cdef class _OpenImage:
             warnings.warn("an Image was not closed", ResourceWarning)
             c_mux.image_unref(self.image)
 
+    @property
+    def failed(self):
+        """0, or the errno that every request is answered with: fenced, timed out, or Mux.fail()."""
+        return self.image.failed if self.image != NULL else 0
+
     # Every call of librbd is counted, so that close() waits for it.
 
     cdef c_rbd.rbd_image_t _begin(self) except NULL:

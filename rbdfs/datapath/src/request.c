@@ -49,6 +49,10 @@ static void complete(struct request *request, ssize_t result)
     if (request->kind == REQUEST_FLUSH && result < 0)
         atomic_store(&request->handle->dirty, true);
     answer(request, result);
+    /* A fenced client stays one under an open file, even when the fence is lifted; and what has timed
+     * out may land at any time, so that nothing may be built upon it. */
+    if (result == -ESHUTDOWN || result == -ETIMEDOUT)
+        request_fail_all(request->image, (int)-result);
     ready = image_leave(request->image, request);
     release(request);
     submit_ready(ready);

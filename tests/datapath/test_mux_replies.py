@@ -1,0 +1,103 @@
+"""What the multiplexer changes in pyfuse3's replies: INIT, OPEN, CREATE."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from rbdfs.datapath.native import FOPEN_PARALLEL_DIRECT_WRITES, FUSE_WRITEBACK_CACHE, INIT_FLAGS
+from tests.datapath import fake_kernel as fuse
+from tests.datapath.conftest import SIZE
+from tests.datapath.fake_kernel import FakeKernel, fake_kernel
+
+if TYPE_CHECKING:
+    from rbdfs.datapath.native import Image
+
+INIT_IN = struct.Struct("=5I44x")
+INIT_OUT = struct.Struct("=IIIIHHIIHHI28x")
+INIT_EXT = 1 << 30
+KEEP_CACHE = 2
+FH = 7
+
+
+def init(kernel: FakeKernel, offered: int, flags: int = 1) -> tuple[int, ...]:
+    """The amended reply to an INIT with these flags, from a pyfuse3 that answers `flags`."""
+    body = INIT_IN.pack(7, 45, 131072, offered & 0xFFFFFFFF, offered >> 32)
+    unique = kernel.send(fuse.INIT, body)
+    assert kernel.passed_on() == (fuse.INIT, unique, body)
+    kernel.answer(unique, INIT_OUT.pack(7, 38, 131072, flags, 0, 0, 131072, 1, 32, 0, 0))
+    reply = kernel.receive()
+    assert (reply.unique, reply.error) == (unique, 0)
+    return INIT_OUT.unpack(reply.payload)
+
+
+def test_init_asks_for_what_the_kernel_offers() -> None:
+    with fake_kernel(max_background=100) as kernel:
+        reply = init(kernel, (1 << 64) - 1)
+    major, minor, readahead, low, background, congestion, max_write, _, pages, _, high = reply
+    assert (major, minor, readahead) == (7, 38, 131072)
+    assert high << 32 | low == INIT_FLAGS | INIT_EXT | 1
+    assert (background, congestion, max_write, pages) == (100, 75, 1 << 20, 256)
+
+
+def test_init_asks_for_nothing_else() -> None:
+    with fake_kernel() as kernel:
+        reply = init(kernel, 1)
+    assert reply[3] == 1
+    assert reply[10] == 0
+    assert reply[6] == 131072  # requests stay as small as pyfuse3 said
+
+
+def test_init_settings() -> None:
+    with fake_kernel(
+        max_write=196608, init_set=INIT_FLAGS | FUSE_WRITEBACK_CACHE, init_clear=1 << 12
+    ) as kernel:
+        reply = init(kernel, (1 << 64) - 1, flags=1 << 12 | 1)
+    assert reply[3] & FUSE_WRITEBACK_CACHE
+    assert not reply[3] & 1 << 12
+    assert (reply[6], reply[8]) == (196608, 48)
+
+
+def test_recorded_init_sets_pyfuse3_up() -> None:
+    with fake_kernel() as kernel:
+        assert kernel.mux.init_request is None
+        init(kernel, (1 << 64) - 1)
+        recorded = kernel.mux.init_request
+    assert recorded is not None
+    with fake_kernel(start=False) as kernel:
+        kernel.mux.start(recorded)
+        request = kernel.passed_on()
+        assert request.opcode == fuse.INIT
+        kernel.answer(request.unique, INIT_OUT.pack(7, 38, 0, 1, 0, 0, 131072, 1, 32, 0, 0))
+        assert kernel.is_quiet(kernel.device)
+        assert kernel.mux.init_request == recorded
+        kernel.mux.drain(fuse.TIMEOUT_S)
+
+
+def test_open_and_create_get_the_flags_of_the_handle(image: Image) -> None:
+    flags = FOPEN_PARALLEL_DIRECT_WRITES
+    opened = struct.pack("=QII", FH, KEEP_CACHE, 0)
+    amended = struct.pack("=QII", FH, KEEP_CACHE | flags, 0)
+    with fake_kernel() as kernel:
+        kernel.mux.register(FH, image, 0, SIZE, readable=True, writable=True, open_flags=flags)
+        unique = kernel.send(fuse.OPEN, bytes(8))
+        kernel.passed_on()
+        kernel.answer(unique, opened)
+        assert kernel.receive().payload == amended
+
+        unique = kernel.send(fuse.CREATE, bytes(16) + b"name\0")
+        kernel.passed_on()
+        kernel.answer(unique, bytes(128) + opened)
+        assert kernel.receive().payload == bytes(128) + amended
+
+        # The same bytes as the answer to something else are its own.
+        unique = kernel.send(fuse.GETXATTR, bytes(8) + b"user.x\0")
+        kernel.passed_on()
+        kernel.answer(unique, opened)
+        assert kernel.receive().payload == opened
+
+        unknown = struct.pack("=QII", FH + 1, KEEP_CACHE, 0)
+        unique = kernel.send(fuse.OPEN, bytes(8))
+        kernel.passed_on()
+        kernel.answer(unique, unknown)
+        assert kernel.receive().payload == unknown
