@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import rbdfs
+from rbdfs.ceph_settings import CephSettings
 from rbdfs.errors import EXIT_USAGE, UserError
-from rbdfs.options import CephSettings, MountOptions, apply_options, parse_seconds
+from rbdfs.options import MountOptions, apply_options, parse_seconds
 from rbdfs.source import resolve_source
 
 _EPILOG = """\

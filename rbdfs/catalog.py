@@ -232,8 +232,9 @@ class Catalog:
                     entry = await self._measured(snap_entry(image, snap), attributes, snap)
                     named = self._named(entry, partial(file_name, name, snap.name))
                     items += await self._with_partitions(named)
-        except FileNotFoundError:
-            return []  # removed meanwhile
+        except FileNotFoundError as exc:
+            await self._report_remains(parent, name, exc)
+            return []
         except OSError as exc:
             self._leave_out(f"image {name!a} of {parent.spec}", exc)
             return []
@@ -254,6 +255,17 @@ class Catalog:
                 entry = partition_entry(whole, found.number, found.offset, found.length)
                 result += self._named(entry, partial(partition_name, name, found.number))
         return result
+
+    async def _report_remains(self, parent: Entry, name: str, exc: OSError) -> None:
+        """Report image *name*, which has no header, unless its name is gone too: removed meanwhile.
+
+        What a removal leaves that did not come to its end can be removed again.
+        """
+        try:
+            await self._inventory.image_id(parent.pool, parent.namespace, name)
+        except FileNotFoundError:
+            return
+        self._report(f"image {name!a} of {parent.spec}, or what is left of it", exc)
 
     def _leave_out(self, what: str, exc: OSError) -> None:
         # What cannot be read must not hide the rest; but where nothing can be read any more, an

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rbdfs import commands
 from rbdfs.arguments import parse_arguments
-from rbdfs.daemon import Starter, daemonise
+from rbdfs.daemon import Starter, daemonise, open_standard_descriptors
 from rbdfs.errors import EXIT_FAILURE, UserError
 from rbdfs.keeper import Keeper
 from rbdfs.logs import configure_logging
@@ -26,7 +27,10 @@ log = logging.getLogger(__name__)
 
 def main(arguments: list[str] | None = None) -> int:
     """Mount, serve, and return the exit code; without -f, return in the daemon only."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        _settle()
+    open_standard_descriptors()
     starter = Starter()
     try:
         if len(arguments) == 2 and arguments[0] in commands.COMMANDS:
@@ -49,6 +53,18 @@ def main(arguments: list[str] | None = None) -> int:
         log.exception("rbdfs ends")
         starter.failed(UserError(f"unexpected error: {type(exc).__name__}: {exc}"))
         return EXIT_FAILURE
+
+
+def _settle() -> None:
+    """Keep nothing of the caller's: no descriptor, and no path that its directory explains."""
+    # An image that is open on one would stay locked for as long as this mount lives.
+    for descriptor in sorted(int(name) for name in os.listdir("/proc/self/fd")):
+        if descriptor > 2:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+    # librados reads it when the cluster is reached, and a daemon has left the directory by then.
+    if paths := os.environ.get("CEPH_CONF"):
+        os.environ["CEPH_CONF"] = ",".join(os.path.abspath(path) for path in paths.split(","))
 
 
 def _command(command: str, mountpoint: str) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from rbdfs.aio import AioBridge
-    from rbdfs.options import CephSettings
+    from rbdfs.ceph_settings import CephSettings
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +125,20 @@ class Cluster:
         with from_ceph(f"fencing {address}"):
             await self._in_thread(self._client.blocklist_add, address, _FENCE_S)
             await self._in_thread(self._client.wait_for_latest_osdmap)
+
+    async def blocklist(self) -> set[str]:
+        """Return the addresses that are blocklisted now. Raises OSError; profile rbd permits it."""
+        return await self._in_thread(self._blocklist)
+
+    def _blocklist(self) -> set[str]:
+        command = json.dumps({"prefix": "osd blocklist ls", "format": "json"})
+        with from_ceph("asking for the blocklist"):
+            code, answer, message = self._client.mon_command(command, b"")
+        if code:
+            raise OSError(abs(code), f"asking for the blocklist: {message}")
+        # A second list, of address ranges, may follow: the whole is not JSON.
+        clients, _ = json.JSONDecoder().raw_decode(answer.decode())
+        return {client["addr"] for client in clients}
 
     async def usage(self, pool: str) -> tuple[int, int]:
         """Return ``(used, available)`` bytes of *pool*: stored data, and what still fits.

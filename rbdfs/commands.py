@@ -29,13 +29,13 @@ def _address(mountpoint: str) -> str:
 
 
 class CommandSocket:
-    """The keeper's end. One command at a time is answered; others wait in the backlog."""
+    """The keeper's end: who has asked for what, until it is answered."""
 
     def __init__(self, mountpoint: str) -> None:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self.listener.bind(_address(mountpoint))
         self.listener.listen()
-        self._asking: list[socket.socket] = []
+        self._asking: list[tuple[str, socket.socket]] = []
 
     def __enter__(self) -> CommandSocket:
         return self
@@ -46,7 +46,8 @@ class CommandSocket:
         _value: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self.answer({"error": "the mount is over"})
+        for command in {command for command, _ in self._asking}:
+            self.answer(command, {"error": "the mount is over"})
         self.listener.close()
 
     def receive(self) -> str | None:
@@ -65,14 +66,17 @@ class CommandSocket:
         except OSError:
             caller.close()
             return None
-        self._asking.append(caller)
+        self._asking.append((command, caller))
         return command
 
-    def answer(self, facts: dict[str, Any]) -> None:
-        """Answer everybody who has asked."""
-        while self._asking:
-            with self._asking.pop() as caller, contextlib.suppress(OSError):
-                caller.send(json.dumps(facts).encode())
+    def answer(self, command: str, facts: dict[str, Any]) -> None:
+        """Answer everybody who has asked for *command*."""
+        message = json.dumps(facts).encode()
+        for asked, caller in self._asking:
+            if asked == command:
+                with caller, contextlib.suppress(OSError):
+                    caller.send(message)
+        self._asking = [asking for asking in self._asking if asking[0] != command]
 
 
 def ask(mountpoint: str, command: str) -> dict[str, Any]:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from rbdfs.handles import Handle
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from rbdfs.handle import Handle
+
+    _Copy = Callable[[Handle, int, Handle, int, int], Awaitable[None]]
 
 _CHUNK = 4 << 20
 _PARALLEL = 8
@@ -24,7 +28,7 @@ async def copy_range(source: Handle, off_in: int, target: Handle, off_out: int, 
     length = min(length, source.length - off_in, _MOST)
     if length <= 0:
         return 0
-    if target.growing is False:
+    if not target.growing:
         room = target.length - off_out
         if room <= 0:
             raise OSError(errno.ENOSPC, f"{target.entry.spec}: copy to {off_out} is past the end")
@@ -35,27 +39,41 @@ async def copy_range(source: Handle, off_in: int, target: Handle, off_out: int, 
     slots = trio.CapacityLimiter(_PARALLEL)
     errors: list[OSError] = []
 
-    async def copy_chunk(done: int) -> None:
+    async def copy_piece(start: int, end: int, copy: _Copy) -> None:
         try:
             async with slots:
-                await _copy_chunk(
-                    source, off_in + done, target, off_out + done, min(_CHUNK, length - done)
-                )
+                await copy(source, start, target, start - off_in + off_out, end - start)
         except OSError as exc:
             errors.append(exc)
 
+    # One look for the whole range: what is written to the source beside this copy may be missed.
+    pieces = _pieces(off_in, off_in + length, await source.data_within(off_in, length))
     async with trio.open_nursery() as nursery:
-        for done in range(0, length, _CHUNK):
-            nursery.start_soon(copy_chunk, done)
+        for piece in pieces:
+            nursery.start_soon(copy_piece, *piece)
     if errors:
         raise errors[0]
     return length
 
 
-async def _copy_chunk(source: Handle, off_in: int, target: Handle, off_out: int, size: int) -> None:
-    if await source.is_hole(off_in, size):
-        await target.write_zeroes(off_out, size)
-        return
+def _pieces(off: int, end: int, data: list[tuple[int, int]]) -> Iterator[tuple[int, int, _Copy]]:
+    """Yield ``(start, end, copy)``, which together are all from *off* to *end*."""
+    for data_start, data_end in data:
+        if off < data_start:
+            yield off, data_start, _copy_hole
+        for start in range(data_start - data_start % _CHUNK, data_end, _CHUNK):
+            yield max(start, data_start), min(start + _CHUNK, data_end), _copy_data
+        off = data_end
+    if off < end:
+        yield off, end, _copy_hole
+
+
+async def _copy_hole(source: Handle, off_in: int, target: Handle, off_out: int, size: int) -> None:
+    await target.extend(off_out + size)
+    await target.write_zeroes(off_out, size)
+
+
+async def _copy_data(source: Handle, off_in: int, target: Handle, off_out: int, size: int) -> None:
     data = await source.read(off_in, size)
     written = await target.write(off_out, data)
     if written != size:

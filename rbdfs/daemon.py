@@ -29,7 +29,7 @@ class Starter:
         """Say that the mount is usable: to the parent, which exits, and to NOTIFY_SOCKET."""
         notify_service_manager(f"READY=1\nMAINPID={os.getpid()}")
         if self.pipe is not None:
-            self._detach()
+            leave_standard_descriptors()
             self._send(_READY)
 
     def failed(self, error: UserError) -> None:
@@ -47,12 +47,58 @@ class Starter:
                 os.write(pipe, message)
             os.close(pipe)
 
-    def _detach(self) -> None:
-        # Only now: until here, what libraries print about a failed start reaches the terminal.
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.close(null)
+
+class SignalSocket:
+    """Signals as something to wait for with a selector: a context that takes them over.
+
+    SIGHUP is ignored: a terminal that is closed says nothing about the mount.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._theirs.setblocking(False)
+        self._numbers = numbers
+
+    def __enter__(self) -> SignalSocket:
+        signal.set_wakeup_fd(self._theirs.fileno())
+        for number in self._numbers:
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        signal.set_wakeup_fd(-1)
+        self._theirs.close()
+        self._ours.close()
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def receive(self) -> list[signal.Signals]:
+        """Return those that have come since the last call."""
+        return [signal.Signals(number) for number in self._ours.recv(64)]
+
+
+def open_standard_descriptors() -> None:
+    """Make /dev/null of stdin, stdout and stderr where the caller has closed them.
+
+    What is opened later would get their numbers otherwise, and what is printed.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def leave_standard_descriptors() -> None:
+    """Leave the caller's terminal or pipes, which would wait for the end of the mount.
+
+    Not before the mount is usable: what libraries print about a failed start is for the caller.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
 
 
 def daemonise(starter: Starter) -> None:

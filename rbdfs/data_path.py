@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
-    from rbdfs.handles import Handle
+    from rbdfs.handle import Handle
     from rbdfs.library import Library
 
 

@@ -93,6 +93,13 @@ class ExtentMap:
             return min(self._ends[index], self._size)
         return off
 
+    def within(self, off: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield ``(start, end)`` of all data in *off*~*length*, in order."""
+        for index in range(bisect_right(self._ends, off), len(self._ends)):
+            if self._starts[index] >= off + length:
+                return
+            yield max(off, self._starts[index]), min(off + length, self._ends[index])
+
     def mark_data(self, off: int, length: int) -> None:
         """Note that *off*~*length* is written.  Call it before the write is submitted.
 

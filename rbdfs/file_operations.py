@@ -55,13 +55,17 @@ class FileOperations(pyfuse3.Operations):
             raise OSError(errno.EBADF, f"{handle.entry.spec} is not open for writing")
         if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE):
             raise OSError(errno.EOPNOTSUPP, f"fallocate mode {mode:#x}")
-        if mode & (_PUNCH_HOLE | _ZERO_RANGE):
-            if not self.served.options.trim:
-                raise OSError(errno.EOPNOTSUPP, "the mount was made with -o notrim")
-            await handle.write_zeroes(off, length)
-        elif off + length > handle.length:
+        zeroes = mode & (_PUNCH_HOLE | _ZERO_RANGE)
+        if zeroes and not self.served.options.trim:
+            raise OSError(errno.EOPNOTSUPP, "the mount was made with -o notrim")
+        if handle.growing:
+            if not mode & _KEEP_SIZE:
+                await handle.extend(off + length)
+        elif off + length > handle.length and not (zeroes and mode & _KEEP_SIZE):
             # Images are thin: there is nothing to reserve, and their size is not changed so.
             raise OSError(errno.ENOSPC, f"{handle.entry.spec}: {off}~{length} is past the end")
+        if zeroes:
+            await handle.write_zeroes(off, length)
 
     async def lseek(self, fh: int, off: int, whence: int) -> int:
         """Return where data or a hole begins at or after *off*, as lseek(2); for the data path.

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # With what the inventory may be late, below two seconds.
 _PERIOD_S = 0.9
+# Removed, fenced, timed out: no open file gets over that.
+_FINAL = frozenset({errno.ESTALE, errno.ESHUTDOWN, errno.ETIMEDOUT})
 
 
 class Freshness:
@@ -61,13 +63,13 @@ class Freshness:
 
     async def _compare(self, shared: SharedImage) -> None:
         try:
+            if shared.image is not None:
+                shared.image.check()
             entry = await self._catalog.current(shared.entry)
         except OSError as exc:
-            if exc.errno != errno.ESTALE:
+            if exc.errno not in _FINAL:
                 raise
-            log.warning(
-                "%s was removed while it was open: its files answer ESTALE", shared.entry.spec
-            )
+            log.warning("open files of %s are lost: %s", shared.entry.spec, exc)
             shared.fail(exc)
         else:
             if not await shared.follow(entry.size):

@@ -11,154 +11,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from rbdfs.entries import Entry
-from rbdfs.extents import ExtentMap
+from rbdfs.handle import Handle
 from rbdfs.shared_image import SharedImage, Use
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from rbdfs.data_path import DataPath
     from rbdfs.entries import Key
 
 log = logging.getLogger(__name__)
-
-
-class Handle:
-    """One open file: an image, a snapshot, or a partition of one.
-
-    Attributes:
-        fh: the number that the kernel knows it by.
-        inode: the inode that it was opened by.
-        entry: what was opened, as it was then.
-        shared: the open image under it.
-        grown: called when a write has made the file longer.
-        dirty: written to since its last flush.
-    """
-
-    def __init__(
-        self,
-        fh: int,
-        inode: int,
-        entry: Entry,
-        shared: SharedImage,
-        use: Use,
-        grown: Callable[[Handle], None],
-    ) -> None:
-        self.fh = fh
-        self.inode = inode
-        self.entry = entry
-        self.shared = shared
-        self.use = use
-        self.grown = grown
-        self.dirty = False
-
-    def record(self) -> dict[str, Any]:
-        """Return what another server needs to open this file again, fit for JSON."""
-        growth = self.shared.growth
-        return {
-            "fh": self.fh,
-            "inode": self.inode,
-            "entry": self.entry.record(),
-            "writable": self.writable,
-            "length": None if growth is None else growth.length,
-        }
-
-    @property
-    def writable(self) -> bool:
-        return self.use is not Use.READ
-
-    @property
-    def growing(self) -> bool:
-        """Whether writes past the end make the file longer."""
-        return self.shared.growth is not None
-
-    @property
-    def length(self) -> int:
-        """Bytes that the file has now."""
-        if self.entry.key.partition:
-            return min(self.entry.size, max(0, self.shared.length - self.entry.offset))
-        return self.shared.length
-
-    async def read(self, off: int, size: int) -> bytes:
-        """Read as Image.read() does, up to the end of the file."""
-        image = self.shared.usable()
-        return await image.read(self.entry.offset + off, min(size, self.length - off))
-
-    async def write(self, off: int, data: bytes) -> int:
-        """Write as Image.write() does, and remember that there is something to flush."""
-        image, growth = self.shared.usable(), self.shared.growth
-        # Before the write: a flush that runs beside it must not take the mark for its own.
-        self.dirty = True
-        if growth is not None:
-            await self.shared.reserve(off + len(data))
-            written = await image.write(off, data)
-            growth.written(off + written)
-            self.grown(self)
-            return written
-        room = self.length - off
-        if room <= 0:
-            # As a block device does. librbd would report success for what straddles the end.
-            raise OSError(errno.ENOSPC, f"{self.entry.spec}: write {off}~{len(data)}: past the end")
-        return await image.write(self.entry.offset + off, data[:room])
-
-    async def write_zeroes(self, off: int, length: int) -> None:
-        """Make ``off~length`` read as zeros, as far as it lies inside the file."""
-        image = self.shared.usable()
-        self.dirty = True
-        growth = self.shared.growth
-        if growth is not None:
-            await self.shared.reserve(off + length)
-            growth.written(off + length)
-            self.grown(self)
-        length = min(length, self.length - off)
-        if length > 0:
-            await image.write_zeroes(self.entry.offset + off, length)
-
-    async def seek_data(self, off: int) -> int:
-        """Return the first offset at or after *off* with data; raise OSError ENXIO if none."""
-        return await self._seek(off, ExtentMap.seek_data)
-
-    async def seek_hole(self, off: int) -> int:
-        """Return the first offset at or after *off* in a hole; the end of the file is one."""
-        return await self._seek(off, ExtentMap.seek_hole)
-
-    async def is_hole(self, off: int, length: int) -> bool:
-        """Tell whether ``off~length`` is known to hold no data."""
-        try:
-            return await self.seek_data(off) >= off + length
-        except OSError as exc:
-            if exc.errno != errno.ENXIO:
-                raise
-            return True
-
-    async def _seek(self, off: int, seek: Callable[[ExtentMap, int], int]) -> int:
-        if off >= self.length:
-            raise OSError(errno.ENXIO, f"{self.entry.spec}: seek to {off} is past the end")
-        extents = await self.shared.extents()
-        if extents is None:
-            # Not known: all of it may be data, and the end is a hole.
-            return off if seek is ExtentMap.seek_data else self.length
-        begin = self.entry.offset
-        found = seek(extents, begin + off) - begin
-        if found >= self.length and seek is ExtentMap.seek_data:
-            raise OSError(errno.ENXIO, f"{self.entry.spec}: no data from {off}")
-        return min(found, self.length)
-
-    async def flush(self) -> None:
-        """Flush what this handle may have written; raise OSError, and stay dirty, if that fails."""
-        self.dirty = False
-        try:
-            await self.shared.usable().flush()
-        except BaseException:
-            self.dirty = True
-            raise
-
-    async def closing(self) -> None:
-        """Do what close(2) shall report: flush what was written, trim what has grown."""
-        if self.writable:
-            await self.shared.trim()
-        if self.dirty:
-            await self.flush()
 
 
 class Keeping(Protocol):
@@ -232,6 +94,8 @@ class HandleTable:
         entry = Entry.from_record(record["entry"])
         use = Use.of(entry, writable=record["writable"])
         try:
+            if record["error"] is not None:
+                raise OSError(record["error"], f"{entry.spec} was lost to the server before")
             if error is not None:
                 raise error
             shared = await self._acquire(entry, use)
@@ -243,7 +107,9 @@ class HandleTable:
             shared = self._new_shared(entry)
             shared.abandon(use, exc)
         self._numbers = itertools.count(max(next(self._numbers), record["fh"] + 1))
-        return self._add(record["fh"], record["inode"], entry, shared, use)
+        handle = self._add(record["fh"], record["inode"], entry, shared, use)
+        handle.sync = record["sync"]
+        return handle
 
     def _add(self, fh: int, inode: int, entry: Entry, shared: SharedImage, use: Use) -> Handle:
         handle = Handle(fh, inode, entry, shared, use, self._keeping.opened)
@@ -267,9 +133,20 @@ class HandleTable:
         handle = self[fh]
         self._data_path.forget(handle)
         del self._handles[fh]
-        await self._put(handle.shared, handle.use)
-        self._keeping.released(fh)
+        # Whoever gives up waiting must not leave the image open, of which nobody would know.
+        with trio.CancelScope(shield=True):
+            await self._put(handle.shared, handle.use)
+            self._keeping.released(fh)
         return handle
+
+    async def settled(self, entry: Entry) -> None:
+        """Wait until an image that nobody uses any more is closed.
+
+        The kernel does not wait for RELEASE, and so what follows a close(2) may be quicker.
+        """
+        shared = self._shared.get(entry.whole_key)
+        if shared is not None and shared.unused:
+            await shared.settled()
 
     @contextlib.asynccontextmanager
     async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
@@ -307,6 +184,7 @@ class HandleTable:
     def _changed(self, shared: SharedImage) -> None:
         for handle in self:
             if handle.shared is shared:
+                self._keeping.opened(handle)
                 self._data_path.serve(handle)
 
     def _drop_unused(self, shared: SharedImage) -> None:

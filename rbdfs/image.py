@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -23,6 +24,9 @@ _OBJECT_MAP_INVALID: int = rbd.RBD_FLAG_OBJECT_MAP_INVALID
 _FAST_DIFF_INVALID: int = rbd.RBD_FLAG_FAST_DIFF_INVALID
 _EXCLUSIVE_LOCK: int = rbd.RBD_FEATURE_EXCLUSIVE_LOCK
 
+# A fenced client stays one under an open file, even when the fence is lifted; and what has timed
+# out may land at any time, so that nothing may be built upon it.
+_FINAL = frozenset({errno.ESHUTDOWN, errno.ETIMEDOUT})
 # librbd takes less than 2 GiB in one request; less than that lets other requests in between.
 _ZERO_CHUNK = 1 << 30
 
@@ -83,11 +87,18 @@ class Image:
         self._bridge = bridge
         self._list_extents = list_extents
         self.binding = binding
+        self._failed = 0
         self._in_flight = 0
         self._idle = trio.Event()
         self._idle.set()
         # A stuck image holds its own threads only.
         self._limiter = trio.CapacityLimiter(1)
+
+    def check(self) -> None:
+        """Raise OSError where the image has failed for good: fenced, or a request timed out."""
+        failed = self._failed or getattr(self.binding, "failed", 0)
+        if failed:
+            raise OSError(failed, f"{self.spec}: {os.strerror(failed)}, until it is opened anew")
 
     async def read(self, off: int, length: int) -> bytes:
         """Return *length* bytes at *off*, fewer only at the end of the image.
@@ -189,6 +200,7 @@ class Image:
             return await trio.to_thread.run_sync(partial(call, *args), limiter=self._limiter)
 
     async def _call(self, action: str, submit: Callable[..., object]) -> tuple[int, Any]:
+        self.check()
         if self._in_flight == 0:
             self._idle = trio.Event()
         self._in_flight += 1
@@ -196,6 +208,10 @@ class Image:
         try:
             with from_ceph(message):
                 return await self._bridge.call(message, submit)
+        except OSError as exc:
+            if exc.errno in _FINAL:
+                self._failed = exc.errno
+            raise
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:

@@ -83,7 +83,7 @@ class Inventory:
             )
         except FileNotFoundError:
             # Not an image of format 2; the directory of format 1 has to be read as a whole.
-            if name in await self.image_names(pool, namespace):
+            if (await self.image_names(pool, namespace)).get(name) == "":
                 return ""
             raise
         return Decoder(answer).string().decode("ascii")

@@ -7,22 +7,23 @@ the work, in a process of its own, and tells the keeper what a successor would n
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import logging
 import os
 import selectors
 import signal
-import socket
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from rbdfs import mountpoint, refusal
 from rbdfs.commands import CommandSocket
+from rbdfs.daemon import SignalSocket
 from rbdfs.errors import EXIT_FAILURE, UserError
+from rbdfs.succession import Estate, ServerProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rbdfs.daemon import Starter
     from rbdfs.options import MountOptions
 
@@ -35,7 +36,9 @@ _PAUSES_S = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 _SETTLED_S = 1.0
 # Between tries to start a server that says itself that it cannot.
 _RETRY_S = 1.0
-_MESSAGE_BYTES = 1 << 18
+# How long a server may take to end, in seconds, which gives itself 30; and after a second signal.
+_END_S = 35.0
+_LEAVE_S = 0.5
 
 
 class Keeper:
@@ -43,27 +46,23 @@ class Keeper:
 
     def __init__(self, options: MountOptions, arguments: list[str], starter: Starter) -> None:
         self._options = options
-        self._arguments = arguments
-        self._directory = os.getcwd()
         self._starter = starter
         self._stack = contextlib.ExitStack()
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
-        self._fuse: int | None = None
-        self._server: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._estate = Estate(arguments, os.getcwd())
+        self._server: ServerProcess | None = None
         self._commands: CommandSocket | None = None
-        # What a successor needs, as the server tells it.
-        self._init = ""
-        self._addresses: list[str] = []
-        self._handles: dict[str, Any] = {}
+        self._exit_code: int | None = None
         # How the current server is doing.
         self._ready = False
-        self._exit_code: int | None = None
         self._replacing = False
         self._failed = False
-        self._ending = False
         self._started = self._ready_since = 0.0
-        # How its predecessors did.
+        # How the mount is doing.
+        self._ending = False
+        self._refusing = False
+        # What is to be done, and when, unless something happens before.
+        self._due: tuple[float, Callable[[], None]] | None = None
         self._generation = 0
         self._deaths = 0
         self._last_fault = "none"
@@ -71,89 +70,95 @@ class Keeper:
     def run(self) -> int:
         """Serve until the mount is over; return the exit code. Raises UserError at the start."""
         with self._stack:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._forward_signal)
-            self._start_server(fence=False)
-            while self._exit_code is None:
-                for key, _ in self._selector.select():
-                    key.data()
-                    # What it did may have taken others away.
-                    break
+            signals = self._stack.enter_context(SignalSocket(signal.SIGTERM, signal.SIGINT))
+            self._selector.register(
+                signals, selectors.EVENT_READ, lambda: self._on_signals(signals.receive())
+            )
+            try:
+                self._start_server(crashed=False)
+                while self._exit_code is None:
+                    self._wait()
+            except UserError:
+                self._end()
+                raise
             self._end()
             return self._exit_code
 
-    def _forward_signal(self, number: int, _frame: object) -> None:
-        if self._server is not None and self._server.poll() is None:
-            # The second one makes the server leave at once, and then the keeper too.
+    def _wait(self) -> None:
+        """Wait for one thing to do, and do it."""
+        timeout = None if self._due is None else max(0.0, self._due[0] - time.monotonic())
+        ready = self._selector.select(timeout)
+        if ready:
+            # One only: what it does may take others away.
+            ready[0][0].data()
+        elif self._due is not None and time.monotonic() >= self._due[0]:
+            action, self._due = self._due[1], None
+            action()
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        self._due = (time.monotonic() + seconds, action)
+
+    def _on_signals(self, received: list[signal.Signals]) -> None:
+        for number in received:
+            log.info("%s: ending the mount", number.name)
+            if self._server is None:
+                # Nobody is there to drain anything; without its mount the kernel ends the rest.
+                self._exit_code = EXIT_FAILURE
+            elif not self._ready:
+                self._server.kill()
+            else:
+                # By a message: whoever signals all processes of a mount at once means one signal.
+                self._server.send({"do": "end"})
+                self._later(_LEAVE_S if self._ending else _END_S, self._server.kill)
             self._ending = True
-            self._server.send_signal(number)
-        else:
-            # Nobody is there to drain anything; without its mount the kernel ends the connection.
-            self._exit_code = EXIT_FAILURE
-            mountpoint.detach(self._options.mountpoint)
 
     # The server's life.
 
-    def _start_server(self, *, fence: bool) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        state = {
-            "arguments": self._arguments,
-            "directory": self._directory,
-            "control": theirs.fileno(),
-            "fuse": self._fuse,
-            "init": self._init,
-            "predecessors": self._addresses if fence else [],
-            "handles": list(self._handles.values()),
-        }
-        descriptors = [theirs.fileno(), *([] if self._fuse is None else [self._fuse])]
-        with theirs, os.fdopen(os.memfd_create("rbdfs-state"), "w+") as memory:
-            json.dump(state, memory)
-            memory.flush()
-            os.lseek(memory.fileno(), 0, os.SEEK_SET)
-            self._server = subprocess.Popen(
-                [sys.executable, "-m", "rbdfs.server", str(memory.fileno())],
-                pass_fds=[*descriptors, memory.fileno()],
-            )
-        self._control = ours
-        self._selector.register(ours, selectors.EVENT_READ, self._hear_server)
+    def _start_server(self, *, crashed: bool) -> None:
+        self._server = ServerProcess(
+            self._estate, crashed=crashed, quiet=not self._options.foreground
+        )
+        self._selector.register(self._server.control, selectors.EVENT_READ, self._hear_server)
         self._generation += 1
         self._started = time.monotonic()
         self._ready = self._replacing = self._failed = False
 
     def _hear_server(self) -> None:
-        assert self._control is not None
-        try:
-            message = self._control.recv(_MESSAGE_BYTES)
-        except ConnectionResetError:
-            message = b""
-        if not message:
-            self._server_is_gone()
-            return
-        event = json.loads(message)
-        getattr(self, f"_on_{event.pop('event')}")(**event)
+        assert self._server is not None
+        event = self._server.receive()
+        if event is None:
+            self._on_gone()
+        else:
+            getattr(self, f"_on_{event.pop('event')}")(**event)
 
     def _on_mount(self) -> None:
-        assert self._control is not None
+        assert self._server is not None
         try:
-            self._fuse = mountpoint.mount(self._options)
+            self._estate.fuse = mountpoint.mount(self._options)
         except UserError as exc:
-            self._control.send(json.dumps({"error": str(exc)}).encode())
+            self._server.send({"error": str(exc)})
         else:
-            socket.send_fds(self._control, [b"{}"], [self._fuse])
+            self._server.send({}, self._estate.fuse)
 
     def _on_addresses(self, addresses: list[str]) -> None:
-        self._addresses = addresses
+        self._estate.addresses = addresses
+
+    def _on_fencing(self, addresses: list[str]) -> None:
+        self._estate.fenced = addresses
 
     def _on_opened(self, fh: int, handle: dict[str, Any]) -> None:
-        self._handles[str(fh)] = handle
+        # What a server closes that makes way for another is still open for the kernel.
+        if not self._replacing:
+            self._estate.handles[fh] = handle
 
     def _on_released(self, fh: int) -> None:
-        self._handles.pop(str(fh), None)
+        if not self._replacing:
+            self._estate.handles.pop(fh, None)
 
     def _on_ready(self, init: str) -> None:
         self._ready = True
         self._ready_since = time.monotonic()
-        self._init = init
+        self._estate.init = init
         if self._commands is None:
             self._commands = self._stack.enter_context(CommandSocket(self._options.mountpoint))
             self._selector.register(
@@ -162,82 +167,125 @@ class Keeper:
             self._starter.ready()
         elapsed = time.monotonic() - self._started
         log.info("server %d is ready after %.2f s", self._generation, elapsed)
-        self._commands.answer({"generation": self._generation, "seconds": round(elapsed, 3)})
+        self._commands.answer("restart", self._facts() | {"seconds": round(elapsed, 3)})
 
     def _on_failed(self, message: str, exit_code: int) -> None:
         if self._commands is None:
             raise UserError(message, exit_code)
-        self._failed = True
-        log.error("server %d could not start: %s", self._generation, message)
+        self._failed = not self._ready
+        self._last_fault = f"server {self._generation} failed: {message}"
+        log.error("%s", self._last_fault)
 
     def _on_replace_me(self) -> None:
         self._replacing = True
+        self._ready = False
 
     def _on_ended(self, exit_code: int) -> None:
         self._exit_code = exit_code
 
     def _on_status(self, **status: Any) -> None:
         assert self._commands is not None
-        self._commands.answer(self._facts() | status)
+        self._commands.answer("status", self._facts() | status)
 
-    def _server_is_gone(self) -> None:
+    def _on_gone(self) -> None:
+        """Decide what comes after a server that has ended, whatever the reason."""
         assert self._server is not None
-        assert self._control is not None
-        self._selector.unregister(self._control)
-        self._control.close()
-        self._control = None
-        code = self._server.wait()
+        self._selector.unregister(self._server.control)
+        code = self._server.wait(_END_S)
+        self._server = self._due = None
         if self._exit_code is not None:
             return
-        if self._replacing:
-            self._start_server(fence=False)
-            return
         if self._commands is None:
-            raise UserError(f"the server ended unexpectedly (exit code {code})")
+            cause = "interrupted" if self._ending else "the server ended unexpectedly"
+            raise UserError(f"{cause} (exit code {code})")
+        # One that has made way for another has closed everything.
+        handed_over = self._replacing and code == 0
         if self._ending:
-            self._exit_code = EXIT_FAILURE
+            self._exit_code = 0 if handed_over else EXIT_FAILURE
+        elif handed_over:
+            self._start_server(crashed=False)
+        else:
+            self._go_on_after(code)
+
+    def _go_on_after(self, code: int) -> None:
+        """Start another server when it is time, or give up."""
+        if self._ready and time.monotonic() - self._ready_since > _SETTLED_S:
+            self._deaths = 0
+        self._ready = False
+        if self._failed:
+            # The cluster is away, most likely: requests wait, as on any block device.
+            self._later(_RETRY_S, self._try_again)
             return
         self._last_fault = f"server {self._generation} ended with exit code {code}"
         log.error("%s", self._last_fault)
-        if self._failed:
-            # The cluster is away, most likely: requests wait, as on any block device.
-            time.sleep(_RETRY_S)
-        elif not self._pause():
-            return
-        self._start_server(fence=True)
-
-    def _pause(self) -> bool:
-        """Wait before the next server, longer each time; False when there is to be none."""
-        if self._ready and time.monotonic() - self._ready_since > _SETTLED_S:
-            self._deaths = 0
         if self._deaths < len(_PAUSES_S):
-            time.sleep(_PAUSES_S[self._deaths])
+            self._later(_PAUSES_S[self._deaths], self._try_again)
             self._deaths += 1
-            return True
-        log.critical("giving up: requests are answered with EIO until the mount is ended")
-        assert self._fuse is not None
-        refusal.refuse_everything(self._fuse)
-        self._exit_code = EXIT_FAILURE
-        return False
+        else:
+            self._give_up()
+
+    def _try_again(self) -> None:
+        assert self._estate.fuse is not None
+        if refusal.is_over(self._estate.fuse):
+            log.error("the mount was taken away while no server was there")
+            self._exit_code = EXIT_FAILURE
+        else:
+            self._start_server(crashed=True)
+
+    # A mount without a server.
+
+    def _give_up(self) -> None:
+        assert self._estate.fuse is not None
+        log.critical("giving up: requests fail with EIO, until the mount is ended or restarted")
+        self._refusing = True
+        self._selector.register(self._estate.fuse, selectors.EVENT_READ, self._refuse)
+        # An older kernel leaves those waiting that the last server had read.
+        with contextlib.suppress(OSError):
+            refusal.resend_requests(self._estate.fuse)
+
+    def _refuse(self) -> None:
+        assert self._estate.fuse is not None
+        try:
+            released = refusal.refuse_request(self._estate.fuse)
+        except OSError as exc:
+            if exc.errno != errno.ENODEV:
+                raise
+            self._exit_code = EXIT_FAILURE
+        else:
+            self._estate.handles.pop(released or 0, None)
+
+    def _start_from_nothing(self) -> None:
+        assert self._estate.fuse is not None
+        self._selector.unregister(self._estate.fuse)
+        self._refusing = False
+        self._deaths = 0
+        self._start_server(crashed=True)
 
     # What the commands restart and status ask for.
 
     def _hear_command(self) -> None:
         assert self._commands is not None
         command = self._commands.receive()
-        if command is None:
-            return
-        if self._control is None or not self._ready:
-            self._commands.answer(self._facts() | {"error": "no server is ready"})
-        elif command in ("restart", "status"):
-            self._control.send(json.dumps({"do": command}).encode())
-        else:
-            self._commands.answer({"error": f"unknown command {command!a}"})
+        if command in ("restart", "status") and self._ready and self._server is not None:
+            self._server.send({"do": command})
+        elif command == "status":
+            self._commands.answer(command, self._facts())
+        elif command == "restart":
+            # If one is on its way already, its readiness is the answer.
+            if self._refusing:
+                self._start_from_nothing()
+        elif command is not None:
+            self._commands.answer(command, {"error": f"unknown command {command!a}"})
 
     def _facts(self) -> dict[str, Any]:
+        if self._refusing:
+            state = "given up"
+        else:
+            state = "serving" if self._ready else "waiting for a server"
         return {
             "mountpoint": self._options.mountpoint,
             "source": str(self._options.source),
+            "state": state,
             "keeper": os.getpid(),
             "server": None if self._server is None else self._server.pid,
             "generation": self._generation,
@@ -245,10 +293,11 @@ class Keeper:
         }
 
     def _end(self) -> None:
-        if self._fuse is not None:
-            mountpoint.detach(self._options.mountpoint)
-            os.close(self._fuse)
-        if self._control is not None:
-            self._control.close()
+        if self._estate.fuse is not None:
+            try:
+                mountpoint.detach(self._options.mountpoint)
+            except OSError as exc:
+                log.error("%a stays mounted, and dead: %s", self._options.mountpoint, exc)
+            os.close(self._estate.fuse)
         if self._server is not None:
-            self._server.wait()
+            self._server.wait(_END_S)

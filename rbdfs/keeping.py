@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from rbdfs import mountpoint
+from rbdfs.daemon import leave_standard_descriptors
 from rbdfs.errors import EXIT_FAILURE, UserError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from rbdfs.handles import Handle
+    from rbdfs.handle import Handle
     from rbdfs.options import MountOptions
 
 log = logging.getLogger(__name__)
@@ -32,14 +33,18 @@ class Predecessor:
     Attributes:
         fuse: the kernel's descriptor.
         init: how the kernel introduced itself to the first server.
-        addresses: its Ceph clients, to be fenced; empty where it has closed everything itself.
+        addresses: its Ceph clients.
+        fenced: those that servers of this mount have fenced: no other client did.
         handles: the files that were open, as Handle.record() wrote them.
+        crashed: whether requests of it may be on their way; if not, it has closed everything.
     """
 
     fuse: int
     init: bytes
     addresses: list[str] = field(default_factory=list)
+    fenced: list[str] = field(default_factory=list)
     handles: list[dict[str, Any]] = field(default_factory=list)
+    crashed: bool = True
 
 
 class Keeping(Protocol):
@@ -53,6 +58,9 @@ class Keeping(Protocol):
 
     def connected_as(self, addresses: list[str]) -> None:
         """Remember the addresses of this server's Ceph clients, to be fenced if it dies."""
+
+    def fencing(self, addresses: list[str]) -> None:
+        """Remember that it is this mount that fences *addresses*."""
 
     def opened(self, handle: Handle) -> None:
         """Remember an open file, or how long it has grown."""
@@ -85,6 +93,8 @@ class Unkept:
 
     def connected_as(self, addresses: list[str]) -> None: ...
 
+    def fencing(self, addresses: list[str]) -> None: ...
+
     def opened(self, handle: Handle) -> None: ...
 
     def released(self, fh: int) -> None: ...
@@ -100,10 +110,15 @@ class Unkept:
 
 
 class KeeperLink:
-    """The way to the keeper. What was told is safe once the call returns: it is in its socket."""
+    """The way to the keeper. What was told is safe once the call returns: it is in its socket.
+
+    Attributes:
+        background: whether the caller's terminal is to be left when the mount is usable.
+    """
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        self.background = False
 
     def tell(self, event: str, **facts: Any) -> None:
         try:
@@ -124,6 +139,9 @@ class KeeperLink:
     def connected_as(self, addresses: list[str]) -> None:
         self.tell("addresses", addresses=addresses)
 
+    def fencing(self, addresses: list[str]) -> None:
+        self.tell("fencing", addresses=addresses)
+
     def opened(self, handle: Handle) -> None:
         self.tell("opened", fh=handle.fh, handle=handle.record())
 
@@ -131,6 +149,8 @@ class KeeperLink:
         self.tell("released", fh=fh)
 
     def ready(self, init_request: bytes) -> None:
+        if self.background:
+            leave_standard_descriptors()
         self.tell("ready", init=init_request.hex())
 
     async def commands(self) -> AsyncIterator[str]:

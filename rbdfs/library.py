@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,6 +10,7 @@ import rbd
 import trio
 
 from rbdfs.ceph_errors import from_ceph
+from rbdfs.changes import encoded, is_utf8
 from rbdfs.image import Image
 
 if TYPE_CHECKING:
@@ -49,17 +51,22 @@ class PythonLibrary:
     async def open(self, entry: Entry, *, read_only: bool) -> Image:
         """Open, as Library.open() says, by librbd's asynchronous call."""
         ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
-        image_id = entry.image_id
+        image_id, name = entry.image_id, encoded(entry.image)
+        # The binding asks an image that was opened by id for its name, and where that is not
+        # UTF-8 the error is lost, and with it the answer: such an image is opened by name.
+        by_name = image_id is None or not is_utf8(name)
         read_only = read_only or entry.is_snapshot
 
         def submit(on_complete: Callable[..., None]) -> None:
-            name = entry.image if image_id is None else None
-            rbd.RBD().aio_open_image(on_complete, ioctx, name, None, read_only, image_id)
+            which = (name, None) if by_name else (None, image_id)
+            rbd.RBD().aio_open_image(on_complete, ioctx, which[0], None, read_only, which[1])
 
         action = f"{entry.spec}: open"
         with from_ceph(action):
             _, binding = await self._cluster.bridge.call(action, submit)
             try:
+                if by_name and image_id not in (None, binding.id()):
+                    raise OSError(errno.ENOENT, f"{entry.spec}: another image has this name now")
                 if entry.is_snapshot:
                     # By id: a name may have been given to another snapshot meanwhile.
                     set_snap = partial(binding.set_snap_by_id, entry.key.snap_id)

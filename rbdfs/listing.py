@@ -27,16 +27,26 @@ class Listing:
 
     def __init__(self, load: Callable[[], Awaitable[Sequence[Expand]]]) -> None:
         self._load = load
+        self._reading = _Reading(load)
+
+    def rewind(self) -> None:
+        """Read the directory anew from the next item() on."""
+        self._reading = _Reading(self._load)
+
+    async def item(self, index: int) -> Item | None:
+        """Return item *index*, or None after the last. Raises OSError."""
+        return await self._reading.item(index)
+
+
+class _Reading:
+    """What was read between two rewinds."""
+
+    def __init__(self, load: Callable[[], Awaitable[Sequence[Expand]]]) -> None:
+        self._load = load
         self._parts: Sequence[Expand] | None = None
         self._next_part = 0
         self._items: list[Item] = []
         self._loading = trio.Lock()
-
-    def rewind(self) -> None:
-        """Read the directory anew from the next item() on."""
-        self._parts = None
-        self._next_part = 0
-        self._items = []
 
     async def item(self, index: int) -> Item | None:
         """Return item *index*, or None after the last. Raises OSError."""

@@ -53,15 +53,8 @@ async def serve(
         cluster = await stack.enter_async_context(
             Cluster.connect(options.ceph_settings, bridge, options.connect_timeout_s)
         )
-        if predecessor is not None:
-            await recovery.fence(cluster, predecessor.addresses)
-        library = PythonLibrary(cluster)
-        catalog = Catalog(
-            cluster,
-            Inventory(cluster),
-            snapshots=options.snapshots,
-            partition_tables=PartitionTables(library) if options.partitions else None,
-        )
+        fenced = predecessor is not None and await recovery.fence(cluster, keeping, predecessor)
+        catalog = _catalog(cluster, options)
         root = await find_root(catalog, options.source, cluster.user)
         path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
         keeping.connected_as(sorted({cluster.address, path.library.address}))
@@ -74,11 +67,11 @@ async def serve(
             InodeTable(root),
             catalog,
             handles,
-            Xattrs(cluster, catalog),
+            Xattrs(cluster, catalog, options.ceph),
             _administration(cluster, catalog, options),
         )
         if predecessor is not None:
-            await recovery.restore(served, predecessor)
+            await recovery.restore(served, predecessor, fenced=fenced)
         operations = Operations(served)
         descriptor = await stack.enter_async_context(_device(keeping, predecessor))
         init = b"" if predecessor is None else predecessor.init
@@ -89,7 +82,7 @@ async def serve(
             path,
             keeping,
             Freshness(catalog, handles, served.invalidate),
-            resend=descriptor if predecessor is not None and predecessor.addresses else None,
+            resend=descriptor if predecessor is not None and predecessor.crashed else None,
         ).run()
 
 
@@ -110,6 +103,13 @@ async def _data_path(
     others = [cluster.address, *(predecessor.addresses if predecessor is not None else [])]
     async with NativeLibrary.connect(options.ceph_settings, cluster.bridge, others) as library:
         yield NativePath(library, ignore_sync=options.cache == "unsafe")
+
+
+def _catalog(cluster: Cluster, options: MountOptions) -> Catalog:
+    tables = PartitionTables(PythonLibrary(cluster)) if options.partitions else None
+    return Catalog(
+        cluster, Inventory(cluster), snapshots=options.snapshots, partition_tables=tables
+    )
 
 
 def _administration(

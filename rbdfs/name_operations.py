@@ -167,6 +167,7 @@ class NameOperations(pyfuse3.Operations):
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         administration, served = self.served.check_managed(), self.served
         entry = await served.catalog.find(served.inodes.entry(parent_inode), name)
+        await served.handles.settled(entry)
         await administration.unlink(entry)
 
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -186,6 +187,7 @@ class NameOperations(pyfuse3.Operations):
         administration, served = self.served.check_managed(), self.served
         entry = await served.catalog.find(served.inodes.entry(parent_inode_old), name_old)
         parent = served.inodes.entry(parent_inode_new)
+        await served.handles.settled(entry)
         await administration.rename(entry, parent, name_new, flags)
 
     async def mknod(

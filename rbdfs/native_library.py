@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from rbdfs.aio import AioBridge
+    from rbdfs.ceph_settings import CephSettings
     from rbdfs.entries import Entry
-    from rbdfs.options import CephSettings
 
 # Images that may be on their way to being open at once in one pool: a pool that does not answer
 # keeps its own threads, not those of other pools.
@@ -65,7 +65,10 @@ class NativeLibrary:
         """Open, as Library.open() says, in a thread."""
         limiter = self._limiters.setdefault(entry.pool, trio.CapacityLimiter(_OPENING_A_POOL))
         open_binding = partial(self._open, entry, read_only=read_only)
-        binding = await trio.to_thread.run_sync(open_binding, limiter=limiter)
+        try:
+            binding = await trio.to_thread.run_sync(open_binding, limiter=limiter)
+        except OSError as exc:
+            raise OSError(exc.errno, f"{entry.spec}: open: {exc.strerror}") from exc
         return Image(
             self._bridge,
             binding,

@@ -16,7 +16,7 @@ from rbdfs.datapath import connection, native, requests
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from rbdfs.handles import Handle
+    from rbdfs.handle import Handle
     from rbdfs.native_library import NativeLibrary
     from rbdfs.operations import Operations
 
@@ -89,7 +89,13 @@ class NativePath:
             trio.socket.socketpair(trio.socket.AF_UNIX, trio.socket.SOCK_SEQPACKET),
         )
         with pair.ours, pair.theirs, extra, mux_extra:
-            self._mux = native.Mux(descriptor, pair.ours, mux_extra, max_write=pair.max_request)
+            self._mux = native.Mux(
+                descriptor,
+                pair.ours,
+                mux_extra,
+                max_write=pair.max_request,
+                init_clear=_AUTO_INVAL_DATA,
+            )
             mux_extra.close()
             self._mux.start(init_request)
             try:
@@ -145,6 +151,9 @@ class NativePath:
                 log.warning("a reply was not taken: %s", exc)
 
 
+# linux/fuse.h. Pages are used only where nobody else can write, or nobody at all; with this flag
+# the kernel would drop them whenever the timestamp changes, which librbd does once a minute.
+_AUTO_INVAL_DATA = 1 << 12
 # How long requests may take at the end, in seconds.
 _STOP_S = 30.0
 # The longest of the three requests is far below.

@@ -8,28 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbdfs.ceph_settings import CephSettings
 from rbdfs.errors import EXIT_USAGE, UserError
 from rbdfs.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-
-@dataclass(frozen=True, slots=True)
-class CephSettings:
-    """How to reach the cluster, and as whom.
-
-    Attributes:
-        user: the client's id without ``client.``; None means admin.
-        conf: configuration file; None means Ceph's default places, where it may be missing.
-        cluster: name of the cluster, which Ceph puts into its default paths.
-        pairs: further settings, applied in this order after the file.
-    """
-
-    user: str | None = None
-    conf: Path | None = None
-    cluster: str | None = None
-    pairs: tuple[tuple[str, str], ...] = ()
 
 
 # What each cache mode tells librbd, after everything else, as QEMU does. An acknowledged write
@@ -65,6 +49,7 @@ class MountOptions:
         manage: whether images can be made, removed and renamed.
         data_pool, object_size: for images that are made; None means the cluster's default.
         connect_timeout_s: how long reaching the cluster may take, in seconds.
+        timeout_s: how long a request may take, in seconds; None means that it waits for ever.
     """
 
     source: Source = Source("rbd")
@@ -87,19 +72,24 @@ class MountOptions:
     data_pool: str | None = None
     object_size: int | None = None
     connect_timeout_s: float = 30.0
+    timeout_s: float | None = None
     foreground: bool = False
     debug: bool = False
     log_file: Path | None = None
 
     @property
     def ceph_settings(self) -> CephSettings:
-        """How to reach the cluster, with what the cache mode dictates as the last word."""
-        return replace(self.ceph, pairs=(*self.ceph.pairs, *_CACHE_SETTINGS[self.cache]))
+        """How to reach the cluster, with what the mount itself dictates as the last word."""
+        pairs = [*self.ceph.pairs, *_CACHE_SETTINGS[self.cache]]
+        if self.timeout_s is not None:
+            # librados answers with ETIMEDOUT then, and the image has failed: see Image.check().
+            pairs.append(("rados_osd_op_timeout", f"{self.timeout_s:g}"))
+        return replace(self.ceph, pairs=tuple(pairs))
 
 
 # Options of mount(8) and fstab that say nothing to a FUSE file system, or what it does anyway.
 _IGNORED = frozenset(
-    {"rw", "defaults", "nosuid", "nodev", "auto", "noauto", "user", "users", "nouser", "nofail"}
+    {"defaults", "nosuid", "nodev", "auto", "noauto", "user", "users", "nouser", "nofail"}
     | {"_netdev", "noatime", "nodiratime", "relatime", "async", "exec", "noexec", "suid", "dev"}
 )
 
@@ -122,6 +112,9 @@ def _octal(text: str) -> int:
 
 def parse_seconds(text: str) -> float:
     """Return *text* as a positive, finite number of seconds; raise ValueError otherwise."""
+    # float() takes digits of other scripts, and underscores.
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
     seconds = float(text)
     if not math.isfinite(seconds) or not 0 < seconds <= 86400:
         raise ValueError(text)
@@ -159,6 +152,7 @@ def _name(text: str) -> str:
 
 _FLAGS: dict[str, tuple[str, Any]] = {
     "ro": ("read_only", True),
+    "rw": ("read_only", False),
     "allow_other": ("allow_other", True),
     "nonempty": ("nonempty", True),
     "partitions": ("partitions", True),
@@ -176,6 +170,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "cache": ("cache", _one_of(*_CACHE_SETTINGS)),
     "data_pool": ("data_pool", _name),
     "object_size": ("object_size", _object_size),
+    "timeout": ("timeout_s", parse_seconds),
     "connect_timeout": ("connect_timeout_s", parse_seconds),
 }
 _CEPH: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -225,7 +220,7 @@ def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
             changes[name] = setting
         elif not separator and key in _IGNORED or key.startswith("x-"):
             continue
-        elif separator and key in _CEPH:
+        elif separator and value and key in _CEPH:
             name, parse = _CEPH[key]
             ceph[name] = parse(value)
         elif separator and key and value and key not in _FLAGS:

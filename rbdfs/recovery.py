@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -12,7 +12,8 @@ from rbdfs.entries import Entry
 
 if TYPE_CHECKING:
     from rbdfs.cluster import Cluster
-    from rbdfs.keeping import Predecessor
+    from rbdfs.entries import Key
+    from rbdfs.keeping import Keeping, Predecessor
     from rbdfs.served import Served
 
 log = logging.getLogger(__name__)
@@ -21,47 +22,71 @@ log = logging.getLogger(__name__)
 _LISTING_S = 10.0
 
 
-async def fence(cluster: Cluster, addresses: list[str]) -> None:
-    """Make sure that none of the writes that clients at *addresses* have sent lands from now on.
+async def fence(cluster: Cluster, keeping: Keeping, predecessor: Predecessor) -> bool:
+    """Make sure that no write that *predecessor* has sent lands from now on.
 
     Without it librbd would wait half a minute for the watch of a dead owner of a lock, and a
-    late write could overtake one that was acknowledged since. Raises OSError.
+    late write could overtake one that was acknowledged since.
+
+    Returns whether somebody else had fenced it before, as whoever takes a lock away does: then
+    others may have written to what was open. Raises OSError.
     """
-    for address in addresses:
-        await cluster.fence(address)
-        log.info("fenced %s", address)
+    blocklist = await cluster.blocklist()
+    foreign = (blocklist & set(predecessor.addresses)) - set(predecessor.fenced)
+    if foreign:
+        log.error("fenced by somebody else: %s", ", ".join(sorted(foreign)))
+    if predecessor.crashed:
+        # Before it happens, or a successor of this server would take it for somebody else's doing.
+        keeping.fencing(predecessor.addresses)
+        for address in predecessor.addresses:
+            await cluster.fence(address)
+            log.info("fenced %s", address)
+    return bool(foreign)
 
 
-async def restore(served: Served, predecessor: Predecessor) -> None:
-    """Take over the inodes and the open files of *predecessor*."""
+async def restore(served: Served, predecessor: Predecessor, *, fenced: bool) -> None:
+    """Take over the inodes and the open files of *predecessor*.
+
+    *fenced* says that others may have written to what it had open for writing.
+    """
     with trio.move_on_after(_LISTING_S) as scope:
         await _know_inodes(served, served.inodes.entry(1))
     if scope.cancelled_caught:
         log.warning("not everything could be listed in time: some open directories are stale")
-    lost = _lost_images(served, predecessor)
-    for record in predecessor.handles:
-        entry = Entry.from_record(record["entry"])
-        error = None
-        if entry.whole_key in lost:
-            error = OSError(errno.EIO, f"{entry.spec}: acknowledged writes may have been lost")
-        served.inodes.restore(entry)
-        await served.handles.restore(record, error)
-        served.inodes.opened(record["inode"])
+    lost = _lost_images(served, predecessor, fenced=fenced)
+    async with trio.open_nursery() as nursery:
+        for record in predecessor.handles:
+            entry = Entry.from_record(record["entry"])
+            served.inodes.restore(entry)
+            served.inodes.opened(record["inode"])
+            nursery.start_soon(_restore_file, served, record, lost.get(entry.whole_key))
     log.info("%d open files taken over", len(predecessor.handles))
 
 
-def _lost_images(served: Served, predecessor: Predecessor) -> set[object]:
-    """Return the keys of images whose acknowledged writes a crash may have lost.
+async def _restore_file(served: Served, record: dict[str, Any], error: OSError | None) -> None:
+    try:
+        await served.handles.restore(record, error)
+    except Exception as exc:
+        # One file that nobody expected must not keep all the others without a server.
+        log.exception("file handle %d cannot be taken over", record["fh"])
+        unexpected = OSError(errno.EIO, f"{type(exc).__name__}: {exc}")
+        await served.handles.restore(record, unexpected)
 
-    With librbd's cache holding writes back, that is every one that was open for writing.
+
+def _lost_images(served: Served, predecessor: Predecessor, *, fenced: bool) -> dict[Key, OSError]:
+    """Return why images cannot just be opened again, by key: all that were open for writing.
+
+    After a crash librbd's cache may have taken acknowledged writes with it; and an application
+    that goes on after a fence would write what it knows over what others have written since.
     """
-    if not predecessor.addresses or served.options.cache in ("none", "writethrough"):
-        return set()
-    return {
-        Entry.from_record(record["entry"]).whole_key
-        for record in predecessor.handles
-        if record["writable"]
-    }
+    written = [Entry.from_record(rec["entry"]) for rec in predecessor.handles if rec["writable"]]
+    if fenced:
+        code, reason = errno.ESHUTDOWN, "was fenced: others may have written to it"
+    elif predecessor.crashed and served.options.cache in ("writeback", "unsafe"):
+        code, reason = errno.EIO, "acknowledged writes may have been lost"
+    else:
+        return {}
+    return {entry.whole_key: OSError(code, f"{entry.spec}: {reason}") for entry in written}
 
 
 async def _know_inodes(served: Served, parent: Entry) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import select
 import struct
 
 # linux/fuse.h
 _IN_HEADER = struct.Struct("=IIQQIIIHH")
 _OUT_HEADER = struct.Struct("=IiQ")
+_FH = struct.Struct("=Q")
 _NOTIFY_RESEND = 7
+_RELEASE = 18
 _WITHOUT_REPLY = frozenset({2, 36, 41, 42})  # FORGET, INTERRUPT, NOTIFY_REPLY, BATCH_FORGET
 _REQUEST_BYTES = (1 << 20) + 8192
 
@@ -22,18 +26,26 @@ def resend_requests(descriptor: int) -> None:
     os.write(descriptor, _OUT_HEADER.pack(_OUT_HEADER.size, _NOTIFY_RESEND, 0))
 
 
-def refuse_everything(descriptor: int) -> None:
-    """Answer every request on *descriptor* with EIO, until the mount is over."""
-    resend_requests(descriptor)
-    while True:
-        try:
-            message = os.read(descriptor, _REQUEST_BYTES)
-            _, opcode, unique, *_ = _IN_HEADER.unpack_from(message)
-            if opcode not in _WITHOUT_REPLY:
-                os.write(descriptor, _OUT_HEADER.pack(_OUT_HEADER.size, -errno.EIO, unique))
-        except OSError as exc:
-            if exc.errno == errno.ENODEV:
-                return
-            # ENOENT: the caller of the request is gone.
-            if exc.errno not in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
-                raise
+def is_over(descriptor: int) -> bool:
+    """Tell whether the kernel has ended the connection: unmounted, or aborted."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def refuse_request(descriptor: int) -> int | None:
+    """Read one request and answer it with EIO; blocks until there is one.
+
+    Returns the file handle that it closes, if it does that. Raises OSError ENODEV where the mount
+    is over.
+    """
+    # ENOENT: the caller of the request is gone.
+    with contextlib.suppress(FileNotFoundError, BlockingIOError):
+        message = os.read(descriptor, _REQUEST_BYTES)
+        _, opcode, unique, *_ = _IN_HEADER.unpack_from(message)
+        if opcode not in _WITHOUT_REPLY:
+            os.write(descriptor, _OUT_HEADER.pack(_OUT_HEADER.size, -errno.EIO, unique))
+        if opcode == _RELEASE:
+            fh: int = _FH.unpack_from(message, _IN_HEADER.size)[0]
+            return fh
+    return None

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rbdfs.administration import Administration
     from rbdfs.catalog import Catalog
     from rbdfs.entries import Entry
-    from rbdfs.handles import Handle, HandleTable
+    from rbdfs.handle import Handle
+    from rbdfs.handles import HandleTable
     from rbdfs.options import MountOptions
     from rbdfs.tree import InodeTable
     from rbdfs.xattrs import Xattrs
@@ -79,12 +80,13 @@ class Served:
                 raise OSError(errno.EPERM, f"{entry.spec} is a partition")
         growing = (created or truncate) and writable
         handle = await self.handles.open(entry, inode, writable=writable, growing=growing)
+        handle.sync = bool(flags & os.O_DSYNC)
         self.inodes.opened(inode)
         if truncate:
             await self.set_length(entry, 0)
-        return self._file_info(handle)
+        return self._file_info(handle, flags)
 
-    def _file_info(self, handle: Handle) -> pyfuse3.FileInfo:
+    def _file_info(self, handle: Handle, flags: int) -> pyfuse3.FileInfo:
         image = handle.shared.usable()
         snapshot = handle.entry.is_snapshot
         # The pages of a snapshot stay true for ever. Those of an image are trusted while nobody
@@ -92,7 +94,8 @@ class Served:
         trusted = snapshot or (image.lock_held and not handle.entry.key.partition)
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(handle.fh),
-            direct_io=self.options.direct_io or not trusted,
+            # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
+            direct_io=self.options.direct_io or bool(flags & os.O_DIRECT) or not trusted,
             keep_cache=snapshot,
         )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 
@@ -20,21 +22,42 @@ from rbdfs.logs import configure_logging
 log = logging.getLogger(__name__)
 
 
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with(keeper: int) -> None:
+    """End this process with the keeper, even where it hangs: the mount is dead then.
+
+    Whoever mounts anew must not find its images in use.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != keeper:
+        os._exit(EXIT_FAILURE)
+
+
 def main() -> int:
     """Serve as the keeper says in the file whose descriptor is the only argument."""
     with os.fdopen(int(sys.argv[1])) as memory:
         state = json.load(memory)
+    _die_with(state["keeper"])
     link = KeeperLink(socket.socket(fileno=state["control"]))
     predecessor = None
     if state["fuse"] is not None:
         predecessor = Predecessor(
-            state["fuse"], bytes.fromhex(state["init"]), state["predecessors"], state["handles"]
+            state["fuse"],
+            bytes.fromhex(state["init"]),
+            state["addresses"],
+            state["fenced"],
+            state["handles"],
+            crashed=state["crashed"],
         )
     try:
         # Relative paths of the command line; a directory that is gone makes them errors by name.
         with contextlib.suppress(OSError):
             os.chdir(state["directory"])
         options = parse_arguments(state["arguments"])
+        link.background = not options.foreground
         os.chdir("/")
         configure_logging(options)
         code = trio.run(mount.serve, options, link, predecessor)
@@ -43,7 +66,9 @@ def main() -> int:
         return exc.exit_code
     except Exception as exc:
         log.exception("the server ends")
-        link.tell("failed", message=f"{type(exc).__name__}: {exc}", exit_code=EXIT_FAILURE)
+        # What is a fault of the cluster's is tried again; what nobody expected not for ever.
+        if predecessor is None or isinstance(exc, OSError):
+            link.tell("failed", message=f"{type(exc).__name__}: {exc}", exit_code=EXIT_FAILURE)
         return EXIT_FAILURE
     if code is not None:
         link.tell("ended", exit_code=code)

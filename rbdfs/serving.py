@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -16,6 +17,8 @@ from rbdfs.datapath import connection
 from rbdfs.errors import EXIT_FAILURE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rbdfs.data_path import DataPath
     from rbdfs.freshness import Freshness
     from rbdfs.keeping import Keeping
@@ -29,8 +32,30 @@ _MAX_TASKS = 4096
 DRAIN_S = 30.0
 
 
-def _give_up() -> None:
-    log.error("not everything was written within %g s: the cluster does not answer", DRAIN_S)
+def _give_up(files: list[str]) -> None:
+    log.error(
+        "the cluster does not answer: leaving after %g s, with these files not flushed: %s",
+        DRAIN_S,
+        ", ".join(files) or "none",
+    )
+    os._exit(EXIT_FAILURE)
+
+
+def _be_fenced(reason: str) -> None:
+    log.error("not drained, so it has to be fenced: %s", reason)
+    os._exit(EXIT_FAILURE)
+
+
+def _after(seconds: float, action: Callable[[Any], None], argument: object) -> None:
+    """Call *action* then, if the process is still there."""
+    # A thread, because what it guards against may keep Trio's from running.
+    watchdog = threading.Timer(seconds, action, [argument])
+    watchdog.daemon = True
+    watchdog.start()
+
+
+def _leave() -> None:
+    log.error("second signal: leaving at once")
     os._exit(EXIT_FAILURE)
 
 
@@ -54,11 +79,14 @@ class Serving:
         self._resend = resend
         self._mountpoint = operations.served.options.mountpoint
         self._replaced = False
+        self._signals = itertools.count(1)
+        self._told = itertools.count(1)
+        self._token = trio.lowlevel.current_trio_token()
 
     async def run(self) -> int | None:
         """Serve; return the exit code, or None where another server is to go on."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._watch_signals, nursery)
+            self._watch_signals(nursery)
             nursery.start_soon(self._report_ready)
             nursery.start_soon(self._obey, nursery)
             nursery.start_soon(self._freshness.run)
@@ -80,6 +108,8 @@ class Serving:
         async for command in self._keeping.commands():
             if command == "status":
                 self._keeping.tell("status", **self._status())
+            elif command == "end":
+                self._ask_to_end(next(self._told), nursery)
             elif command == "restart" and not self._replaced:
                 nursery.start_soon(self._hand_over)
 
@@ -87,11 +117,16 @@ class Serving:
         """Drain, and let another server go on; what cannot be drained is taken from this one."""
         self._replaced = True
         log.info("making way for another server")
+        # It guards the closing of images too, which the cluster may hold up.
+        _after(DRAIN_S, _be_fenced, f"no end within {DRAIN_S:g} s")
         try:
             await self._path.drain(DRAIN_S)
+            # Closing flushes too, but has nobody to tell where that fails.
+            for handle in self._operations.served.handles:
+                if handle.writable and handle.shared.error is None:
+                    await handle.shared.usable().flush()
         except OSError as exc:
-            log.error("not drained, so it has to be fenced: %s", exc)
-            os._exit(EXIT_FAILURE)
+            _be_fenced(str(exc))
         self._keeping.tell("replace_me")
         pyfuse3.terminate()
 
@@ -109,25 +144,36 @@ class Serving:
             "requests": self._path.stats(),
         }
 
-    async def _watch_signals(
-        self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]
-    ) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                if self._operations.served.closing:
-                    log.error("second signal: leaving at once")
-                    os._exit(EXIT_FAILURE)
-                log.info("%s: ending the mount", signal.Signals(number).name)
-                self._operations.served.closing = True
-                nursery.start_soon(self._end)
+    def _watch_signals(self, nursery: trio.Nursery) -> None:
+        """End the mount at the first signal, and the process at the second.
+
+        The second may come when the nursery is gone and files are being closed.
+        """
+
+        def on_signal(number: int, _frame: object) -> None:
+            count = next(self._signals)
+            if count > 1:
+                _leave()
+            log.info("%s: ending the mount", signal.Signals(number).name)
+            self._token.run_sync_soon(self._ask_to_end, count, nursery)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
+        # A terminal that is closed says nothing about the mount.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _ask_to_end(self, count: int, nursery: trio.Nursery) -> None:
+        # A service manager signals the keeper too, which asks once more: that counts by itself.
+        if count > 1:
+            _leave()
+        if not self._operations.served.closing:
+            self._operations.served.closing = True
+            nursery.start_soon(self._end)
 
     async def _end(self) -> None:
         """Unmount if nobody uses the mount; otherwise drain, and leave users to their errors."""
-        # A thread, because what it guards against may keep Trio's from running.
-        watchdog = threading.Timer(DRAIN_S, _give_up)
-        watchdog.daemon = True
-        watchdog.start()
+        files = [file.entry.spec for file in self._operations.served.handles if file.writable]
+        _after(DRAIN_S, _give_up, files)
         await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
         pyfuse3.terminate()
 

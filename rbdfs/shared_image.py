@@ -113,8 +113,9 @@ class SharedImage:
             async with self._changing:
                 if self.error is not None and self.image is not None:
                     self.usable()
-                if self.image is None or (self.writers and self.image.read_only):
-                    await self._reopen(read_only=not self.writers)
+                # A writer that waits for its turn must not make this reader fail for it.
+                if self.image is None or (use is not Use.READ and self.image.read_only):
+                    await self._reopen(read_only=use is Use.READ)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.put(use)
@@ -133,6 +134,11 @@ class SharedImage:
             elif self.image is not None and not self.writers and not self.image.read_only:
                 # Readers remain: give up the watch and the lock, which `rbd status` shows.
                 await self._reopen_for_readers()
+
+    async def settled(self) -> None:
+        """Wait until no opening or closing is under way."""
+        async with self._changing:
+            pass
 
     async def follow(self, size: int) -> bool:
         """Take over that the image has *size* bytes now; return whether that is news here."""
@@ -260,7 +266,9 @@ async def _claim(image: Image, own: frozenset[str]) -> None:
 
 async def _close(image: Image) -> None:
     try:
-        await image.close()
+        # Cancelled half-way it would stay open, and nobody would know of it.
+        with trio.CancelScope(shield=True):
+            await image.close()
     except OSError:
         # close(2) has had its answer from FLUSH: nobody is left to tell.
         log.exception("closing %s failed", image.spec)

@@ -12,7 +12,7 @@ from rbdfs.qemu_filename import parse_qemu_filename
 from rbdfs.spec import FileName, parse_source
 
 if TYPE_CHECKING:
-    from rbdfs.options import CephSettings
+    from rbdfs.ceph_settings import CephSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,43 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.ceph import Ceph
+from tests.mounts import Mounting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.mounts import Mount
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--mount-option",
+        action="append",
+        default=[],
+        metavar="OPT",
+        help="an -o option of every mount, for example datapath=python",
+    )
+
+
+# Their tests run over both data paths, all others over the one that users get: most of what lies
+# above is the same code.
+_OVER_BOTH_DATA_PATHS = frozenset(
+    f"tests.test_mount_{name}" for name in ("fio", "life_cycle", "qemu", "reading", "writing")
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = any(
+        option.startswith("datapath=") for option in metafunc.config.getoption("--mount-option")
+    )
+    over_both = metafunc.module.__name__ in _OVER_BOTH_DATA_PATHS and not chosen
+    if over_both and "mount_options" in metafunc.fixturenames:
+        metafunc.parametrize("mount_options", ["native", "python"], indirect=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,3 +87,56 @@ def pool(ceph: Ceph) -> Iterator[str]:
 def image_name() -> str:
     """A name that no other test uses."""
     return f"image-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def mount_options(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The `-o` options of every mount: those of --mount-option, and the parameter's data path."""
+    options = tuple(request.config.getoption("--mount-option"))
+    data_path = getattr(request, "param", None)
+    return options if data_path is None else (*options, f"datapath={data_path}")
+
+
+@pytest.fixture
+def native(mount_options: tuple[str, ...]) -> None:
+    """For tests of what pyfuse3 alone cannot do: fallocate, lseek, copy_file_range, counters."""
+    if "datapath=python" in mount_options:
+        pytest.skip("libfuse 3.14 passes on no fallocate, lseek and copy_file_range")
+
+
+@pytest.fixture
+def mounting(ceph: Ceph, tmp_path: Path, mount_options: tuple[str, ...]) -> Mounting:
+    """Makes mounts: `with mounting(pool, "-o", "ro") as mount: ...`."""
+    return _mounting(ceph, tmp_path / "mounts", mount_options)
+
+
+@pytest.fixture(scope="module")
+def module_mounting(
+    ceph: Ceph, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Mounting:
+    """Makes mounts that the tests of a module share; with the options of --mount-option."""
+    options = tuple(pytestconfig.getoption("--mount-option"))
+    return _mounting(ceph, tmp_path_factory.mktemp("module") / "mounts", options)
+
+
+def _mounting(ceph: Ceph, directory: Path, options: tuple[str, ...]) -> Mounting:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: /dev/fuse is opened and mounted with mount(2)")
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("needs /dev/fuse (modprobe fuse)")
+    directory.mkdir()
+    return Mounting(ceph, directory, options)
+
+
+@pytest.fixture
+def mount(mounting: Mounting, pool: str) -> Iterator[Mount]:
+    """The module's pool, mounted with nothing but the default options."""
+    with mounting(pool) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="module")
+def ioctx(ceph: Ceph, pool: str) -> Iterator[Any]:
+    """The module's pool, for calls of librbd by a client that is not rbdfs."""
+    with ceph.connect() as cluster, cluster.open_ioctx(pool) as ioctx:
+        yield ioctx

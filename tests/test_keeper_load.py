@@ -1,0 +1,114 @@
+"""The server is killed or replaced under load: a pause, no error and no wrong byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.ceph import run
+from tests.guest import run_guest
+from tests.images import export_image, import_image
+from tests.servers import ask, kill_server, repeatedly
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.ceph import Ceph
+    from tests.mounts import Mount, Mounting
+
+pytestmark = pytest.mark.usefixtures("native")
+
+KILLED = r"ERROR rbdfs\.keeper: server \d+ ended with exit code -9"
+# What a caller may have to wait for a reply while the server is another one, in seconds. On a host
+# that is busy with other things it may be longer than what an operator sees.
+PAUSE_S = 5.0
+
+FAULTS: dict[str, tuple[Callable[[Mount], object], list[str]]] = {
+    "killed": (kill_server, [KILLED]),
+    "restarted": (lambda mount: ask(mount, "restart"), []),
+}
+
+
+def verify(path: Path, seconds: int) -> dict[str, Any]:
+    """Write random blocks at depth 16 with O_DIRECT and check them; the figures of the job."""
+    settings = {
+        "name": "verify",
+        "filename": path,
+        "ioengine": "libaio",
+        "direct": 1,
+        "rw": "randwrite",
+        "bs": "4k",
+        "iodepth": 16,
+        "size": "16m",
+        "time_based": 1,
+        "runtime": seconds,
+        "verify": "crc32c",
+        "verify_backlog": 64,
+        "verify_fatal": 1,
+        "verify_state_save": 0,
+        "allow_file_create": 0,
+    }
+    command = ["fio", "--output-format=json", *(f"--{key}={settings[key]}" for key in settings)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
+    assert done.returncode == 0, done.stderr + done.stdout
+    job: dict[str, Any] = json.loads(done.stdout)["jobs"][0]
+    assert job["error"] == 0
+    return job
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.slow)])
+def test_fio_verifies(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, fault: str, seconds: int
+) -> None:
+    if seconds > 10 and fault == "restarted":
+        pytest.skip("the short run says the same")
+    ceph.rbd("create", "--size=16M", f"{pool}/{image_name}")
+    act, log = FAULTS[fault]
+    with mounting(pool, lifetime_s=seconds + 60) as mount:
+        mount.expect_log(*log)
+        with repeatedly(lambda: act(mount), 2.0) as times:
+            job = verify(mount.file(image_name), seconds)
+        assert len(times) >= seconds / 4
+        assert ask(mount, "status")["generation"] == len(times) + 1
+        longest = max(job[kind]["clat_ns"]["max"] for kind in ("read", "write")) / 1e9
+        print(f"{fault}: {len(times)} times, longest request {longest:.2f} s")  # noqa: T201
+        assert longest < PAUSE_S
+
+
+SCRIPT = """
+mount -t ext4 /dev/vda /mnt
+for i in $(seq 1 150); do
+    dd if=/dev/urandom of=/mnt/file$i bs=16k count=4 conv=fsync 2>/dev/null
+    sha256sum /mnt/file$i
+    sync
+done
+umount /mnt
+"""
+
+
+def test_guest_goes_on(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    run("mke2fs", "-q", "-t", "ext4", str(disk), "32M")
+    import_image(ceph, f"{pool}/{image_name}", disk.read_bytes())
+    with mounting(pool, lifetime_s=120) as mount:
+        mount.expect_log(KILLED)
+        with repeatedly(lambda: kill_server(mount), 1.8) as kills:
+            output = run_guest(SCRIPT, [mount.file(image_name)], timeout=90.0)
+        assert len(kills) >= 2
+        written = [line.split() for line in output.splitlines() if "/mnt/file" in line]
+        assert len(written) == 150
+        # fsck's exit code is 0 for a clean file system only.
+        run("e2fsck", "-fn", str(mount.file(image_name)))
+    disk.write_bytes(export_image(ceph, f"{pool}/{image_name}"))
+    run("e2fsck", "-fn", str(disk))
+    for digest, name in written:
+        run("debugfs", "-R", f"dump {name.removeprefix('/mnt')} {tmp_path}/file", str(disk))
+        assert hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest() == digest, name
