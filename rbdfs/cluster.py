@@ -32,6 +32,8 @@ _FENCE_S = 3600
 # RadosClient.connect gives up by itself after client_mount_timeout; this is the grace in which
 # its own, better worded error may arrive before the caller stops waiting.
 _CONNECT_GRACE_S = 2.0
+# How long a list of pools waits for the monitors' newest map before the last known one has to do.
+_MAP_WAIT_S = 1.0
 
 
 class Cluster:
@@ -50,6 +52,7 @@ class Cluster:
         self._ioctxs: dict[tuple[str, str], rados.Ioctx] = {}
         # A pool that does not answer must not keep the threads that other pools need.
         self._limiter = trio.CapacityLimiter(32)
+        self._map_limiter = trio.CapacityLimiter(1)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -97,19 +100,36 @@ class Cluster:
 
     async def pools(self) -> list[str]:
         """Return the names of the pools that are meant for RBD, from the OSD map."""
-        return await self._in_thread(self._rbd_pools)
+        # Nobody sends an idle client a new map.
+        refresh = self._client.wait_for_latest_osdmap
+        with trio.move_on_after(_MAP_WAIT_S), from_ceph("asking for the OSD map"):
+            await trio.to_thread.run_sync(
+                refresh, abandon_on_cancel=True, limiter=self._map_limiter
+            )
+        pools = await self._in_thread(self._rbd_pools)
+        for pool, namespace in list(self._ioctxs):
+            # A pool that was removed and made anew has its name, but not its id.
+            if self._ioctxs[pool, namespace].get_pool_id() != pools.get(pool):
+                del self._ioctxs[pool, namespace]
+        return list(pools)
 
-    def _rbd_pools(self) -> list[str]:
-        names = []
+    def _rbd_pools(self) -> dict[str, int]:
+        """Return pool ids by name."""
+        pools = {}
         with from_ceph("listing the pools"):
             for name in self._client.list_pools():
                 try:
                     with self._client.open_ioctx(name) as ioctx:
                         if "rbd" in ioctx.application_list():
-                            names.append(name)
+                            pools[name] = ioctx.get_pool_id()
                 except rados.ObjectNotFound:
                     log.debug("pool %r was removed while pools were listed", name)
-        return names
+        return pools
+
+    async def check_pool(self, pool: str) -> None:
+        """Raise OSError ESTALE where *pool* does not exist (any more)."""
+        if not await self._in_thread(self._client.pool_exists, pool):
+            raise OSError(errno.ESTALE, f"pool {pool} was removed")
 
     async def namespace_exists(self, pool: str, namespace: str) -> bool:
         """Tell whether *namespace* was made in *pool*; raise OSError where that cannot be read."""

@@ -39,7 +39,9 @@ class FileOperations(pyfuse3.Operations):
         return await handle.write(off, buf)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        if self.served.options.cache != "unsafe":
+        if self.served.options.cache == "unsafe":
+            self.served.handles[fh].shared.usable()
+        else:
             await self.served.handles[fh].flush()
 
     async def flush(self, fh: FileHandleT) -> None:

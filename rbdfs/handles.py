@@ -102,6 +102,8 @@ class HandleTable:
             if record["length"] is not None:
                 shared.start_growth(record["length"])
         except OSError as exc:
+            if exc.errno == errno.ENOENT:
+                exc = OSError(errno.ESTALE, f"{entry.spec} was removed")
             log.warning("%s was open and is lost until it is opened anew: %s", entry.spec, exc)
             # Of its own: whoever opens the file from now on has nothing to do with it.
             shared = self._new_shared(entry)

@@ -11,6 +11,7 @@ What is not understood raises NotUnderstood. The caller opens such an image read
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,9 @@ _KEYS = (
 )
 _PAGE_KEYS = 512
 _NAMESPACE_TYPES = {0: "user", 1: "group", 2: "trash", 3: "mirror"}
-_MAX_ORDER = 63
+# A sector, and what still is a size in 63 bits.
+_MIN_ORDER = 9
+_MAX_ORDER = 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +129,13 @@ def decode_header(
 ) -> ImageAttributes:
     """Decode the omap of a header object: *values* by key, *snaps* by their keys.
 
-    The layout is the one of src/cls/rbd/cls_rbd.cc ("Object keys"). Raises NotUnderstood.
+    The layout is the one of src/cls/rbd/cls_rbd.cc ("Object keys"). Raises NotUnderstood, and
+    OSError EIO for an object size that cannot be.
     """
     order = _take(values, "order", Decoder.u8)
-    if order > _MAX_ORDER:
-        raise NotUnderstood(f"order {order}")
+    if not _MIN_ORDER <= order <= _MAX_ORDER:
+        # Not for librbd to open: it divides by the object size, and that kills the process.
+        raise OSError(errno.EIO, f"image {image_id} has objects of 2^{order} bytes")
     return ImageAttributes(
         image_id=image_id,
         size=_take(values, "size", Decoder.u64),

@@ -23,6 +23,7 @@ Extent = tuple[int, int, bool]
 _OBJECT_MAP_INVALID: int = rbd.RBD_FLAG_OBJECT_MAP_INVALID
 _FAST_DIFF_INVALID: int = rbd.RBD_FLAG_FAST_DIFF_INVALID
 _EXCLUSIVE_LOCK: int = rbd.RBD_FEATURE_EXCLUSIVE_LOCK
+_NON_PRIMARY: int = rbd.RBD_FEATURE_NON_PRIMARY
 
 # A fenced client stays one under an open file, even when the fence is lifted; and what has timed
 # out may land at any time, so that nothing may be built upon it.
@@ -164,6 +165,14 @@ class Image:
     async def refresh(self) -> None:
         """Learn the size anew: librbd may have to read the header for it."""
         self.size = await self._blocking("size", self.binding.size)
+
+    async def check_primary(self) -> None:
+        """Raise OSError EROFS for an image that another cluster is the primary of, by snapshots.
+
+        librbd opens it for writing, answers EINVAL to lock_acquire(), and EROFS to each write.
+        """
+        if await self._blocking("features", self.binding.features) & _NON_PRIMARY:
+            raise OSError(errno.EROFS, f"{self.spec}: not the primary image of a mirror")
 
     async def acquire_lock(self) -> None:
         """Take librbd's exclusive lock and keep it: no other client gets it until the close.

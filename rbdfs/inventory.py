@@ -133,6 +133,9 @@ class Inventory:
 
     async def _load_image_names(self, pool: str, namespace: str) -> dict[str, str]:
         names = await directory.list_images(partial(self._call_class, pool, namespace))
+        if not names:
+            # A pool that was removed looks the same, and is not an empty one to be mirrored.
+            await self._cluster.check_pool(pool)
         ioctx = await self._cluster.ioctx(pool, namespace)
         old = await self._in_thread(pool, partial(directory.list_v1_images, ioctx))
         return dict.fromkeys(old, "") | dict(names)

@@ -254,13 +254,6 @@ class Keeper:
         else:
             self._estate.handles.pop(released or 0, None)
 
-    def _start_from_nothing(self) -> None:
-        assert self._estate.fuse is not None
-        self._selector.unregister(self._estate.fuse)
-        self._refusing = False
-        self._deaths = 0
-        self._start_server(crashed=True)
-
     # What the commands restart and status ask for.
 
     def _hear_command(self) -> None:
@@ -272,8 +265,10 @@ class Keeper:
             self._commands.answer(command, self._facts())
         elif command == "restart":
             # If one is on its way already, its readiness is the answer.
-            if self._refusing:
-                self._start_from_nothing()
+            if self._refusing and self._estate.fuse is not None:
+                self._selector.unregister(self._estate.fuse)
+                self._refusing, self._deaths = False, 0
+                self._start_server(crashed=True)
         elif command is not None:
             self._commands.answer(command, {"error": f"unknown command {command!a}"})
 

@@ -35,7 +35,7 @@ class Predecessor:
         init: how the kernel introduced itself to the first server.
         addresses: its Ceph clients.
         fenced: those that servers of this mount have fenced: no other client did.
-        handles: the files that were open, as Handle.record() wrote them.
+        handles: the files and directories that were open.
         crashed: whether requests of it may be on their way; if not, it has closed everything.
     """
 
@@ -45,6 +45,16 @@ class Predecessor:
     fenced: list[str] = field(default_factory=list)
     handles: list[dict[str, Any]] = field(default_factory=list)
     crashed: bool = True
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """Open files, as Handle.record() wrote them."""
+        return [record for record in self.handles if "entry" in record]
+
+    @property
+    def directories(self) -> list[dict[str, Any]]:
+        """Open directories, as opened_directory() was told of them."""
+        return [record for record in self.handles if "directory" in record]
 
 
 class Keeping(Protocol):
@@ -67,6 +77,12 @@ class Keeping(Protocol):
 
     def released(self, fh: int) -> None:
         """Forget a file that was closed."""
+
+    def opened_directory(self, fh: int, inode: int) -> None:
+        """Remember an open directory; its numbers are other ones than those of files."""
+
+    def released_directory(self, fh: int) -> None:
+        """Forget a directory that was closed."""
 
     def ready(self, init_request: bytes) -> None:
         """Remember how the kernel introduced itself; the mount answers."""
@@ -98,6 +114,10 @@ class Unkept:
     def opened(self, handle: Handle) -> None: ...
 
     def released(self, fh: int) -> None: ...
+
+    def opened_directory(self, fh: int, inode: int) -> None: ...
+
+    def released_directory(self, fh: int) -> None: ...
 
     def ready(self, init_request: bytes) -> None:
         self._ready()
@@ -147,6 +167,12 @@ class KeeperLink:
 
     def released(self, fh: int) -> None:
         self.tell("released", fh=fh)
+
+    def opened_directory(self, fh: int, inode: int) -> None:
+        self.tell("opened", fh=-fh, handle={"fh": fh, "directory": inode})
+
+    def released_directory(self, fh: int) -> None:
+        self.tell("released", fh=-fh)
 
     def ready(self, init_request: bytes) -> None:
         if self.background:

@@ -21,6 +21,7 @@ from rbdfs.freshness import Freshness
 from rbdfs.handles import HandleTable
 from rbdfs.inventory import Inventory
 from rbdfs.library import PythonLibrary
+from rbdfs.open_directories import OpenDirectories
 from rbdfs.operations import Operations
 from rbdfs.partition_tables import PartitionTables
 from rbdfs.served import Served
@@ -62,11 +63,13 @@ async def serve(
         handles = await stack.enter_async_context(
             _closing(HandleTable(path, keeping, exclusive=exclusive))
         )
+        inodes = InodeTable(root)
         served = Served(
             options,
-            InodeTable(root),
+            inodes,
             catalog,
             handles,
+            OpenDirectories(catalog, inodes, keeping),
             Xattrs(cluster, catalog, options.ceph),
             _administration(cluster, catalog, options),
         )

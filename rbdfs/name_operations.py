@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext, XAttrNameT
 
-    from rbdfs.listing import Listing
     from rbdfs.served import Served
 
 
@@ -24,11 +23,6 @@ class NameOperations(pyfuse3.Operations):
     """Everything about a file but its content."""
 
     served: Served
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._listings: dict[int, Listing] = {}
-        self._listing_numbers = itertools.count(1)
 
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
@@ -90,13 +84,10 @@ class NameOperations(pyfuse3.Operations):
     # Directories.
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        listing = self.served.catalog.listing(self.served.inodes.entry(inode))
-        number = next(self._listing_numbers)
-        self._listings[number] = listing
-        return pyfuse3.FileHandleT(number)
+        return pyfuse3.FileHandleT(self.served.directories.open(inode))
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        listing, inodes = self._listings[fh], self.served.inodes
+        listing, inodes = self.served.directories.listing(fh), self.served.inodes
         if start_id == 0:
             listing.rewind()
         for index in itertools.count(start_id):
@@ -110,7 +101,7 @@ class NameOperations(pyfuse3.Operations):
             inodes.remember(entry)
 
     async def releasedir(self, fh: FileHandleT) -> None:
-        del self._listings[fh]
+        self.served.directories.release(fh)
 
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         return None

@@ -53,14 +53,16 @@ async def restore(served: Served, predecessor: Predecessor, *, fenced: bool) -> 
         await _know_inodes(served, served.inodes.entry(1))
     if scope.cancelled_caught:
         log.warning("not everything could be listed in time: some open directories are stale")
+    for record in predecessor.directories:
+        served.directories.restore(record)
     lost = _lost_images(served, predecessor, fenced=fenced)
     async with trio.open_nursery() as nursery:
-        for record in predecessor.handles:
+        for record in predecessor.files:
             entry = Entry.from_record(record["entry"])
             served.inodes.restore(entry)
             served.inodes.opened(record["inode"])
             nursery.start_soon(_restore_file, served, record, lost.get(entry.whole_key))
-    log.info("%d open files taken over", len(predecessor.handles))
+    log.info("%d open files taken over", len(predecessor.files))
 
 
 async def _restore_file(served: Served, record: dict[str, Any], error: OSError | None) -> None:
@@ -79,7 +81,7 @@ def _lost_images(served: Served, predecessor: Predecessor, *, fenced: bool) -> d
     After a crash librbd's cache may have taken acknowledged writes with it; and an application
     that goes on after a fence would write what it knows over what others have written since.
     """
-    written = [Entry.from_record(rec["entry"]) for rec in predecessor.handles if rec["writable"]]
+    written = [Entry.from_record(rec["entry"]) for rec in predecessor.files if rec["writable"]]
     if fenced:
         code, reason = errno.ESHUTDOWN, "was fenced: others may have written to it"
     elif predecessor.crashed and served.options.cache in ("writeback", "unsafe"):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rbdfs.entries import Entry
     from rbdfs.handle import Handle
     from rbdfs.handles import HandleTable
+    from rbdfs.open_directories import OpenDirectories
     from rbdfs.options import MountOptions
     from rbdfs.tree import InodeTable
     from rbdfs.xattrs import Xattrs
@@ -35,6 +36,7 @@ class Served:
     inodes: InodeTable
     catalog: Catalog
     handles: HandleTable
+    directories: OpenDirectories
     xattrs: Xattrs
     administration: Administration | None = None
     closing: bool = False
@@ -91,7 +93,9 @@ class Served:
         snapshot = handle.entry.is_snapshot
         # The pages of a snapshot stay true for ever. Those of an image are trusted while nobody
         # else can write to it, and not across opens: somebody may have, in between.
-        trusted = snapshot or (image.lock_held and not handle.entry.key.partition)
+        trusted = snapshot or (
+            handle.writable and image.lock_held and not handle.entry.key.partition
+        )
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(handle.fh),
             # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.

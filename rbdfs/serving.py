@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyfuse3
 import trio
 
-from rbdfs import refusal
+from rbdfs import mountpoint, refusal
 from rbdfs.datapath import connection
 from rbdfs.errors import EXIT_FAILURE
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Requests in work at once: a cluster that stands still must not keep ls from being read.
 _MAX_TASKS = 4096
+# A status names no more files than a message has room for.
+_REPORTED_FILES = 256
 # After the first signal, how long requests in flight and flushes may take, in seconds.
 DRAIN_S = 30.0
 
@@ -103,6 +105,10 @@ class Serving:
             await trio.to_thread.run_sync(refusal.resend_requests, self._resend)
         log.info("mounted at %a", self._mountpoint)
         self._keeping.ready(self._path.init_request())
+        # In a thread, and after all else: it waits for an answer of this very mount.
+        await trio.to_thread.run_sync(
+            mountpoint.raise_read_ahead, self._mountpoint, abandon_on_cancel=True
+        )
 
     async def _obey(self, nursery: trio.Nursery) -> None:
         async for command in self._keeping.commands():
@@ -131,7 +137,9 @@ class Serving:
         pyfuse3.terminate()
 
     def _status(self) -> dict[str, Any]:
+        handles = self._operations.served.handles
         return {
+            "open_files": len(handles),
             "files": [
                 {
                     "spec": handle.entry.spec,
@@ -139,7 +147,7 @@ class Serving:
                     "locked": handle.shared.image is not None and handle.shared.image.lock_held,
                     "error": None if handle.shared.error is None else str(handle.shared.error),
                 }
-                for handle in self._operations.served.handles
+                for handle in itertools.islice(handles, _REPORTED_FILES)
             ],
             "requests": self._path.stats(),
         }

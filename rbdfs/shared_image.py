@@ -239,6 +239,8 @@ class SharedImage:
                 raise OSError(errno.EROFS, f"{self.entry.spec}: no permission to write") from exc
             raise
         try:
+            if not read_only:
+                await image.check_primary()
             if self._exclusive and not read_only:
                 await _claim(image, self._library.addresses)
         except BaseException:

@@ -1,7 +1,8 @@
 """rbdfs with faults in it: `python -m tests.faults FILE TARGET[,TARGET...] ARGUMENT...`.
 
 A TARGET is `MODULE:CLASS.METHOD`. While FILE holds its name, calling the method raises
-ZeroDivisionError, which nothing in rbdfs can expect. The ARGUMENTS are those of rbdfs.
+ZeroDivisionError, which nothing in rbdfs can expect. The ARGUMENTS are those of rbdfs; with
+datapath=python, where this process is the one that serves.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
@@ -146,7 +146,7 @@ class Mount:
                     # A warning of Python is in the log then, and so no test overlooks it.
                     env=os.environ | {"NOTIFY_SOCKET": notify.address, "PYTHONWARNINGS": "default"},
                 )
-            watchdog = threading.Timer(self.lifetime_s, self.process.kill)
+            watchdog = threading.Timer(self.lifetime_s, self.signal_all, [signal.SIGKILL])
             watchdog.daemon = True
             watchdog.start()
             stack.callback(watchdog.cancel)
@@ -224,8 +224,20 @@ class Mount:
         """Unmount as a user does; CalledProcessError while the mount is busy."""
         subprocess.run(["umount", "--", self.path], check=True, timeout=TIMEOUT_S)
 
-    def signal(self, signum: signal.Signals) -> None:
+    def signal(self, signum: int) -> None:
         self.process.send_signal(signum)
+
+    def signal_all(self, signum: int) -> list[int]:
+        """Send a signal to rbdfs and then to the processes that it has started; return these."""
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        except FileNotFoundError:
+            children = []
+        self.signal(signum)
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signum)
+        return [int(child) for child in children]
 
     def wait(self, timeout: float = TIMEOUT_S) -> int:
         """The exit code; TimeoutExpired if rbdfs has not ended after `timeout` s."""
@@ -233,8 +245,10 @@ class Mount:
 
     def _kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            children = self.signal_all(signal.SIGKILL)
             self._process.wait(TIMEOUT_S)
+            for child in children:
+                wait_for_end(child)
 
 
 def _is_loud(record: str) -> bool:

@@ -20,6 +20,7 @@ LAYERS = [
     ("operations", "the error boundary, around the answers to the kernel"),
     ("name_operations file_operations recovery", "the answers; and what comes before the first"),
     ("served", "all that the answers need of one mount"),
+    ("open_directories", "directories that are read"),
     ("administration xattrs copying freshness keeping", "what is done with entries and files"),
     ("catalog tree handles data_path", "which entries there are, are known and are open"),
     ("handle partition_tables", "one open file; one partition table"),
@@ -34,7 +35,10 @@ LAYERS = [
     ("single_flight aio ceph_errors datapath succession", "how Ceph and the kernel are called"),
     ("options", "what one mount was asked for"),
     ("source entries", "values made of other values"),
-    ("encoding spec qemu_filename extents partitions mountinfo ceph_settings", "pure: each stands alone"),
+    (
+        "encoding spec qemu_filename extents partitions mountinfo ceph_settings",
+        "pure: each stands alone",
+    ),
     ("errors refusal", "the end of the line: for the user, for the kernel"),
     ("__init__", "the version"),
 ]

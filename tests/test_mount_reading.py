@@ -149,12 +149,14 @@ def test_namespaces_are_directories(ceph: Ceph, pool: str, image: str, mounting:
         assert {image, f"@{image}", f"tenant-{image}"} <= set(os.listdir(mount.path))
 
 
-def test_names_that_no_file_can_have(ceph: Ceph, pool: str, mounting: Mounting) -> None:
+def test_names_that_no_file_can_have(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting
+) -> None:
     names = {"a/b": "a%2Fb", "a%2Fb": "a%252Fb", "x@y": "x%40y", "..": "%2E%2E", "ü\n -": "ü\n -"}
-    namespace = f"{pool}/odd"
+    namespace = f"{pool}/{image_name}"
     ceph.rbd("namespace", "create", namespace)
     with ceph.connect() as cluster, cluster.open_ioctx(pool) as ioctx:
-        ioctx.set_namespace("odd")
+        ioctx.set_namespace(image_name)
         for number, name in enumerate(names):
             rbd.RBD().create(ioctx, name, (number + 1) * MIB)
         with mounting(namespace) as mount:
@@ -166,13 +168,7 @@ def test_names_that_no_file_can_have(ceph: Ceph, pool: str, mounting: Mounting) 
 NOT_UTF8 = b"not \xff utf-8"
 
 
-def test_image_name_that_is_not_utf8(
-    ceph: Ceph, pool: str, image: str, mounting: Mounting, request: pytest.FixtureRequest
-) -> None:
-    if "datapath=python" in mounting.options:
-        # Its image is opened by id, and librbd's binding fails to decode the name that it finds.
-        reason = "open(2) is never answered: the binding raises where it should call back"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_image_name_that_is_not_utf8(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> None:
     with ceph.connect() as cluster, cluster.open_ioctx(pool) as ioctx:
         rbd.RBD().create(ioctx, NOT_UTF8, MIB)
         try:
@@ -194,12 +190,12 @@ def test_snapshot_name_that_is_not_utf8(
         assert content == export_image(ceph, f"{pool}/{image}")
 
 
-def test_many_images(ceph: Ceph, pool: str, mounting: Mounting) -> None:
-    namespace = f"{pool}/many"
+def test_many_images(ceph: Ceph, pool: str, image_name: str, mounting: Mounting) -> None:
+    namespace = f"{pool}/{image_name}"
     ceph.rbd("namespace", "create", namespace)
     sizes = {f"image-{number}": (number + 1) * MIB for number in range(300)}
     with ceph.connect() as cluster, cluster.open_ioctx(pool) as ioctx:
-        ioctx.set_namespace("many")
+        ioctx.set_namespace(image_name)
         for name, size in sizes.items():
             rbd.RBD().create(ioctx, name, size)
     with mounting(namespace) as mount:

@@ -113,7 +113,7 @@ def test_other_refusals(image: str, mount: Mount) -> None:
     assert refusal(lambda: os.readlink(path)) == "EINVAL"
     assert refusal(lambda: os.getxattr(path, "user.colour")) == "ENODATA"
     assert refusal(lambda: os.unlink(mount.file("nothing"))) == "ENOENT"
-    assert os.listxattr(path) == []
+    assert "user.colour" not in os.listxattr(path)
 
 
 @pytest.mark.parametrize("flags", WRITING.values(), ids=WRITING)

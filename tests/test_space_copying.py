@@ -159,6 +159,6 @@ def test_what_is_copied_within_the_mount_is_as_thin(
     # Of which the holes are known, so that they need not be compared.
     os.link(copy, snapshot)
     assert_same(snapshot, exported)
-    assert used_bytes(ceph, f"{pool}/{image_name}") == OBJECTS * OBJECT
+    assert used_bytes(ceph, f"{pool}/{image_name}@s") == OBJECTS * OBJECT
     with opened(mount.file(image_name), os.O_RDWR) as file:
         assert len(data_extents(file)) == len(DATA)
