@@ -20,7 +20,7 @@ from rbdfs.changes import (
     opened_for_change,
     refuse_advisory_lock,
 )
-from rbdfs.spec import FileName, NameTooLong, parse_directory_name, parse_file_name
+from rbdfs.spec import FileName, ImageSpec, NameTooLong, parse_directory_name, parse_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,6 +145,26 @@ class Administration:
         ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
         rename = partial(_rename_snapshot if entry.is_snapshot else _rename_image, ioctx, entry)
         await self._change(entry, action, partial(rename, wanted, action))
+
+    async def destination(
+        self, entry: Entry, parent: Entry, name: bytes, flags: int
+    ) -> ImageSpec | None:
+        """Return where an image would go that rename() has to refuse with EXDEV; None for others.
+
+        Raises OSError: EEXIST; EINVAL and EPERM as rename() does.
+        """
+        stays = entry.is_snapshot or entry.is_directory or entry.key.partition
+        # Format 1 knows no migration.
+        if stays or entry.image_id is None or _holds(parent, entry):
+            return None
+        action = f"moving {entry.spec} to {name!r} in {parent.spec}"
+        if flags & ~_RENAME_NOREPLACE:
+            raise OSError(errno.EINVAL, f"{action}: flags {flags:#x}")
+        wanted = _parse(name)
+        if parent.is_pool_list or wanted != FileName(wanted.image):
+            _refuse(action)
+        await self._require_absent(parent, name)
+        return ImageSpec(parent.pool, parent.namespace, wanted.image)
 
     async def make_namespace(self, parent: Entry, name: bytes) -> Entry:
         """Make namespace *name* (or ``@NAME``) in a pool; return its entry.

@@ -177,7 +177,9 @@ class Cluster:
         for pool in json.loads(answer)["pools"]:
             if pool["id"] == ioctx.get_pool_id():
                 return pool["stats"]["stored"], pool["stats"]["max_avail"]
-        raise OSError(errno.ENOENT, "the monitors do not know the pool's usage")
+        # Nobody has reported a new pool's usage yet; what fits is known of the cluster only.
+        with from_ceph("asking for the usage of the cluster"):
+            return 0, self._client.get_cluster_stats()["kb_avail"] * 1024
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(partial(function, *args), limiter=self._limiter)
@@ -218,7 +220,9 @@ def _connect(client: rados.Rados, settings: CephSettings) -> None:
     except rados.TimedOut as exc:
         raise UserError("the cluster did not answer in time: are the monitors up?") from exc
     except (rados.PermissionDeniedError, rados.PermissionError) as exc:
-        raise UserError(f"permission denied for {user}: unknown user or wrong key") from exc
+        raise UserError(
+            f"permission denied for {user}: unknown user, wrong key or unreadable keyring"
+        ) from exc
     except rados.Error as exc:
         if getattr(exc, "errno", None) == errno.EIO:
             raise UserError(f"authentication of {user} failed: wrong key?") from exc

@@ -93,6 +93,11 @@ class Entry:
         return self.key._replace(partition=0)
 
     @property
+    def image_key(self) -> Key:
+        """The key of the image that this is, or is a snapshot or a partition of."""
+        return self.key._replace(snap_id=0, partition=0)
+
+    @property
     def whole(self) -> Entry:
         """The image or snapshot that a partition is in; its size is not known here."""
         return replace(self, key=self.whole_key, offset=0) if self.key.partition else self

@@ -40,7 +40,8 @@ class FileOperations(pyfuse3.Operations):
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         if self.served.options.cache == "unsafe":
-            self.served.handles[fh].shared.usable()
+            async with self.served.handles[fh].shared.using():
+                pass
         else:
             await self.served.handles[fh].flush()
 

@@ -62,13 +62,21 @@ class Freshness:
             self._looking.discard(shared)
 
     async def _compare(self, shared: SharedImage) -> None:
+        known = shared.entry
         try:
             if shared.image is not None:
                 shared.image.check()
-            entry = await self._catalog.current(shared.entry)
+            entry = await self._catalog.current(known)
+            if await self._catalog.moved_away(known):
+                raise OSError(errno.ESTALE, f"{known.spec} is being moved elsewhere")
+            if shared.gate.closed or shared.entry is not known:
+                return
         except OSError as exc:
             if exc.errno not in _FINAL:
                 raise
+            # This mount moves it: the files follow.
+            if shared.gate.closed or shared.entry is not known:
+                return
             log.warning("open files of %s are lost: %s", shared.entry.spec, exc)
             shared.fail(exc)
         else:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rbdfs.entries import Entry
+    from rbdfs.image import Image
     from rbdfs.shared_image import SharedImage
 
 
@@ -78,8 +79,8 @@ class Handle:
 
     async def read(self, off: int, size: int) -> bytes:
         """Read as Image.read() does, up to the end of the file."""
-        image = self.shared.usable()
-        return await image.read(self.entry.offset + off, min(size, self.length - off))
+        async with self.shared.using() as image:
+            return await image.read(self.entry.offset + off, min(size, self.length - off))
 
     async def write(self, off: int, data: bytes) -> int:
         """Write as Image.write() does, and remember that there is something to flush."""
@@ -89,7 +90,11 @@ class Handle:
         return written
 
     async def _write(self, off: int, data: bytes) -> int:
-        image, growth = self.shared.usable(), self.shared.growth
+        async with self.shared.using() as image:
+            return await self._write_to(image, off, data)
+
+    async def _write_to(self, image: Image, off: int, data: bytes) -> int:
+        growth = self.shared.growth
         # Before the write: a flush that runs beside it must not take the mark for its own.
         self.dirty = True
         if growth is not None:
@@ -114,11 +119,11 @@ class Handle:
 
     async def write_zeroes(self, off: int, length: int) -> None:
         """Make ``off~length`` read as zeros, as far as it lies inside the file."""
-        image = self.shared.usable()
-        self.dirty = True
-        length = min(length, self.length - off)
-        if length > 0:
-            await image.write_zeroes(self.entry.offset + off, length)
+        async with self.shared.using() as image:
+            self.dirty = True
+            length = min(length, self.length - off)
+            if length > 0:
+                await image.write_zeroes(self.entry.offset + off, length)
         if self.sync:
             await self.flush()
 
@@ -161,12 +166,13 @@ class Handle:
 
     async def flush(self) -> None:
         """Flush what this handle may have written; raise OSError, and stay dirty, if that fails."""
-        self.dirty = False
-        try:
-            await self.shared.usable().flush()
-        except BaseException:
-            self.dirty = True
-            raise
+        async with self.shared.using() as image:
+            self.dirty = False
+            try:
+                await image.flush()
+            except BaseException:
+                self.dirty = True
+                raise
 
     async def closing(self) -> None:
         """Do what close(2) shall report: flush what was written, trim what has grown."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rbdfs.data_path import DataPath
     from rbdfs.entries import Key
+    from rbdfs.relocation import Relocation
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,9 @@ class HandleTable:
         self._exclusive = exclusive
         self._handles: dict[int, Handle] = {}
         self._shared: dict[Key, SharedImage] = {}
+        # Images on their way to another place, and where those are that have gone from one.
+        self._held: dict[Key, trio.Event] = {}
+        self._relocations: dict[Key, Relocation] = {}
         self._numbers = itertools.count(1)
 
     def __getitem__(self, fh: int) -> Handle:
@@ -79,6 +83,7 @@ class HandleTable:
         Raises OSError: EROFS where the client may not write, EBUSY where the image is in use by
         another client, or by a partition of it or the whole of it; otherwise librbd's errno.
         """
+        entry = await self._where(entry)
         use = Use.of(entry, writable=writable)
         shared = await self._acquire(entry, use)
         if growing:
@@ -153,6 +158,7 @@ class HandleTable:
     @contextlib.asynccontextmanager
     async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
         """Open the image of *entry*, as open() does, for one operation without a file."""
+        entry = await self._where(entry)
         use = Use.of(entry, writable=writable)
         shared = await self._acquire(entry, use)
         try:
@@ -160,6 +166,45 @@ class HandleTable:
         finally:
             with trio.CancelScope(shield=True):
                 await self._put(shared, use)
+
+    @contextlib.asynccontextmanager
+    async def held(self, image: Key) -> AsyncIterator[list[SharedImage]]:
+        """Let no request to an image and its snapshots begin for the time of the context.
+
+        Yields what of them is open. Nothing else of them is opened meanwhile, and nothing closed;
+        what waits goes on at the end, where relocate() has said to.
+        """
+        assert image not in self._held
+        held = self._held[image] = trio.Event()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                images = [shared for shared in self.images() if shared.entry.image_key == image]
+                for shared in images:
+                    await stack.enter_async_context(shared.held())
+                yield [shared for shared in images if not shared.unused]
+        finally:
+            del self._held[image]
+            held.set()
+
+    def relocate(self, relocation: Relocation) -> None:
+        """Have the open files of an image that is held be open on it where it has gone."""
+        for key, shared in list(self._shared.items()):
+            if key._replace(snap_id=0) == relocation.source:
+                del self._shared[key]
+                shared.entry = relocation.follow(shared.entry)
+                self._shared[shared.entry.whole_key] = shared
+        for handle in self:
+            if relocation.covers(handle.entry):
+                handle.entry = relocation.follow(handle.entry)
+                self._keeping.opened(handle)
+        self._relocations[relocation.source] = relocation
+
+    async def _where(self, entry: Entry) -> Entry:
+        """Return *entry* as it is once it is held no more: another one where it has moved."""
+        while held := self._held.get(entry.image_key):
+            await held.wait()
+        relocation = self._relocations.get(entry.image_key)
+        return entry if relocation is None else await self._where(relocation.follow(entry))
 
     async def close(self) -> None:
         """Flush and close everything that is open, all images at once: the end of the mount."""

@@ -152,7 +152,9 @@ class Image:
         return await self._blocking("extents", self._known_extents)
 
     def _known_extents(self) -> list[Extent] | None:
-        if not self.binding.features() & rbd.RBD_FEATURE_FAST_DIFF:
+        features = self.binding.features()
+        # While an image is being moved, its holes may be filled by where it comes from.
+        if not features & rbd.RBD_FEATURE_FAST_DIFF or features & rbd.RBD_FEATURE_MIGRATING:
             return None
         if self.binding.flags() & (_OBJECT_MAP_INVALID | _FAST_DIFF_INVALID):
             return None

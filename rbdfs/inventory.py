@@ -6,6 +6,7 @@ watcher and takes no lock. Everybody who asks while something is being read shar
 
 from __future__ import annotations
 
+import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from rbdfs import directory
 from rbdfs.encoding import Decoder, NotUnderstood, encode_string
 from rbdfs.header import ImageAttributes, SnapAttributes, omap_reader, read_header
 from rbdfs.inspection import inspect_image
+from rbdfs.migration_header import read_migration
 from rbdfs.object_map import read_object_map, trustworthy
 from rbdfs.single_flight import SingleFlight
 
@@ -36,6 +38,8 @@ _HEADERS = 4096
 _DIRECTORIES = 256
 _FOR_GOOD_S = 86400.0
 _THREADS_A_POOL = 8
+# RBD_FEATURE_MIGRATING of rbd/features.h.
+_MIGRATING = 1 << 9
 
 
 class Inventory:
@@ -108,6 +112,18 @@ class Inventory:
         kept = self._allocated if snap is None else self._allocated_by_snaps
         snap_id = 0 if snap is None else snap.snap_id
         return await kept.get((pool, namespace, attributes.image_id, snap_id), load)
+
+    async def moved_away(self, pool: str, namespace: str, attributes: ImageAttributes) -> bool:
+        """Tell whether an image is the source of a migration, whose target stands for it now."""
+        if not attributes.features & _MIGRATING:
+            return False
+        ioctx = await self._cluster.ioctx(pool, namespace)
+        try:
+            reader = omap_reader(self._cluster.bridge, ioctx)
+            header = await read_migration(reader, attributes.image_id)
+        except NotUnderstood as exc:
+            raise OSError(errno.EIO, f"image {attributes.image_id} of pool {pool}: {exc}") from exc
+        return header is not None and header.is_source
 
     async def usage(self, pool: str) -> tuple[int, int]:
         """Return ``(used, available)`` bytes of *pool*."""

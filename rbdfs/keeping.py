@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MESSAGE_BYTES = 1 << 18
+# The keeper keeps them among the handles, by numbers below those of directories.
+_MOVES = -(1 << 62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Predecessor:
         init: how the kernel introduced itself to the first server.
         addresses: its Ceph clients.
         fenced: those that servers of this mount have fenced: no other client did.
-        handles: the files and directories that were open.
+        handles: the files and directories that were open, and the moves that were begun.
         crashed: whether requests of it may be on their way; if not, it has closed everything.
     """
 
@@ -55,6 +57,12 @@ class Predecessor:
     def directories(self) -> list[dict[str, Any]]:
         """Open directories, as opened_directory() was told of them."""
         return [record for record in self.handles if "directory" in record]
+
+
+    @property
+    def moves(self) -> list[dict[str, Any]]:
+        """Moves that were begun, as moving() was told of them: ``number`` and ``move``."""
+        return [record for record in self.handles if "move" in record]
 
 
 class Keeping(Protocol):
@@ -83,6 +91,12 @@ class Keeping(Protocol):
 
     def released_directory(self, fh: int) -> None:
         """Forget a directory that was closed."""
+
+    def moving(self, number: int, move: dict[str, Any]) -> None:
+        """Remember a move of an image to another pool, as JSON, which a successor has to end."""
+
+    def moved(self, number: int) -> None:
+        """Forget a move that has come to its end."""
 
     def ready(self, init_request: bytes) -> None:
         """Remember how the kernel introduced itself; the mount answers."""
@@ -118,6 +132,10 @@ class Unkept:
     def opened_directory(self, fh: int, inode: int) -> None: ...
 
     def released_directory(self, fh: int) -> None: ...
+
+    def moving(self, number: int, move: dict[str, Any]) -> None: ...
+
+    def moved(self, number: int) -> None: ...
 
     def ready(self, init_request: bytes) -> None:
         self._ready()
@@ -173,6 +191,12 @@ class KeeperLink:
 
     def released_directory(self, fh: int) -> None:
         self.tell("released", fh=-fh)
+
+    def moving(self, number: int, move: dict[str, Any]) -> None:
+        self.tell("opened", fh=_MOVES - number, handle={"number": number, "move": move})
+
+    def moved(self, number: int) -> None:
+        self.tell("released", fh=_MOVES - number)
 
     def ready(self, init_request: bytes) -> None:
         if self.background:

@@ -173,13 +173,24 @@ class Migration:
         await in_thread(f"{self}: {step}", partial(call, ioctx, encoded(name), *args))
 
     async def _refuse_open_clones(self, where: ImageSpec, image_id: str) -> None:
+        for clone in await self._clones(where, image_id):
+            there = await self.cluster.ioctx(clone.pool, clone.namespace)
+            watched = partial(_refuse_watched, there, clone)
+            await in_thread(f"{self}: clone {clone.spec}", watched)
+
+    async def clones(self) -> list[Entry]:
+        """Return the clones of the target, and theirs, to open them by. Raises OSError."""
+        return await self._clones(self.target, self.target_id)
+
+    async def _clones(self, where: ImageSpec, image_id: str) -> list[Entry]:
         ioctx = await self.ioctx(where)
-        entry = image_entry(ioctx, where, image_id)
-        for clone in await in_thread(f"{self}: clones", partial(_clones, ioctx, entry)):
-            there = await self.cluster.ioctx(clone["pool"], clone["pool_namespace"])
-            spec = ImageSpec(clone["pool"], clone["pool_namespace"], clone["image"])
-            watched = partial(_refuse_watched, there, image_entry(there, spec, clone["id"]))
-            await in_thread(f"{self}: clone {spec}", watched)
+        parent = image_entry(ioctx, where, image_id)
+        clones = []
+        for found in await in_thread(f"{self}: clones", partial(_clones, ioctx, parent)):
+            there = await self.cluster.ioctx(found["pool"], found["pool_namespace"])
+            spec = ImageSpec(found["pool"], found["pool_namespace"], found["image"])
+            clones.append(image_entry(there, spec, found["id"]))
+        return clones
 
     async def read(self, where: ImageSpec, image_id: str) -> MigrationHeader | None:
         """Return the record of *source* or *target*; None where it has none or is not there."""

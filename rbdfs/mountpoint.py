@@ -27,6 +27,7 @@ def check_mountpoint(options: MountOptions) -> None:
     path = options.mountpoint
     try:
         status = os.stat(path)
+        _reach(path, status)
     except OSError as exc:
         if exc.errno != errno.ENOTCONN:
             raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
@@ -45,6 +46,19 @@ def check_mountpoint(options: MountOptions) -> None:
             raise UserError(f"mount point {path!a} is not empty (-o nonempty allows it)")
     except OSError as exc:
         raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
+
+
+def _reach(path: str, status: os.stat_result) -> None:
+    """Raise OSError ENOTCONN for a mount whose server is dead.
+
+    For a second the kernel may still know the attributes of its root, but it opens nothing.
+    """
+    if not is_mounted(path):
+        return
+    if stat.S_ISDIR(status.st_mode):
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+    else:
+        os.statvfs(path)
 
 
 def mount(options: MountOptions) -> int:

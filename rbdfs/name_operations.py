@@ -179,7 +179,11 @@ class NameOperations(pyfuse3.Operations):
         entry = await served.catalog.find(served.inodes.entry(parent_inode_old), name_old)
         parent = served.inodes.entry(parent_inode_new)
         await served.handles.settled(entry)
-        await administration.rename(entry, parent, name_new, flags)
+        target = await administration.destination(entry, parent, name_new, flags)
+        if target is None or served.moves is None:
+            await administration.rename(entry, parent, name_new, flags)
+        else:
+            await served.moves.move(entry, target)
 
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext

@@ -162,7 +162,7 @@ _MESSAGE_BYTES = 4096
 
 def _wanted(handle: Handle) -> _Registration | None:
     shared = handle.shared
-    if shared.error is not None or shared.image is None:
+    if shared.error is not None or shared.image is None or shared.gate.closed:
         return None
     if shared.growth is not None and not shared.growth.settled:
         return None

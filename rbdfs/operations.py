@@ -63,10 +63,24 @@ def replies_errno(method: Method) -> Method:
     return bounded  # type: ignore[return-value]
 
 
+def replies_nothing(method: Method) -> Method:
+    """Log whatever *method* raises: the kernel waits for no answer, and pyfuse3 catches nothing."""
+
+    @functools.wraps(method)
+    async def bounded(*args: Any, **kwargs: Any) -> None:
+        try:
+            await method(*args, **kwargs)
+        except Exception:
+            log.exception("%s failed", method.__name__)
+
+    return bounded  # type: ignore[return-value]
+
+
 def answers_with_errno(operations: AnswersWithErrno) -> AnswersWithErrno:
     """Put replies_errno() around every operation of a class, inherited ones included."""
     for name, method in inspect.getmembers(operations, inspect.iscoroutinefunction):
-        setattr(operations, name, replies_errno(method))
+        boundary = replies_nothing if name == "forget" else replies_errno
+        setattr(operations, name, boundary(method))
     return operations
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rbdfs.cluster import Cluster
     from rbdfs.entries import Key
     from rbdfs.keeping import Keeping, Predecessor
+    from rbdfs.relocation import Relocation
     from rbdfs.served import Served
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,14 @@ async def restore(served: Served, predecessor: Predecessor, *, fenced: bool) -> 
 
     *fenced* says that others may have written to what it had open for writing.
     """
+    files = predecessor.files
+    if served.moves is not None:
+        relocations = await served.moves.inherit(predecessor.moves)
+        for record in files:
+            record["entry"] = _relocated(record, relocations)
+    # Before the listing: what has moved has kept a number that does not follow from its key.
+    for record in files:
+        served.inodes.restore(Entry.from_record(record["entry"]), record["inode"])
     with trio.move_on_after(_LISTING_S) as scope:
         await _know_inodes(served, served.inodes.entry(1))
     if scope.cancelled_caught:
@@ -57,12 +67,21 @@ async def restore(served: Served, predecessor: Predecessor, *, fenced: bool) -> 
         served.directories.restore(record)
     lost = _lost_images(served, predecessor, fenced=fenced)
     async with trio.open_nursery() as nursery:
-        for record in predecessor.files:
+        for record in files:
             entry = Entry.from_record(record["entry"])
-            served.inodes.restore(entry)
             served.inodes.opened(record["inode"])
             nursery.start_soon(_restore_file, served, record, lost.get(entry.whole_key))
-    log.info("%d open files taken over", len(predecessor.files))
+    log.info("%d open files taken over", len(files))
+
+
+def _relocated(record: dict[str, Any], relocations: list[Relocation]) -> dict[str, Any]:
+    """Return the entry of an open file where it is now."""
+    entry = Entry.from_record(record["entry"])
+    for relocation in relocations:
+        # A snapshot that did not move along fails to open, and then its file is lost.
+        with contextlib.suppress(OSError):
+            entry = relocation.follow(entry)
+    return entry.record()
 
 
 async def _restore_file(served: Served, record: dict[str, Any], error: OSError | None) -> None:

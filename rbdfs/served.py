@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rbdfs.entries import Entry
     from rbdfs.handle import Handle
     from rbdfs.handles import HandleTable
+    from rbdfs.image import Image
+    from rbdfs.moving import Moves
     from rbdfs.open_directories import OpenDirectories
     from rbdfs.options import MountOptions
     from rbdfs.tree import InodeTable
@@ -29,6 +31,7 @@ class Served:
 
     Attributes:
         administration: makes, removes and renames; None unless the mount was asked to.
+        moves: takes images to other pools; None as administration.
         closing: set while the mount is being ended: nothing is opened any more.
     """
 
@@ -39,6 +42,7 @@ class Served:
     directories: OpenDirectories
     xattrs: Xattrs
     administration: Administration | None = None
+    moves: Moves | None = None
     closing: bool = False
 
     def attributes(self, entry: Entry, inode: int) -> pyfuse3.EntryAttributes:
@@ -86,10 +90,10 @@ class Served:
         self.inodes.opened(inode)
         if truncate:
             await self.set_length(entry, 0)
-        return self._file_info(handle, flags)
+        async with handle.shared.using() as image:
+            return self._file_info(handle, image, flags)
 
-    def _file_info(self, handle: Handle, flags: int) -> pyfuse3.FileInfo:
-        image = handle.shared.usable()
+    def _file_info(self, handle: Handle, image: Image, flags: int) -> pyfuse3.FileInfo:
         snapshot = handle.entry.is_snapshot
         # The pages of a snapshot stay true for ever. Those of an image are trusted while nobody
         # else can write to it, and not across opens: somebody may have, in between.

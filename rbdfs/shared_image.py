@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import logging
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.extents import ExtentMap
+from rbdfs.gate import Gate
 from rbdfs.growth import Growth
+from rbdfs.opening import close_image, open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from rbdfs.entries import Entry
     from rbdfs.image import Image
@@ -49,6 +52,7 @@ class SharedImage:
         image: the open librbd image; requests that run on one that was replaced finish there.
         growth: how long the file really is, while it is being grown.
         error: why every request is refused, if it is: the image or snapshot is gone.
+        gate: what requests pass.
     """
 
     def __init__(
@@ -64,10 +68,12 @@ class SharedImage:
         self.image: Image | None = None
         self.growth: Growth | None = None
         self.error: OSError | None = None
+        self.gate = Gate()
         self._library = library
         self._exclusive = exclusive
         self._changed = changed
         self._written = written
+        self._last_size = 0
         self._users = dict.fromkeys(Use, 0)
         self._extents: ExtentMap | None = None
         # The image that they are of, and what _written() was then.
@@ -89,7 +95,16 @@ class SharedImage:
         """Bytes that reads are clamped to."""
         if self.growth is not None:
             return self.growth.length
-        return 0 if self.image is None else self.image.size
+        return self._last_size if self.image is None else self.image.size
+
+    @contextlib.asynccontextmanager
+    async def using(self) -> AsyncIterator[Image]:
+        """Yield the image for one request, which keeps it open; raise OSError as usable().
+
+        Waits while requests are held back, and so must not be done inside itself.
+        """
+        async with self.gate.passed():
+            yield self.usable()
 
     def usable(self) -> Image:
         """Return the open image; raise OSError where it is gone or closed."""
@@ -130,10 +145,49 @@ class SharedImage:
             if self.unused:
                 image, self.image, self.error = self.image, None, None
                 if image is not None:
-                    await _close(image)
+                    await close_image(image)
             elif self.image is not None and not self.writers and not self.image.read_only:
                 # Readers remain: give up the watch and the lock, which `rbd status` shows.
                 await self._reopen_for_readers()
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Let nothing be opened or closed for the time of the context, and no request begin.
+
+        Those that had begun are over, but for the data path's own, which shut() waits for.
+        """
+        async with self._changing:
+            try:
+                with self.gate.held():
+                    self._changed(self)
+                    await self.gate.emptied()
+                    yield
+            finally:
+                self._changed(self)
+
+    async def shut(self) -> None:
+        """Close an image that is held; raise OSError where what was written may be lost by that."""
+        image = self.usable()
+        if not image.read_only:
+            await image.flush()
+        self.image, self._last_size = None, image.size
+        try:
+            with trio.CancelScope(shield=True):
+                await image.close()
+        except OSError as exc:
+            self.fail(exc)
+            raise
+
+    async def reopen(self, entry: Entry) -> None:
+        """Open what was shut() as *entry*, for those who use it; raise OSError as acquire() does."""
+        await self._reopen(entry=entry, read_only=not self.writers)
+        self.entry = entry
+
+    async def renew(self) -> None:
+        """Open anew what is open for reading, so that librbd looks where the data is now."""
+        async with self._changing:
+            if self.image is not None and self.image.read_only:
+                await self._reopen(read_only=True)
 
     async def settled(self) -> None:
         """Wait until no opening or closing is under way."""
@@ -159,10 +213,9 @@ class SharedImage:
         A snapshot's is learnt once, an image's while nobody else can write to it, and again
         when something was written since. Raises OSError.
         """
-        image = self.usable()
-        if not (self.entry.is_snapshot or image.lock_held):
-            return None
-        async with self._learning:
+        async with self._learning, self.using() as image:
+            if not (self.entry.is_snapshot or image.lock_held):
+                return None
             # Before the diff: what is written beside it counts as written after it.
             written = 0 if self.entry.is_snapshot else self._written()
             if self._extents is None or self._extents_of != (image, written):
@@ -184,7 +237,8 @@ class SharedImage:
         if self.growth is not None:
             await self.growth.truncate(length)
         else:
-            await self.usable().resize(length)
+            async with self.using() as image:
+                await image.resize(length)
         self._changed(self)
 
     async def reserve(self, end: int) -> None:
@@ -230,47 +284,11 @@ class SharedImage:
             # close(2) has reported it already, if it could: trim() runs there first.
             log.error("%s keeps its size: %s", self.entry.spec, exc)
 
-    async def _reopen(self, *, read_only: bool) -> None:
-        old = self.image
-        try:
-            image = await self._library.open(self.entry, read_only=read_only)
-        except OSError as exc:
-            if not read_only and exc.errno in (errno.EPERM, errno.EACCES):
-                raise OSError(errno.EROFS, f"{self.entry.spec}: no permission to write") from exc
-            raise
-        try:
-            if not read_only:
-                await image.check_primary()
-            if self._exclusive and not read_only:
-                await _claim(image, self._library.addresses)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await _close(image)
-            raise
-        self.image = image
+    async def _reopen(self, *, read_only: bool, entry: Entry | None = None) -> None:
+        old, entry = self.image, entry or self.entry
+        self.image = await open_image(
+            self._library, entry, read_only=read_only, exclusive=self._exclusive
+        )
         self._changed(self)
         if old is not None:
-            await _close(old)
-
-
-async def _claim(image: Image, own: frozenset[str]) -> None:
-    """Make sure that nobody but *own* clients writes to *image*, opened for writing just now.
-
-    Whoever has it open for writing watches it, so a look at the watchers finds them before the
-    lock would be asked of them. It is after the open, so that of two clients that open at the
-    same moment at least one sees the other. Raises OSError EBUSY.
-    """
-    others = [watcher for watcher in await image.watchers() if watcher not in own]
-    if others:
-        raise OSError(errno.EBUSY, f"{image.spec}: in use by {', '.join(others)}")
-    await image.acquire_lock()
-
-
-async def _close(image: Image) -> None:
-    try:
-        # Cancelled half-way it would stay open, and nobody would know of it.
-        with trio.CancelScope(shield=True):
-            await image.close()
-    except OSError:
-        # close(2) has had its answer from FLUSH: nobody is left to tell.
-        log.exception("closing %s failed", image.spec)
+            await close_image(old)

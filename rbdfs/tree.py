@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rbdfs.entries import Entry, Key
+    from rbdfs.relocation import Relocation
 
 ROOT_INODE = 1
 # More lookups than a kernel will ever take back.
@@ -57,10 +59,29 @@ class InodeTable:
         inode.nlookup += 1
         return number
 
-    def restore(self, entry: Entry) -> None:
-        """Know *entry* for good: another server has told the kernel of it, who knows how often."""
-        self.remember(entry)
-        self._inodes[self.number(entry.key)].nlookup += _FOR_GOOD
+    def restore(self, entry: Entry, number: int | None = None) -> None:
+        """Know *entry* for good: another server has told the kernel of it, who knows how often.
+
+        *number* is what the kernel knows it by, if not by the number that follows from its key.
+        """
+        if number is not None:
+            self._numbers[entry.key] = number
+        self._inodes[self.remember(entry)].nlookup += _FOR_GOOD
+
+    def relocate(self, relocation: Relocation) -> None:
+        """Have the inodes of an image that has moved stand for it where it is now.
+
+        They keep their numbers for as long as the kernel knows them: under two numbers it would
+        keep the pages of one file twice, and not see what is written to the other ones.
+        """
+        for number, inode in self._inodes.items():
+            old = inode.entry
+            if not relocation.covers(old):
+                continue
+            with contextlib.suppress(OSError):
+                inode.entry = relocation.follow(old)
+                self._numbers.pop(old.key, None)
+                self._numbers.setdefault(inode.entry.key, number)
 
     def refresh(self, entry: Entry) -> int:
         """Keep *entry* as the last seen state of its inode, if that is known; return the number."""
@@ -96,7 +117,8 @@ class InodeTable:
     def _drop_unused(self, number: int, inode: Inode) -> None:
         if inode.nlookup == 0 and inode.open_count == 0 and number != ROOT_INODE:
             del self._inodes[number]
-            del self._numbers[inode.entry.key]
+            if self._numbers.get(inode.entry.key) == number:
+                del self._numbers[inode.entry.key]
 
 
 def stable_number(key: Key, taken: int = 0) -> int:

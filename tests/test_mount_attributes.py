@@ -166,7 +166,6 @@ def test_statfs_and_df(ceph: Ceph, mounting: Mounting) -> None:
         assert (source, kind) == ("rbd", "fuse.rbdfs")
 
 
-@pytest.mark.xfail(strict=True, reason="statfs answers ENOENT, and with it df and loop devices")
 def test_statfs_of_a_new_pool(ceph: Ceph, mounting: Mounting) -> None:
     """Until the mgr has told the mon of it, the cluster does not know the pool's usage."""
     name = f"new-{os.urandom(4).hex()}"

@@ -14,12 +14,12 @@ import pytest
 from tests.conditions import eventually
 from tests.mounts import (
     TIMEOUT_S,
-    NotifySocket,
     force_unmount,
     mounted,
     processes_naming,
     wait_for_end,
 )
+from tests.notifications import NotifySocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

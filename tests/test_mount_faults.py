@@ -59,12 +59,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
 # The kernel asks for these in its own time, and nobody waits for the answer.
 UNANSWERED = (
     f"{HANDLES}release",
-    pytest.param(
-        "rbdfs.tree:InodeTable.forget",
-        marks=pytest.mark.xfail(
-            strict=True, reason="FORGET has no reply: the FUSEError made of it ends the mount"
-        ),
-    ),
+    "rbdfs.tree:InodeTable.forget",
 )
 
 

@@ -15,10 +15,10 @@ from tests.mounts import (
     TIMEOUT_S,
     Mount,
     MountError,
-    NotifySocket,
     mounted,
     processes_naming,
 )
+from tests.notifications import NotifySocket
 
 if TYPE_CHECKING:
     from pathlib import Path

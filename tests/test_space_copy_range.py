@@ -168,6 +168,24 @@ def test_into_a_growing_file(
     assert used_bytes(ceph, f"{pool}/{name}") == 4 * OBJECT + 1777
 
 
+def test_holes_of_small_objects(ceph: Ceph, pool: str, image_name: str, mount: Mount) -> None:
+    """They are skipped although one request could read many of them."""
+    for name in (image_name, f"{image_name}-target"):
+        ceph.rbd("create", "--size=16M", "--object-size=64K", f"{pool}/{name}")
+    with open_image(ceph, pool, image_name) as image:
+        for off in range(0, 16 * MIB, MIB):
+            image.write(random_bytes(5000, off), off + 70_000)
+    with (
+        # For writing, as only then nobody else can write and its holes are known.
+        opened(mount.file(image_name), os.O_RDWR) as one,
+        opened(mount.file(f"{image_name}-target"), os.O_RDWR) as two,
+    ):
+        assert copy(one, 0, two, 0, 16 * MIB) == 16 * MIB
+    copied = f"{pool}/{image_name}-target"
+    assert export_image(ceph, copied) == export_image(ceph, f"{pool}/{image_name}")
+    assert used_bytes(ceph, copied) == 16 * 64 * 1024
+
+
 def test_descriptors_of_the_wrong_kind(mount: Mount, source: str, target: str) -> None:
     with (
         opened(mount.file(source), os.O_RDONLY) as one,

@@ -27,6 +27,7 @@ void table_clear(struct table *table)
         while (handle) {
             struct handle *next = handle->next;
             table->count--;
+            image_unregister_handle(handle->image);
             handle_unref(handle);
             handle = next;
         }
@@ -146,6 +147,7 @@ struct handle *table_remove(struct table *table, uint64_t fh)
     if (handle) {
         *link = handle->next;
         table->count--;
+        image_unregister_handle(handle->image);
     }
     pthread_mutex_unlock(&table->lock);
     return handle;

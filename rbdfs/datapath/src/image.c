@@ -44,14 +44,24 @@ bool image_add_handle(struct image *image)
     pthread_mutex_lock(&image->lock);
     open = !image->closing;
     image->handles += open;
+    image->registered += open;
     pthread_mutex_unlock(&image->lock);
     return open;
+}
+
+void image_unregister_handle(struct image *image)
+{
+    pthread_mutex_lock(&image->lock);
+    image->registered--;
+    pthread_mutex_unlock(&image->lock);
 }
 
 void image_remove_handle(struct image *image)
 {
     pthread_mutex_lock(&image->lock);
     image->handles--;
+    if (!image->handles)
+        pthread_cond_broadcast(&image->idle);
     pthread_mutex_unlock(&image->lock);
 }
 
@@ -80,11 +90,17 @@ void image_end_foreign(struct image *image)
     pthread_mutex_unlock(&image->lock);
 }
 
-static int wait_idle(struct image *image, const struct timespec *deadline)
+static bool is_unused(const struct image *image)
 {
-    while (!is_idle(image))
+    return is_idle(image) && !image->handles;
+}
+
+static int wait_until(struct image *image, bool (*test)(const struct image *),
+                      const struct timespec *deadline)
+{
+    while (!test(image))
         if (pthread_cond_timedwait(&image->idle, &image->lock, deadline) == ETIMEDOUT)
-            return is_idle(image) ? 0 : ETIMEDOUT;
+            return test(image) ? 0 : ETIMEDOUT;
     return 0;
 }
 
@@ -93,9 +109,10 @@ int image_quiesce(struct image *image, const struct timespec *deadline)
     int error = EBUSY;
 
     pthread_mutex_lock(&image->lock);
-    if (!image->handles) {
+    if (!image->registered) {
         image->closing = true;
-        error = wait_idle(image, deadline);
+        /* A request that was read before its handle was unregistered may not have begun yet. */
+        error = wait_until(image, is_unused, deadline);
         image->closing = !error;
     }
     pthread_mutex_unlock(&image->lock);
@@ -107,7 +124,7 @@ int image_wait_idle(struct image *image, const struct timespec *deadline)
     int error;
 
     pthread_mutex_lock(&image->lock);
-    error = wait_idle(image, deadline);
+    error = wait_until(image, is_idle, deadline);
     pthread_mutex_unlock(&image->lock);
     return error;
 }

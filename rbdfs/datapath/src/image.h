@@ -25,7 +25,8 @@ struct image {
     unsigned max_requests;
     size_t max_bytes;
     unsigned foreign; /* requests of others (Python's aio_*) under way in librbd */
-    unsigned handles; /* registered */
+    unsigned registered; /* handles in a table */
+    unsigned handles;    /* those, and others that requests under way still have */
     bool suspended;
     bool closing; /* takes no new handle and no foreign request */
 };
@@ -37,12 +38,14 @@ void image_unref(struct image *image);
 
 /* Count a handle, or a foreign request: false if the image is being closed. */
 bool image_add_handle(struct image *image);
+/* It is in no table any more, so that no new request can find it. */
+void image_unregister_handle(struct image *image);
 void image_remove_handle(struct image *image);
 bool image_begin_foreign(struct image *image);
 void image_end_foreign(struct image *image);
 
-/* Stop taking requests, and wait until librbd has none: 0, EBUSY if handles are registered (nothing
- * is changed then), ETIMEDOUT at the deadline (the image takes requests again). */
+/* Stop taking requests, and wait until librbd has none, nor anybody a handle: 0, EBUSY if handles are
+ * registered (nothing is changed then), ETIMEDOUT at the deadline (the image takes requests again). */
 int image_quiesce(struct image *image, const struct timespec *deadline);
 
 /* Wait until librbd has none: 0 or ETIMEDOUT. */
