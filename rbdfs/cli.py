@@ -92,6 +92,8 @@ def _serve_alone(options: MountOptions, starter: Starter) -> int:
     from rbdfs import mount
     from rbdfs.keeping import Unkept
 
+    if options.data_path is None:
+        log.info("the native data path was not built: everything goes through pyfuse3")
     options = replace(options, data_path="python")
     code = trio.run(mount.serve, options, Unkept(options, starter.ready), None)
     return code or 0

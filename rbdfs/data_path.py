@@ -41,9 +41,6 @@ class DataPath(Protocol):
     def stats(self) -> dict[str, int]:
         """Return counters of requests, by name."""
 
-    def written(self) -> int:
-        """Return a number that is another one after each write, before that is submitted."""
-
     async def drain(self, timeout_s: float) -> None:
         """Read no more from the kernel, and wait until every request is answered.
 
@@ -78,10 +75,6 @@ class PythonDataPath:
     def stats(self) -> dict[str, int]:
         """Return nothing: libfuse does not count."""
         return {}
-
-    def written(self) -> int:
-        """Return 0: nobody asks, because libfuse 3.14 passes on no lseek."""
-        return 0
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse: there is no keeper, for whose sake a mount would be drained."""

@@ -89,11 +89,21 @@ class Image:
         self._list_extents = list_extents
         self.binding = binding
         self._failed = 0
+        self._changes = 0
         self._in_flight = 0
         self._idle = trio.Event()
         self._idle.set()
         # A stuck image holds its own threads only.
         self._limiter = trio.CapacityLimiter(1)
+
+    @property
+    def changes(self) -> int:
+        """A number that is another one whenever a change of the data is complete.
+
+        It is so before whoever asked for the change is answered. What begins after this number
+        was read, and before another change is complete, sees what all changes have made.
+        """
+        return self._changes + getattr(self.binding, "written", 0)
 
     def check(self) -> None:
         """Raise OSError where the image has failed for good: fenced, or a request timed out."""
@@ -128,7 +138,7 @@ class Image:
         data = data[:room]
         if data:
             submit = partial(self.binding.aio_write, data, off)
-            await self._call(f"write {off}~{len(data)}", submit)
+            await self._change(f"write {off}~{len(data)}", submit)
         return len(data)
 
     async def write_zeroes(self, off: int, length: int) -> None:
@@ -139,9 +149,10 @@ class Image:
         """
         end = min(off + length, self.size)
         while off < end:
-            chunk = min(end - off, _ZERO_CHUNK)
+            # Aligned, so that no object is cut in two: its halves would be zeroed, not removed.
+            chunk = min(end - off, _ZERO_CHUNK - off % _ZERO_CHUNK)
             submit = partial(self.binding.aio_write_zeroes, off, chunk)
-            await self._call(f"write_zeroes {off}~{chunk}", submit)
+            await self._change(f"write_zeroes {off}~{chunk}", submit)
             off += chunk
 
     async def extents(self) -> list[Extent] | None:
@@ -198,7 +209,10 @@ class Image:
 
         Raises OSError. Shrinking is the caller's decision: what lies beyond is gone.
         """
-        await self._blocking(f"resize to {size}", self.binding.resize, size)
+        try:
+            await self._blocking(f"resize to {size}", self.binding.resize, size)
+        finally:
+            self._changes += 1
         await self.refresh()
 
     async def close(self) -> None:
@@ -209,6 +223,13 @@ class Image:
     async def _blocking(self, action: str, call: Callable[..., T], *args: object) -> T:
         with from_ceph(f"{self.spec}: {action}"):
             return await trio.to_thread.run_sync(partial(call, *args), limiter=self._limiter)
+
+    async def _change(self, action: str, submit: Callable[..., object]) -> None:
+        try:
+            await self._call(action, submit)
+        finally:
+            # What has failed may have changed something.
+            self._changes += 1
 
     async def _call(self, action: str, submit: Callable[..., object]) -> tuple[int, Any]:
         self.check()

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Some requests of 1 MiB, the largest there are, under way at a time.
-_READ_AHEAD_KB = 8192
+# As far as pays: 8 MiB were no faster on contiguous data, and read more of the holes.
+_READ_AHEAD_KB = 2048
 
 
 def check_mountpoint(options: MountOptions) -> None:

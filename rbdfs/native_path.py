@@ -94,6 +94,7 @@ class NativePath:
                 pair.ours,
                 mux_extra,
                 max_write=pair.max_request,
+                init_set=native.INIT_FLAGS | _HANDLE_KILLPRIV_V2,
                 init_clear=_AUTO_INVAL_DATA,
             )
             mux_extra.close()
@@ -126,12 +127,6 @@ class NativePath:
         """Return the counters of the data path."""
         return self._mux.stats() if self._mux is not None else {}
 
-    def written(self) -> int:
-        """Return a number that is another one after each write, before that is submitted."""
-        stats = self.stats()
-        # What goes through Python is counted with what is passed on.
-        return sum(stats.get(name, 0) for name in ("writes", "passed_on", "extra"))
-
     async def _answer_extra(self, extra: trio.socket.SocketType, operations: Operations) -> None:
         """Carry out what pyfuse3 does not know, all at once."""
         async with trio.open_nursery() as nursery:
@@ -154,6 +149,8 @@ class NativePath:
 # linux/fuse.h. Pages are used only where nobody else can write, or nobody at all; with this flag
 # the kernel would drop them whenever the timestamp changes, which librbd does once a minute.
 _AUTO_INVAL_DATA = 1 << 12
+# No file has set-user-ID bits or capabilities to lose: the kernel need not ask before each write.
+_HANDLE_KILLPRIV_V2 = 1 << 28
 # How long requests may take at the end, in seconds.
 _STOP_S = 30.0
 # The longest of the three requests is far below.

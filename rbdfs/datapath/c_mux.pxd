@@ -23,6 +23,7 @@ cdef extern from "src/watch.h" nogil:
 cdef extern from "src/image.h" nogil:
     struct image:
         rbd_image_t rbd
+        unsigned long long written
         int failed
         unsigned running_count, parked_count, max_requests, handles
         size_t max_bytes

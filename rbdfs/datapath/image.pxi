@@ -85,6 +85,11 @@ cdef class _OpenImage:
         """0, or the errno that every request is answered with: fenced, timed out, or Mux.fail()."""
         return self.image.failed if self.image != NULL else 0
 
+    @property
+    def written(self):
+        """How many writes of the kernel are complete: counted before they are answered."""
+        return self.image.written if self.image != NULL else 0
+
     # Every call of librbd is counted, so that close() waits for it.
 
     cdef c_rbd.rbd_image_t _begin(self) except NULL:

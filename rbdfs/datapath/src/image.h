@@ -13,6 +13,7 @@ struct request;
 struct image {
     atomic_int references;
     rbd_image_t rbd;
+    atomic_ullong written; /* writes of the kernel that are complete, before they are answered */
     atomic_int failed; /* an errno: what every request is answered with from then on */
 
     pthread_mutex_t lock;

@@ -48,6 +48,8 @@ static void complete(struct request *request, ssize_t result)
     /* The file still has to be flushed. */
     if (request->kind == REQUEST_FLUSH && result < 0)
         atomic_store(&request->handle->dirty, true);
+    if (request->kind == REQUEST_WRITE)
+        atomic_fetch_add(&request->image->written, 1);
     answer(request, result);
     /* A fenced client stays one under an open file, even when the fence is lifted; and what has timed
      * out may land at any time, so that nothing may be built upon it. */
