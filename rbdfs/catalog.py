@@ -77,6 +77,10 @@ class Catalog:
             raise OSError(errno.ENOENT, f"pool {pool} has no namespace {namespace!a}")
         return Entry(Key(ioctx.get_pool_id(), namespace or None), pool, namespace)
 
+    async def places(self, root: Entry) -> list[tuple[str, str]]:
+        """Return pools and namespaces ("": the default one) that *root* has images in."""
+        return await self._inventory.places(root.pool, root.namespace)
+
     def listing(self, parent: Entry) -> Listing:
         """Return a reading of directory *parent*, which yields file names and entries."""
         if not parent.is_directory:

@@ -32,13 +32,22 @@ class CommandSocket:
     """The keeper's end: who has asked for what, until it is answered."""
 
     def __init__(self, mountpoint: str) -> None:
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        self.listener.bind(_address(mountpoint))
-        self.listener.listen()
+        self._mountpoint = mountpoint
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._asking: list[tuple[str, socket.socket]] = []
 
     def __enter__(self) -> CommandSocket:
+        """Take the address; raise UserError where another keeper has it."""
+        try:
+            self._listener.bind(_address(self._mountpoint))
+        except OSError as exc:
+            self._listener.close()
+            raise UserError(f"another rbdfs starts or serves on {self._mountpoint!a}") from exc
+        self._listener.listen()
         return self
+
+    def fileno(self) -> int:
+        return self._listener.fileno()
 
     def __exit__(
         self,
@@ -46,13 +55,17 @@ class CommandSocket:
         _value: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Answer those who have asked that the mount is over, and give up the address."""
         for command in {command for command, _ in self._asking}:
             self.answer(command, {"error": "the mount is over"})
-        self.listener.close()
+        self._listener.close()
 
     def receive(self) -> str | None:
         """Accept a caller; return what it asks for, or None where it may not ask, or is gone."""
-        caller, _ = self.listener.accept()
+        caller, _ = self._listener.accept()
         _, uid, _ = _PEER.unpack(
             caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         )

@@ -132,7 +132,6 @@ class HandleTable:
             entry.whole,
             exclusive=self._exclusive,
             changed=self._changed,
-            written=self._data_path.written,
         )
 
     async def release(self, fh: int) -> Handle:
@@ -174,7 +173,8 @@ class HandleTable:
         Yields what of them is open. Nothing else of them is opened meanwhile, and nothing closed;
         what waits goes on at the end, where relocate() has said to.
         """
-        assert image not in self._held
+        if image in self._held:
+            raise OSError(errno.EBUSY, f"image {image.image_id} is being moved already")
         held = self._held[image] = trio.Event()
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -183,7 +183,7 @@ class HandleTable:
                     await stack.enter_async_context(shared.held())
                 yield [shared for shared in images if not shared.unused]
         finally:
-            del self._held[image]
+            self._held = {key: event for key, event in self._held.items() if event is not held}
             held.set()
 
     def relocate(self, relocation: Relocation) -> None:
@@ -198,10 +198,11 @@ class HandleTable:
                 handle.entry = relocation.follow(handle.entry)
                 self._keeping.opened(handle)
         self._relocations[relocation.source] = relocation
+        self._held[relocation.target.image_key] = self._held[relocation.source]
 
     async def _where(self, entry: Entry) -> Entry:
         """Return *entry* as it is once it is held no more: another one where it has moved."""
-        while held := self._held.get(entry.image_key):
+        while (held := self._held.get(entry.image_key)) is not None:
             await held.wait()
         relocation = self._relocations.get(entry.image_key)
         return entry if relocation is None else await self._where(relocation.follow(entry))

@@ -17,7 +17,7 @@ from rbdfs import directory
 from rbdfs.encoding import Decoder, NotUnderstood, encode_string
 from rbdfs.header import ImageAttributes, SnapAttributes, omap_reader, read_header
 from rbdfs.inspection import inspect_image
-from rbdfs.migration_header import read_migration
+from rbdfs.migration_header import MIGRATING, read_migration
 from rbdfs.object_map import read_object_map, trustworthy
 from rbdfs.single_flight import SingleFlight
 
@@ -38,8 +38,6 @@ _HEADERS = 4096
 _DIRECTORIES = 256
 _FOR_GOOD_S = 86400.0
 _THREADS_A_POOL = 8
-# RBD_FEATURE_MIGRATING of rbd/features.h.
-_MIGRATING = 1 << 9
 
 
 class Inventory:
@@ -73,6 +71,13 @@ class Inventory:
     async def namespaces(self, pool: str) -> list[str]:
         """Return the names of the namespaces of *pool*, but for those that are not UTF-8."""
         return await self._namespaces.get(pool, partial(self._load_namespaces, pool))
+
+    async def places(self, pool: str, namespace: str) -> list[tuple[str, str]]:
+        """Return each pool with each of its namespaces ("" is one); "" for *pool* means all."""
+        if namespace:
+            return [(pool, namespace)]
+        pools = [pool] if pool else await self.pools()
+        return [(each, space) for each in pools for space in ("", *await self.namespaces(each))]
 
     async def namespace_exists(self, pool: str, namespace: str) -> bool:
         """Tell whether *pool* has *namespace*, also where its namespaces cannot be listed."""
@@ -115,7 +120,7 @@ class Inventory:
 
     async def moved_away(self, pool: str, namespace: str, attributes: ImageAttributes) -> bool:
         """Tell whether an image is the source of a migration, whose target stands for it now."""
-        if not attributes.features & _MIGRATING:
+        if not attributes.features & MIGRATING:
             return False
         ioctx = await self._cluster.ioctx(pool, namespace)
         try:

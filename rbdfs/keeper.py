@@ -36,6 +36,8 @@ _PAUSES_S = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 _SETTLED_S = 1.0
 # Between tries to start a server that says itself that it cannot.
 _RETRY_S = 1.0
+# Between looks at a server of which nothing is heard.
+_LOOK_S = 1.0
 # How long a server may take to end, in seconds, which gives itself 30; and after a second signal.
 _END_S = 35.0
 _LEAVE_S = 0.5
@@ -51,7 +53,7 @@ class Keeper:
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
         self._estate = Estate(arguments, os.getcwd())
         self._server: ServerProcess | None = None
-        self._commands: CommandSocket | None = None
+        self._commands = CommandSocket(options.mountpoint)
         self._exit_code: int | None = None
         # How the current server is doing.
         self._ready = False
@@ -59,6 +61,7 @@ class Keeper:
         self._failed = False
         self._started = self._ready_since = 0.0
         # How the mount is doing.
+        self._was_ready = False
         self._ending = False
         self._refusing = False
         # What is to be done, and when, unless something happens before.
@@ -74,6 +77,9 @@ class Keeper:
             self._selector.register(
                 signals, selectors.EVENT_READ, lambda: self._on_signals(signals.receive())
             )
+            # Before anything is mounted: it also keeps others from starting on the mount point.
+            self._stack.enter_context(self._commands)
+            self._selector.register(self._commands, selectors.EVENT_READ, self._hear_command)
             try:
                 self._start_server(crashed=False)
                 while self._exit_code is None:
@@ -86,11 +92,13 @@ class Keeper:
 
     def _wait(self) -> None:
         """Wait for one thing to do, and do it."""
-        timeout = None if self._due is None else max(0.0, self._due[0] - time.monotonic())
-        ready = self._selector.select(timeout)
+        due = _LOOK_S if self._due is None else self._due[0] - time.monotonic()
+        ready = self._selector.select(min(_LOOK_S, max(0.0, due)))
         if ready:
             # One only: what it does may take others away.
             ready[0][0].data()
+        elif self._server is not None and self._server.is_dead():
+            self._on_gone()
         elif self._due is not None and time.monotonic() >= self._due[0]:
             action, self._due = self._due[1], None
             action()
@@ -100,7 +108,10 @@ class Keeper:
 
     def _on_signals(self, received: list[signal.Signals]) -> None:
         for number in received:
-            log.info("%s: ending the mount", number.name)
+            if self._ending:
+                log.error("second signal: leaving at once")
+            else:
+                log.info("%s: ending the mount", number.name)
             if self._server is None:
                 # Nobody is there to drain anything; without its mount the kernel ends the rest.
                 self._exit_code = EXIT_FAILURE
@@ -115,9 +126,15 @@ class Keeper:
     # The server's life.
 
     def _start_server(self, *, crashed: bool) -> None:
-        self._server = ServerProcess(
-            self._estate, crashed=crashed, quiet=not self._options.foreground
-        )
+        try:
+            self._server = ServerProcess(self._estate, crashed, not self._options.foreground)
+        except OSError as exc:
+            if not self._was_ready:
+                raise UserError(f"cannot start the server: {exc}") from exc
+            # No process, descriptor or memory left: that may pass.
+            log.error("cannot start a server: %s", exc)
+            self._later(_RETRY_S, self._try_again)
+            return
         self._selector.register(self._server.control, selectors.EVENT_READ, self._hear_server)
         self._generation += 1
         self._started = time.monotonic()
@@ -140,41 +157,30 @@ class Keeper:
         else:
             self._server.send({}, self._estate.fuse)
 
-    def _on_addresses(self, addresses: list[str]) -> None:
-        self._estate.addresses = addresses
-
-    def _on_fencing(self, addresses: list[str]) -> None:
-        self._estate.fenced = addresses
-
-    def _on_opened(self, fh: int, handle: dict[str, Any]) -> None:
+    def _on_left(self, **facts: Any) -> None:
         # What a server closes that makes way for another is still open for the kernel.
         if not self._replacing:
-            self._estate.handles[fh] = handle
-
-    def _on_released(self, fh: int) -> None:
-        if not self._replacing:
-            self._estate.handles.pop(fh, None)
+            self._estate.learn(**facts)
 
     def _on_ready(self, init: str) -> None:
         self._ready = True
         self._ready_since = time.monotonic()
         self._estate.init = init
-        if self._commands is None:
-            self._commands = self._stack.enter_context(CommandSocket(self._options.mountpoint))
-            self._selector.register(
-                self._commands.listener, selectors.EVENT_READ, self._hear_command
-            )
+        if not self._was_ready:
+            self._was_ready = True
             self._starter.ready()
         elapsed = time.monotonic() - self._started
         log.info("server %d is ready after %.2f s", self._generation, elapsed)
         self._commands.answer("restart", self._facts() | {"seconds": round(elapsed, 3)})
 
     def _on_failed(self, message: str, exit_code: int) -> None:
-        if self._commands is None:
+        if not self._was_ready:
             raise UserError(message, exit_code)
         self._failed = not self._ready
+        # Once, and not with every try for as long as the cluster is away.
+        if not self._last_fault.endswith(message):
+            log.error("server %d failed: %s", self._generation, message)
         self._last_fault = f"server {self._generation} failed: {message}"
-        log.error("%s", self._last_fault)
 
     def _on_replace_me(self) -> None:
         self._replacing = True
@@ -184,7 +190,6 @@ class Keeper:
         self._exit_code = exit_code
 
     def _on_status(self, **status: Any) -> None:
-        assert self._commands is not None
         self._commands.answer("status", self._facts() | status)
 
     def _on_gone(self) -> None:
@@ -195,7 +200,7 @@ class Keeper:
         self._server = self._due = None
         if self._exit_code is not None:
             return
-        if self._commands is None:
+        if not self._was_ready:
             cause = "interrupted" if self._ending else "the server ended unexpectedly"
             raise UserError(f"{cause} (exit code {code})")
         # One that has made way for another has closed everything.
@@ -252,12 +257,11 @@ class Keeper:
                 raise
             self._exit_code = EXIT_FAILURE
         else:
-            self._estate.handles.pop(released or 0, None)
+            self._estate.learn(released=released)
 
     # What the commands restart and status ask for.
 
     def _hear_command(self) -> None:
-        assert self._commands is not None
         command = self._commands.receive()
         if command in ("restart", "status") and self._ready and self._server is not None:
             self._server.send({"do": command})
@@ -273,10 +277,7 @@ class Keeper:
             self._commands.answer(command, {"error": f"unknown command {command!a}"})
 
     def _facts(self) -> dict[str, Any]:
-        if self._refusing:
-            state = "given up"
-        else:
-            state = "serving" if self._ready else "waiting for a server"
+        state = "serving" if self._ready else "given up" if self._refusing else "no server"
         return {
             "mountpoint": self._options.mountpoint,
             "source": str(self._options.source),
@@ -294,5 +295,6 @@ class Keeper:
             except OSError as exc:
                 log.error("%a stays mounted, and dead: %s", self._options.mountpoint, exc)
             os.close(self._estate.fuse)
+        self._commands.close()  # Whoever starts anew need not wait for the server's end.
         if self._server is not None:
             self._server.wait(_END_S)

@@ -58,7 +58,6 @@ class Predecessor:
         """Open directories, as opened_directory() was told of them."""
         return [record for record in self.handles if "directory" in record]
 
-
     @property
     def moves(self) -> list[dict[str, Any]]:
         """Moves that were begun, as moving() was told of them: ``number`` and ``move``."""
@@ -158,6 +157,9 @@ class KeeperLink:
         self._control = control
         self.background = False
 
+    def close(self) -> None:
+        self._control.close()
+
     def tell(self, event: str, **facts: Any) -> None:
         try:
             self._control.send(json.dumps({"event": event, **facts}).encode())
@@ -175,28 +177,28 @@ class KeeperLink:
         """Nothing to do: the keeper ends the mount, or has another server go on with it."""
 
     def connected_as(self, addresses: list[str]) -> None:
-        self.tell("addresses", addresses=addresses)
+        self.tell("left", addresses=addresses)
 
     def fencing(self, addresses: list[str]) -> None:
-        self.tell("fencing", addresses=addresses)
+        self.tell("left", fenced=addresses)
 
     def opened(self, handle: Handle) -> None:
-        self.tell("opened", fh=handle.fh, handle=handle.record())
+        self.tell("left", opened=handle.record())
 
     def released(self, fh: int) -> None:
-        self.tell("released", fh=fh)
+        self.tell("left", released=fh)
 
     def opened_directory(self, fh: int, inode: int) -> None:
-        self.tell("opened", fh=-fh, handle={"fh": fh, "directory": inode})
+        self.tell("left", opened={"fh": -fh, "directory": inode})
 
     def released_directory(self, fh: int) -> None:
-        self.tell("released", fh=-fh)
+        self.tell("left", released=-fh)
 
     def moving(self, number: int, move: dict[str, Any]) -> None:
-        self.tell("opened", fh=_MOVES - number, handle={"number": number, "move": move})
+        self.tell("left", opened={"fh": _MOVES - number, "number": number, "move": move})
 
     def moved(self, number: int) -> None:
-        self.tell("released", fh=_MOVES - number)
+        self.tell("left", released=_MOVES - number)
 
     def ready(self, init_request: bytes) -> None:
         if self.background:

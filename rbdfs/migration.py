@@ -14,6 +14,9 @@ What was measured with librbd 16.2.15, and what a user of this module has to see
   Opened after execute, they are right. Images of the target's head are right in any case.
 * abort copies back what was written to the target, but not zeros: where the target was discarded
   or zeroed since prepare, the source's old data is there again. New sizes and snapshots are lost.
+* Where source or target is in a namespace, a clone of format 1 (the default of clusters that have
+  not set require-min-compat-client to mimic) is no child of the target any more, so that its parent
+  snapshot can be removed; from a namespace to the default one, librbd aborts the process.
 * So: close what is open on the image, prepare, open it at the target, execute, open everything
   but writers at the target anew, and commit. Once the target was written to, the way back is to
   commit and to move it again.
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 log = logging.getLogger(__name__)
+
+# RBD_OPERATION_FEATURE_CLONE_CHILD of rbd/features.h: a clone of format 2.
+_CLONE_CHILD = 1 << 1
 
 
 class Migration:
@@ -175,8 +181,9 @@ class Migration:
     async def _refuse_open_clones(self, where: ImageSpec, image_id: str) -> None:
         for clone in await self._clones(where, image_id):
             there = await self.cluster.ioctx(clone.pool, clone.namespace)
-            watched = partial(_refuse_watched, there, clone)
-            await in_thread(f"{self}: clone {clone.spec}", watched)
+            spaces = bool(self.source.namespace or self.target.namespace)
+            refuse = partial(_refuse_clone, there, clone, namespaces=spaces)
+            await in_thread(f"{self}: clone {clone.spec}", refuse)
 
     async def clones(self) -> list[Entry]:
         """Return the clones of the target, and theirs, to open them by. Raises OSError."""
@@ -232,8 +239,10 @@ def _refuse_locked(ioctx: rados.Ioctx, entry: Entry) -> None:
             raise OSError(errno.EBUSY, f"{entry.spec} is locked by {client} at {address}")
 
 
-def _refuse_watched(ioctx: rados.Ioctx, entry: Entry) -> None:
+def _refuse_clone(ioctx: rados.Ioctx, entry: Entry, *, namespaces: bool) -> None:
     with opened(ioctx, entry) as image:
+        if namespaces and not image.op_features() & _CLONE_CHILD:
+            raise OSError(errno.EBUSY, f"clone {entry.spec} has an old link to its parent")
         for watcher in image.watchers_list():
             raise OSError(errno.EBUSY, f"clone {entry.spec} is watched by {watcher['addr']}")
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _PAGE_NAMES = 1024
 _SOURCE = 1
+# RBD_FEATURE_MIGRATING of rbd/features.h: source and target have it.
+MIGRATING = 1 << 9
 _TRASH_MIGRATION = 2
 
 

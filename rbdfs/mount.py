@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -15,12 +16,15 @@ from rbdfs.administration import Administration
 from rbdfs.aio import AioBridge
 from rbdfs.catalog import POOL_LIST, Catalog
 from rbdfs.cluster import Cluster
+from rbdfs.completion import Completion
+from rbdfs.copier import Copying
 from rbdfs.data_path import PythonDataPath
 from rbdfs.errors import UserError
 from rbdfs.freshness import Freshness
 from rbdfs.handles import HandleTable
 from rbdfs.inventory import Inventory
 from rbdfs.library import PythonLibrary
+from rbdfs.moving import Moves
 from rbdfs.open_directories import OpenDirectories
 from rbdfs.operations import Operations
 from rbdfs.partition_tables import PartitionTables
@@ -30,7 +34,7 @@ from rbdfs.tree import InodeTable
 from rbdfs.xattrs import Xattrs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from rbdfs.data_path import DataPath
     from rbdfs.entries import Entry
@@ -60,10 +64,13 @@ async def serve(
         path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
         keeping.connected_as(sorted({cluster.address, path.library.address}))
         exclusive = options.lock == "exclusive"
-        handles = await stack.enter_async_context(
-            _closing(HandleTable(path, keeping, exclusive=exclusive))
-        )
-        inodes = InodeTable(root)
+        handles, inodes = HandleTable(path, keeping, exclusive=exclusive), InodeTable(root)
+        copying = Copying(cluster, path.library, keeping, options)
+        completion = Completion(catalog, handles, copying)
+        make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, completion)
+        moves = await stack.enter_async_context(_moving(make_moves, options, predecessor))
+        # Closed before the moves are interrupted, as Copier.stoppable() wants it.
+        await stack.enter_async_context(_closing(handles))
         served = Served(
             options,
             inodes,
@@ -72,6 +79,7 @@ async def serve(
             OpenDirectories(catalog, inodes, keeping),
             Xattrs(cluster, catalog, options.ceph),
             _administration(cluster, catalog, options),
+            moves,
         )
         if predecessor is not None:
             await recovery.restore(served, predecessor, fenced=fenced)
@@ -153,6 +161,28 @@ async def _closing(handles: HandleTable) -> AsyncIterator[HandleTable]:
     finally:
         with trio.CancelScope(shield=True):
             await handles.close()
+
+
+@contextlib.asynccontextmanager
+async def _moving(
+    make_moves: Callable[[trio.Nursery, str | None], Moves],
+    options: MountOptions,
+    predecessor: Predecessor | None,
+) -> AsyncIterator[Moves | None]:
+    """Yield what moves images, if *options* want that; interrupt it at the end of the context."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            moves = make_moves(nursery, options.data_pool) if options.move else None
+            if moves is not None and predecessor is None:
+                nursery.start_soon(moves.report_pending)
+            yield moves
+        except Exception as exc:
+            # As it is, and not in a group of the nursery's.
+            failure = exc
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import stat
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,13 +84,26 @@ def raise_read_ahead(mountpoint: str) -> None:
     Blocks until the mount answers.
     """
     # Answered after INIT only, and the answer to that can but lower what is set before.
-    os.stat(mountpoint)
+    _ask("stat", mountpoint)
     setting = Path(f"/sys/class/bdi/{device_number(mountpoint)}/read_ahead_kb")
     try:
         setting.write_text(f"{_READ_AHEAD_KB}\n")
     except OSError as exc:
         # Root's to set: without it, sequential reads through the page cache are slower.
         log.debug("read-ahead stays as it is: %s", exc)
+
+
+def sync(mountpoint: str) -> None:
+    """Have what is dirty in the page cache written; blocks, and says nothing of errors."""
+    _ask("sync", "--file-system", mountpoint)
+
+
+def _ask(*command: str) -> None:
+    # Not in the process that serves: killed meanwhile, its thread would wait for an answer that
+    # nobody gives, and keep it from ending.
+    subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def detach(mountpoint: str) -> None:

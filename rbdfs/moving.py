@@ -2,7 +2,7 @@
 
 rename(2) holds the requests to the image back, has RBD live migration prepared, opens the files at
 the new place and lets the requests go on: it answers then, because the kernel lets nobody look up
-a name in either directory before. What there is to copy is copied after that, in the background.
+a name in either directory before. What there is to copy is copied after that, by completion.py.
 
 Nothing is undone once requests go on, for an abort loses what was zeroed since. What ends half-way
 is whole at the new place and stays a migration that is pending: a server that comes after this one
@@ -16,41 +16,54 @@ import contextlib
 import errno
 import itertools
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from rbdfs.cluster import Cluster
-from rbdfs.entries import Entry
-from rbdfs.errors import UserError
-from rbdfs.kinds import USER, image_entry
+from rbdfs.encoding import NotUnderstood
 from rbdfs.migration import Migration
-from rbdfs.migration import image_entry as entry_of
-from rbdfs.migration_header import State
-from rbdfs.migration_recovery import finish, pending, undo
-from rbdfs.relocation import Relocation
+from rbdfs.migration_header import MIGRATING, State
+from rbdfs.migration_recovery import pending, undo
 from rbdfs.spec import ImageSpec
+from rbdfs.switching import go_back, relocation_of, reopen, shut
+from rbdfs.tree import ROOT_INODE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import Iterable
 
     from rbdfs.catalog import Catalog
+    from rbdfs.cluster import Cluster
+    from rbdfs.completion import Completion
+    from rbdfs.entries import Entry, Key
     from rbdfs.handles import HandleTable
     from rbdfs.keeping import Keeping
-    from rbdfs.library import Library
-    from rbdfs.options import MountOptions
+    from rbdfs.relocation import Relocation
     from rbdfs.shared_image import SharedImage
     from rbdfs.tree import InodeTable
 
 log = logging.getLogger(__name__)
 
-# Other mounts look at what they have open every second, and give up what is being moved.
-_NOTICE_S = 4.0
-# Between tries to remove the source, which a clone that is open for writing may still need.
-_RETRY_S = 5.0
-# How long another client may be in the way of going on at the source, where a move failed.
-_RETURN_S = 5.0
-_REPORT_PERCENT = 10
+_WITH_TARGET = (State.PREPARED, State.EXECUTING, State.EXECUTED)
+
+
+@dataclass(slots=True)
+class Move:
+    """One move, from its beginning to the end of the migration, if it comes to one.
+
+    Attributes:
+        number: what the keeper knows it by.
+        migration: None until it is prepared.
+    """
+
+    number: int
+    source: ImageSpec
+    source_id: str
+    migration: Migration | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.migration is None or self.migration.state is None
 
 
 class Moves:
@@ -62,47 +75,28 @@ class Moves:
         catalog: Catalog,
         handles: HandleTable,
         inodes: InodeTable,
-        library: Library,
         keeping: Keeping,
-        options: MountOptions,
+        completion: Completion,
         nursery: trio.Nursery,
+        data_pool: str | None,
     ) -> None:
+        """*data_pool* is where the data goes; None: where the image has it, or the target pool."""
         self._cluster = cluster
         self._catalog = catalog
         self._handles = handles
         self._inodes = inodes
-        self._library = library
         self._keeping = keeping
-        self._options = options
+        self._completion = completion
         self._nursery = nursery
+        self._data_pool = data_pool
         self._numbers = itertools.count(1)
-        self._own = frozenset({cluster.address, library.address})
-        self._moving: set[str] = set()
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def running(cls, *parts: Any) -> AsyncIterator[Moves]:
-        """Yield the moves of a mount; interrupt at the end of the context what is under way.
-
-        Files have to be closed before: a writer of the image that is copied copies, for librbd,
-        and what waits for it cannot be stopped.
-        """
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                yield cls(*parts, nursery)
-            except Exception as exc:
-                # As it is, and not in a group of the nursery's.
-                failure = exc
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        self._inherited: list[tuple[Move, Key]] = []
 
     async def move(self, source: Entry, target: ImageSpec) -> None:
         """Move image *source* to *target*; return when its files are open there.
 
         Raises OSError, and nothing is changed then: EBUSY where another client, a clone or a file
-        that grows is in the way; EEXIST; ESTALE where a snapshot is open that has no name.
+        that grows is in the way; EEXIST.
         """
         await self._nursery.start(self._move, source, target)
 
@@ -113,28 +107,51 @@ class Moves:
         """
         relocations = []
         for record in records:
-            self._numbers = itertools.count(max(next(self._numbers), record["number"] + 1))
-            source_id, source = record["move"]["image_id"], ImageSpec(*record["move"]["source"])
+            spec = ImageSpec(*record["move"]["source"])
+            move = Move(record["number"], spec, record["move"]["image_id"])
+            self._numbers = itertools.count(max(next(self._numbers), move.number + 1))
             try:
-                found = await pending(self._cluster, source.pool, source.namespace)
-                for migration in found:
-                    if migration.source_id == source_id:
-                        relocations += await self._inherit(migration, record)
-                        break
-                else:
-                    self._keeping.moved(record["number"])
-            except OSError as exc:
-                log.error("the move of %s is not taken over: %s", source, exc)
+                relocation = await self._inherit(move)
+            except (OSError, NotUnderstood) as exc:
+                log.error("the move of %s is not taken over: %s", spec, exc)
+                continue
+            if relocation is not None:
+                relocations.append(relocation)
+                self._inherited.append((move, relocation.target.image_key))
         return relocations
 
-    async def _inherit(self, migration: Migration, record: dict[str, Any]) -> list[Relocation]:
-        if migration.state not in (State.PREPARED, State.EXECUTING, State.EXECUTED):
-            await undo(migration)
-            self._keeping.moved(record["number"])
-            return []
-        relocation = await self._relocation(migration)
-        self._nursery.start_soon(self._go_on, migration, record)
-        return [relocation]
+    async def go_on(self) -> None:
+        """Go on in the background with what was inherited, when all files are open again."""
+        while self._inherited:
+            await self._nursery.start(self._go_on, *self._inherited.pop())
+
+    async def report_pending(self) -> None:
+        """Log which migrations out of the pools of this mount nobody has ended yet."""
+        root = self._inodes.entry(ROOT_INODE)
+        try:
+            for pool, namespace in await self._catalog.places(root):
+                for migration in await pending(self._cluster, pool, namespace):
+                    _report_pending(migration)
+        except (OSError, NotUnderstood) as exc:
+            log.warning("cannot tell whether images are being moved: %s", exc)
+
+    async def _inherit(self, move: Move) -> Relocation | None:
+        found = await pending(self._cluster, move.source.pool, move.source.namespace)
+        move.migration = next((one for one in found if one.source_id == move.source_id), None)
+        if move.migration is not None and move.migration.state not in _WITH_TARGET:
+            await undo(move.migration)
+        if move.migration is None or move.over:
+            self._keeping.moved(move.number)
+            return None
+        return await relocation_of(move.migration, self._catalog)
+
+    async def _go_on(
+        self, move: Move, image: Key, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        async with contextlib.AsyncExitStack() as quiet:
+            await quiet.enter_async_context(self._handles.held(image))
+            task_status.started()
+            await self._complete(move, quiet)
 
     async def _move(
         self,
@@ -142,11 +159,70 @@ class Moves:
         target: ImageSpec,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        with self._remembered(source):
-            async with self._copier() as copier, contextlib.AsyncExitStack() as quiet:
-                images = await quiet.enter_async_context(self._handles.held(source.image_key))
-                async with _shut(images):
-                    migration = await self._switched(copier, source, target, images)
-                await quiet.aclose()
-                task_status.started()
-                await self._complete(migration)
+        attributes = await self._catalog.attributes(source)
+        if attributes.features & MIGRATING:
+            raise OSError(errno.EBUSY, f"{source.spec} is being moved already")
+        place = (source.pool, source.namespace, source.image)
+        move = Move(next(self._numbers), ImageSpec(*place), attributes.image_id)
+        async with contextlib.AsyncExitStack() as quiet:
+            images = await quiet.enter_async_context(self._handles.held(source.image_key))
+            self._keeping.moving(move.number, {"source": place, "image_id": move.source_id})
+            try:
+                await shut(images)
+                try:
+                    await self._switch(move, source, target, images)
+                except Exception:
+                    await go_back(images)
+                    raise
+            except Exception:
+                if move.over:
+                    self._keeping.moved(move.number)
+                raise
+            task_status.started()
+            await self._complete(move, quiet)
+
+    async def _switch(
+        self, move: Move, source: Entry, target: ImageSpec, images: Iterable[SharedImage]
+    ) -> None:
+        """Have the migration prepared, and *images* opened where they are then; all or nothing."""
+        async with Migration.prepared(
+            self._cluster, source, target, data_pool=self._data_pool
+        ) as migration:
+            move.migration = migration
+            relocation = await relocation_of(migration, self._catalog)
+            await reopen(images, relocation)
+            # From now on nothing is undone: whoever opens it may write.
+            migration.used = True
+        self._handles.relocate(relocation)
+        self._inodes.relocate(relocation)
+        self._catalog.directory_changed(source)
+        self._catalog.directory_changed(relocation.target)
+        log.info("%s: %s is there, its data follows", migration, target)
+
+    async def _complete(self, move: Move, quiet: contextlib.AsyncExitStack) -> None:
+        assert move.migration is not None
+        try:
+            await self._completion.run(move.migration, quiet)
+        except Exception:
+            # Nobody awaits this task: what it raised would take the mount down.
+            log.exception("%s failed", move.migration)
+        except trio.Cancelled:
+            _report_pending(move.migration)
+            raise
+        else:
+            self._keeping.moved(move.number)
+
+
+def _report_pending(migration: Migration) -> None:
+    if migration.state is State.EXECUTED:
+        log.warning("%s is copied: `rbd migration commit %s` ends it", migration, migration.target)
+    elif migration.state in _WITH_TARGET:
+        log.warning(
+            "%s is not complete: `rbd migration execute %s` and `rbd migration commit` finish it",
+            migration,
+            migration.target,
+        )
+    else:
+        log.warning(
+            "%s is not complete: `rbd migration abort %s` undoes it", migration, migration.source
+        )

@@ -180,6 +180,9 @@ class NameOperations(pyfuse3.Operations):
         parent = served.inodes.entry(parent_inode_new)
         await served.handles.settled(entry)
         target = await administration.destination(entry, parent, name_new, flags)
+        if target is not None and served.moves is None:
+            # Not EXDEV, upon which mv(1) would copy the image and lose its snapshots.
+            raise OSError(errno.EOPNOTSUPP, f"{entry.spec} to another pool: needs -o move")
         if target is None or served.moves is None:
             await administration.rename(entry, parent, name_new, flags)
         else:

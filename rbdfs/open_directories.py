@@ -31,7 +31,8 @@ class OpenDirectories:
 
     def restore(self, record: dict[str, Any]) -> None:
         """Open again what another server had open, under its number; reading begins anew."""
-        fh = record["fh"]
+        # The keeper knows directories by negative numbers: those of files are the same.
+        fh = -record["fh"]
         self._numbers = itertools.count(max(next(self._numbers), fh + 1))
         self._add(fh, record["directory"])
 

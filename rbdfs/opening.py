@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-async def open_image(
-    library: Library, entry: Entry, *, read_only: bool, exclusive: bool
-) -> Image:
+async def open_image(library: Library, entry: Entry, *, read_only: bool, exclusive: bool) -> Image:
     """Open, as Library.open() says; for writing, keep other writers out if *exclusive*.
 
     Raises OSError: EROFS where the client may not write, EBUSY where others write.

@@ -72,6 +72,8 @@ async def restore(served: Served, predecessor: Predecessor, *, fenced: bool) -> 
             served.inodes.opened(record["inode"])
             nursery.start_soon(_restore_file, served, record, lost.get(entry.whole_key))
     log.info("%d open files taken over", len(files))
+    if served.moves is not None:
+        await served.moves.go_on()
 
 
 def _relocated(record: dict[str, Any], relocations: list[Relocation]) -> dict[str, Any]:

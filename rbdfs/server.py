@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from typing import Any
 
 import trio
 
@@ -41,7 +42,11 @@ def main() -> int:
     with os.fdopen(int(sys.argv[1])) as memory:
         state = json.load(memory)
     _die_with(state["keeper"])
-    link = KeeperLink(socket.socket(fileno=state["control"]))
+    with contextlib.closing(KeeperLink(socket.socket(fileno=state["control"]))) as link:
+        return _serve(state, link)
+
+
+def _serve(state: dict[str, Any], link: KeeperLink) -> int:
     predecessor = None
     if state["fuse"] is not None:
         predecessor = Predecessor(

@@ -191,4 +191,4 @@ class Serving:
         except OSError as exc:
             log.info("%a is busy (%s): detaching it", self._mountpoint, exc.strerror)
             # What mmap made dirty is written while requests are still answered.
-            pyfuse3.syncfs(self._mountpoint)
+            mountpoint.sync(self._mountpoint)

@@ -45,7 +45,7 @@ class SharedImage:
 
     It is read-only until somebody writes, and again when the last writer has left. *changed* is
     called when what serves it has to know: another image, length or error, and before an image
-    that was replaced is closed. *written* returns a number that every write changes.
+    that was replaced is closed.
 
     Attributes:
         entry: what is open, as it was at the first open.
@@ -62,7 +62,6 @@ class SharedImage:
         *,
         exclusive: bool,
         changed: Callable[[SharedImage], None],
-        written: Callable[[], int],
     ) -> None:
         self.entry = entry
         self.image: Image | None = None
@@ -72,12 +71,11 @@ class SharedImage:
         self._library = library
         self._exclusive = exclusive
         self._changed = changed
-        self._written = written
         self._last_size = 0
         self._users = dict.fromkeys(Use, 0)
         self._extents: ExtentMap | None = None
-        # The image that they are of, and what _written() was then.
-        self._extents_of: tuple[Image, int] | None = None
+        # The image that they are of, how large it was, and Image.changes before they were learnt.
+        self._extents_of: tuple[Image, int, int] | None = None
         self._learning = trio.Lock()
         # Held while `image` is opened, replaced or closed, and by nobody else.
         self._changing = trio.Lock()
@@ -179,7 +177,7 @@ class SharedImage:
             raise
 
     async def reopen(self, entry: Entry) -> None:
-        """Open what was shut() as *entry*, for those who use it; raise OSError as acquire() does."""
+        """Open what was shut() as *entry*, for its users; raise OSError as acquire() does."""
         await self._reopen(entry=entry, read_only=not self.writers)
         self.entry = entry
 
@@ -216,15 +214,15 @@ class SharedImage:
         async with self._learning, self.using() as image:
             if not (self.entry.is_snapshot or image.lock_held):
                 return None
-            # Before the diff: what is written beside it counts as written after it.
-            written = 0 if self.entry.is_snapshot else self._written()
-            if self._extents is None or self._extents_of != (image, written):
+            # Before the diff: what is complete after this is not in it, or may not be.
+            state = (image, image.size, 0 if self.entry.is_snapshot else image.changes)
+            if self._extents is None or self._extents_of != state:
                 extents = await image.extents()
                 if extents is None:
                     return None
                 granule = 1 << self.entry.order
-                self._extents = ExtentMap(image.size, extents, granule=granule)
-                self._extents_of = (image, written)
+                self._extents = ExtentMap(state[1], extents, granule=granule)
+                self._extents_of = state
             return self._extents
 
     def fail(self, error: OSError) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 _MESSAGE_BYTES = 1 << 18
+# How long a killed process may take to be gone, in seconds.
+_REAP_S = 0.5
 
 
 @dataclass(slots=True)
@@ -36,11 +41,27 @@ class Estate:
     fenced: list[str] = field(default_factory=list)
     handles: dict[int, dict[str, Any]] = field(default_factory=dict)
 
+    def learn(
+        self,
+        *,
+        addresses: list[str] | None = None,
+        fenced: list[str] | None = None,
+        opened: dict[str, Any] | None = None,
+        released: int | None = None,
+    ) -> None:
+        """Take in what has changed; *opened* has its file handle as ``fh``."""
+        self.addresses = self.addresses if addresses is None else addresses
+        self.fenced = self.fenced if fenced is None else fenced
+        if opened is not None:
+            self.handles[opened["fh"]] = opened
+        if released is not None:
+            self.handles.pop(released, None)
+
 
 class ServerProcess:
     """A running server, or one whose end was not noticed yet."""
 
-    def __init__(self, estate: Estate, *, crashed: bool, quiet: bool) -> None:
+    def __init__(self, estate: Estate, crashed: bool, quiet: bool) -> None:
         """Start it; *crashed* says that its predecessor could not close anything.
 
         A *quiet* one has no terminal: a daemon must not hold its caller's pipes.
@@ -53,19 +74,12 @@ class ServerProcess:
             "crashed": crashed,
         }
         descriptors = [theirs.fileno(), *([] if estate.fuse is None else [estate.fuse])]
-        with theirs, os.fdopen(os.memfd_create("rbdfs-state"), "w+") as memory:
-            json.dump(state, memory)
-            memory.flush()
-            os.lseek(memory.fileno(), 0, os.SEEK_SET)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "rbdfs.server", str(memory.fileno())],
-                pass_fds=[*descriptors, memory.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if quiet else None,
-                stderr=subprocess.DEVNULL if quiet else None,
-                # A terminal's Ctrl-C is for the keeper, which tells the server.
-                process_group=0,
-            )
+        try:
+            with theirs:
+                self._process = _spawn(state, descriptors, quiet=quiet)
+        except BaseException:
+            self.control.close()
+            raise
         self.pid = self._process.pid
 
     def receive(self) -> dict[str, Any] | None:
@@ -86,11 +100,42 @@ class ServerProcess:
     def kill(self) -> None:
         self._process.kill()
 
+    def is_dead(self) -> bool:
+        """Tell whether it does nothing any more, though it may still have its socket open.
+
+        A thread that the kernel holds up, because the mount has not answered, keeps a killed
+        process from ending; its successor is what lets it go.
+        """
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
+        except OSError as exc:
+            return exc.errno == errno.ENOENT
+        return stat.rpartition(b")")[2].split()[0] == b"Z"
+
     def wait(self, timeout_s: float) -> int:
         """Close the control socket and return the exit code, if need be after a kill."""
         self.control.close()
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+        for patience_s in (0.0 if self.is_dead() else timeout_s, _REAP_S):
+            try:
+                return self._process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        return -signal.SIGKILL
+
+
+def _spawn(
+    state: dict[str, Any], descriptors: list[int], *, quiet: bool
+) -> subprocess.Popen[bytes]:
+    with os.fdopen(os.memfd_create("rbdfs-state"), "w+") as memory:
+        json.dump(state, memory)
+        memory.flush()
+        os.lseek(memory.fileno(), 0, os.SEEK_SET)
+        return subprocess.Popen(
+            [sys.executable, "-m", "rbdfs.server", str(memory.fileno())],
+            pass_fds=[*descriptors, memory.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if quiet else None,
+            stderr=subprocess.DEVNULL if quiet else None,
+            # A terminal's Ctrl-C is for the keeper, which tells the server.
+            process_group=0,
+        )

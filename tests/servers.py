@@ -18,6 +18,7 @@ from tests.mounts import RBDFS, wait_for_end
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.ceph import Ceph
     from tests.mounts import Mount
 
 COMMAND_TIMEOUT_S = 70.0
@@ -42,18 +43,28 @@ def server_of(mount: Mount) -> int | None:
     return int(children[0]) if children else None
 
 
-def signal_server(mount: Mount, signum: signal.Signals) -> int:
-    """Send a signal to the server of a mount, and return its process id."""
-    pid = eventually(lambda: server_of(mount), what="a server")
+def signal_server(mount: Mount, signum: signal.Signals, after: int | None = None) -> int:
+    """Send a signal to the server of a mount, and return its process id.
+
+    With `after`, the process id of a server that was killed, to its successor.
+    """
+
+    def server() -> int | None:
+        pid = server_of(mount)
+        return None if pid == after else pid
+
+    pid = eventually(server, what="a server")
     assert pid is not None
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signum)
     return pid
 
 
-def kill_server(mount: Mount) -> None:
-    """Kill the server of a mount and wait for its end."""
-    wait_for_end(signal_server(mount, signal.SIGKILL))
+def kill_server(mount: Mount) -> int:
+    """Kill the server of a mount and wait for its end; return what its process id was."""
+    pid = signal_server(mount, signal.SIGKILL)
+    wait_for_end(pid)
+    return pid
 
 
 def wait_for_server(mount: Mount, generation: int, timeout: float = 20.0) -> None:
@@ -67,6 +78,24 @@ def killed_server(mount: Mount, generation: int = 2) -> None:
     kill_server(mount)
     wait_for_server(mount, generation)
     mount.expect_log(rf"ERROR rbdfs\.keeper: server {generation - 1} ended with exit code -9")
+
+
+@contextlib.contextmanager
+def standing_still(ceph: Ceph, osd: int) -> Iterator[None]:
+    """An OSD that does nothing for the time of the block: at most 12 s for the only one."""
+    daemon = f"osd.{osd}"
+    with ceph.stalled(daemon):
+        # The signal stops one thread after the other.
+        eventually(lambda: is_stopped(ceph.pid(daemon)), what=f"{daemon} to stand still")
+        yield
+    # Placement groups would stay laggy for a while.
+    ceph.ceph("osd", "down", str(osd))
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether no thread of a process runs."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 @contextlib.contextmanager

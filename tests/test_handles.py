@@ -631,9 +631,7 @@ def fake_handle() -> Iterator[tuple[Handle, FakeImage]]:
     with FakeImage(FakeContent(bytearray(SIZE))) as fake:
         # A library that must not be asked: the image is open already.
         library: Any = None
-        shared = SharedImage(
-            library, entry, exclusive=False, changed=lambda _shared: None, written=lambda: 0
-        )
+        shared = SharedImage(library, entry, exclusive=False, changed=lambda _shared: None)
         shared.image = Image(AioBridge(), fake, entry.spec, read_only=False)
         yield Handle(1, 1, entry, shared, Use.WRITE_WHOLE, lambda _handle: None), fake
 

@@ -7,9 +7,10 @@ import errno
 import mmap
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import rbd
 
 from tests.ceph import run
 from tests.conditions import eventually
@@ -150,19 +151,20 @@ def test_partition(
 
 
 def test_image_and_snapshot_removed_while_no_server_is_there(
-    ceph: Ceph, pool: str, image: str, mounting: Mounting
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, ioctx: Any
 ) -> None:
     import_image(ceph, f"{pool}/{image}-other", random_bytes(MIB, seed=3))
     with mounting(pool) as mount:
         reader = os.open(mount.file(image), os.O_RDONLY | os.O_DIRECT)
         snapshot = os.open(mount.file(f"{image}@s"), os.O_RDONLY | os.O_DIRECT)
         other = os.open(mount.file(f"{image}-other"), os.O_RDWR)
-        kill_server(mount)
-        # The successor, which has not looked at anything yet.
-        signal_server(mount, signal.SIGSTOP)
-        ceph.rbd("snap", "rm", "--no-progress", f"{pool}/{image}@s")
-        ceph.rbd("rm", "--no-progress", f"{pool}/{image}")
-        signal_server(mount, signal.SIGCONT)
+        # The successor has not looked at anything yet. No process is started from here on: its
+        # copies of the files would be closed by the server.
+        successor = signal_server(mount, signal.SIGSTOP, after=kill_server(mount))
+        with rbd.Image(ioctx, image) as opened_elsewhere:
+            opened_elsewhere.remove_snap("s")
+        rbd.RBD().remove(ioctx, image)
+        os.kill(successor, signal.SIGCONT)
         wait_for_server(mount, 2)
         mount.expect_log(r"ERROR rbdfs\.keeper: server 1 ended with exit code -9")
         mount.expect_log(rf"WARNING .*{image}")

@@ -21,18 +21,24 @@ LAYERS = [
     ("name_operations file_operations recovery", "the answers; and what comes before the first"),
     ("served", "all that the answers need of one mount"),
     ("open_directories", "directories that are read"),
+    ("moving", "images on their way to other pools, with what is open on them"),
+    ("completion", "the second half of a move"),
+    ("copier", "the client that copies for a move"),
     ("administration xattrs copying freshness keeping", "what is done with entries and files"),
-    ("catalog tree handles data_path", "which entries there are, are known and are open"),
+    ("catalog tree handles data_path switching", "which entries there are, are known and are open"),
     ("handle partition_tables", "one open file; one partition table"),
     ("shared_image", "an image that several open files use together"),
     ("migration_recovery", "what an interrupted migration is brought to"),
     ("migration", "one image on its way to another pool"),
+    ("opening", "an image is opened for who shares it"),
     ("library inventory keeper image_meta", "who opens, who lists, who holds the kernel"),
     ("cluster native_library growth arguments", "one client, one growing image, one command line"),
     ("listing inspection object_map changes kinds migration_header", "one question each"),
     ("attributes logs mountpoint", "one concern each of the options"),
     ("image header directory daemon commands", "one image, one object, one process, one request"),
     ("single_flight aio ceph_errors datapath succession", "how Ceph and the kernel are called"),
+    ("gate", "requests are held back"),
+    ("relocation", "where an entry has gone"),
     ("options", "what one mount was asked for"),
     ("source entries", "values made of other values"),
     (
@@ -51,7 +57,7 @@ STORAGE |= {"migration", "migration_header", "migration_recovery"}
 KERNEL = {"mount", "serving", "native_path", "operations", "name_operations", "file_operations"}
 KERNEL |= {"served", "attributes"}
 PURE = {"encoding", "spec", "qemu_filename", "extents", "partitions", "mountinfo", "errors"}
-PURE |= {"entries", "options", "source", "tree", "ceph_settings"}
+PURE |= {"entries", "options", "source", "tree", "ceph_settings", "relocation"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 every_module = pytest.mark.parametrize(

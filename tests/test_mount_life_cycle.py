@@ -157,6 +157,7 @@ def test_crash_leaves_a_dead_mount_that_a_new_start_replaces(
 ) -> None:
     """An empty directory in its place would be mirrored as a deletion of everything."""
     with mounting(pool, exit_code=-signal.SIGKILL) as mount:
+        mount.allow_log("the keeper is gone")
         file = os.open(mount.file(image), os.O_RDWR)
         os.pwrite(file, b"synced", 0)
         os.fsync(file)

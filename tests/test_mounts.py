@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conditions import eventually
 from tests.mounts import (
     TIMEOUT_S,
     Mount,
@@ -37,7 +38,7 @@ def logged(tmp_path: Path, text: str) -> Mount:
 
 def assert_gone(path: Path) -> None:
     assert not mounted(path)
-    assert processes_naming(str(path)) == []
+    eventually(lambda: not processes_naming(str(path)), what="the end of all processes")
     assert os.listdir(path) == []
 
 

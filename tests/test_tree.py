@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rbdfs import tree
 from rbdfs.entries import Entry, Key
+from rbdfs.relocation import Relocation
 from rbdfs.tree import ROOT_INODE, InodeTable, stable_number
 
 ROOT = Entry(Key(1, ""), pool="rbd")
@@ -142,6 +143,22 @@ def test_a_remade_image_has_another_inode() -> None:
     remade = replace(image(1), key=image(2).key)
     assert table.remember(remade) != old
     assert table.entry(old) == image(1)
+
+
+def test_an_image_that_has_moved_keeps_its_number_while_it_is_known() -> None:
+    table, old = InodeTable(Entry(Key(1))), image(1)
+    new = replace(old, key=Key(2, "", "new"), pool="other")
+    snap = replace(old, key=old.key._replace(snap_id=4), snap="s")
+    lost = replace(old, key=old.key._replace(snap_id=5), snap="t")
+    numbers = [table.remember(entry) for entry in (old, snap, lost)]
+    table.relocate(Relocation(old.key, new, {4: 7}))
+    moved = replace(snap, key=new.key._replace(snap_id=7), pool="other")
+    assert [table.entry(number).key for number in numbers] == [new.key, moved.key, lost.key]
+    assert [table.number(entry.key) for entry in (new, moved, lost)] == numbers
+    assert table.remember(new) == numbers[0]
+    table.forget(numbers[0], 2)
+    assert table.number(new.key) == stable_number(new.key) != numbers[0]
+    assert table.number(old.key) == stable_number(old.key)
 
 
 def test_keys_of_the_same_number_get_different_inodes(monkeypatch: pytest.MonkeyPatch) -> None:

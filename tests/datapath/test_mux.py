@@ -118,6 +118,19 @@ def test_image_closes_only_without_handles(kernel: FakeKernel, image: Image) -> 
     assert kernel.read(FH, 0, 512).error == 0
     kernel.mux.unregister(FH)
     image.close(5.0)
+
+
+def test_close_waits_for_requests_of_a_handle_that_is_gone(
+    kernel: FakeKernel, image: Image
+) -> None:
+    """As when an image is opened anew under its readers."""
+    uniques = [kernel.send(fuse.READ, read_body(FH, 4096 * i, 4096)) for i in range(64)]
+    eventually(lambda: kernel.mux.stats()["reads"] == len(uniques))
+    kernel.mux.unregister(FH)
+    image.close(5.0)
+    replies = [kernel.receive() for _ in uniques]
+    assert {reply.unique for reply in replies} == set(uniques)
+    assert {reply.error for reply in replies} == {0}
     with pytest.raises(OSError, match="closed"):
         kernel.mux.register(FH, image, 0, 512, readable=True, writable=False)
 

@@ -1,0 +1,282 @@
+"""Faults of the cluster, made for real: who has to wait waits, and nobody is told a lie."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import mmap
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.conditions import eventually
+from tests.images import MIB, export_image, import_image, random_bytes
+from tests.mounts import TIMEOUT_S, mounted, opened
+from tests.servers import ask, standing_still
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.ceph import Ceph
+    from tests.mounts import Mounting
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def image(ceph: Ceph, pool: str, image_name: str) -> str:
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+    return image_name
+
+
+@pytest.fixture
+def other(ceph: Ceph, pool: str, image: str) -> str:
+    import_image(ceph, f"{pool}/{image}-other", random_bytes(MIB, seed=1))
+    return f"{image}-other"
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """The name of the errno that a call fails with."""
+    with pytest.raises(OSError) as failure:  # noqa: PT011 (the caller checks the errno)
+        call()
+    return errno.errorcode[failure.value.errno or 0]
+
+
+class Direct:
+    """A file with O_DIRECT, whose requests all reach the server."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self.buffer = mmap.mmap(-1, BLOCK)
+
+    def read(self, off: int = 0) -> bytes:
+        return self.buffer[: os.preadv(self.file, [self.buffer], off)]
+
+    def write(self, byte: bytes, off: int = 0) -> int:
+        self.buffer[:] = byte * BLOCK
+        return os.pwritev(self.file, [self.buffer], off)
+
+    def sync(self) -> None:
+        os.fsync(self.file)
+
+    def sync_write(self) -> None:
+        self.write(b"a")
+        self.sync()
+
+
+def test_osd_stops_for_eight_seconds(
+    ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting
+) -> None:
+    data = bytearray(random_bytes(MIB))
+    with mounting(pool) as mount, ThreadPoolExecutor(40) as threads:
+        with (
+            opened(mount.file(image), os.O_RDWR | os.O_DIRECT) as file,
+            opened(mount.file(other), os.O_RDONLY | os.O_DIRECT) as reader,
+        ):
+            begun = time.monotonic()
+            with standing_still(ceph, 0):
+                offsets = range(0, 32 * BLOCK, BLOCK)
+                writes: list[Future[Any]] = [
+                    threads.submit(Direct(file).write, b"w", off) for off in offsets
+                ]
+                read: Future[Any] = threads.submit(Direct(reader).read)
+                sync = threads.submit(os.fsync, file)
+                # What needs no OSD answers meanwhile.
+                answered = time.monotonic()
+                os.statvfs(mount.path)
+                assert time.monotonic() - answered < 1
+                eventually(lambda: time.monotonic() - begun > 8, timeout=12)
+                assert not any(future.done() for future in [*writes, read])
+            assert [future.result(TIMEOUT_S) for future in writes] == [BLOCK] * 32
+            assert read.result(TIMEOUT_S) == random_bytes(MIB, seed=1)[:BLOCK]
+            sync.result(TIMEOUT_S)
+            data[: 32 * BLOCK] = b"w" * 32 * BLOCK
+        assert mount.file(image).read_bytes() == data
+        assert mount.alive
+    assert export_image(ceph, f"{pool}/{image}") == data
+
+
+def test_reader_killed_while_it_waits(
+    ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting
+) -> None:
+    with mounting(pool) as mount:
+        command = ["dd", f"if={mount.file(image)}", "of=/dev/null", "bs=64k", "iflag=direct"]
+        # The kernel knows it, so that dd gets as far as its read.
+        with opened(mount.file(image), os.O_RDONLY), standing_still(ceph, 0):
+            reader = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            eventually(lambda: not mount.process.poll() and in_read(reader.pid), what="the read")
+            reader.send_signal(signal.SIGKILL)
+            assert os.statvfs(mount.path).f_namemax == 255
+        assert reader.wait(TIMEOUT_S) == -signal.SIGKILL
+        assert mount.file(other).read_bytes() == random_bytes(MIB, seed=1)
+        assert mount.file(image).read_bytes() == random_bytes(MIB)
+        assert mount.alive
+
+
+def in_read(pid: int) -> bool:
+    """Whether a process waits in read(2), system call 0."""
+    with open(f"/proc/{pid}/syscall", encoding="ascii") as syscall:
+        return syscall.read().startswith("0 ")
+
+
+def test_mon_stops(ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting) -> None:
+    data = bytearray(random_bytes(MIB))
+    with mounting(pool) as mount:
+        with opened(mount.file(image), os.O_RDWR | os.O_DIRECT) as file:
+            with ceph.stalled("mon.a"):
+                direct = Direct(file)
+                assert direct.write(b"m") == BLOCK
+                direct.sync()
+                assert direct.read() == b"m" * BLOCK
+                assert set(os.listdir(mount.path)) >= {image, other}
+                # A new one needs the OSDs only.
+                assert mount.file(other).read_bytes() == random_bytes(MIB, seed=1)
+            data[:BLOCK] = b"m" * BLOCK
+            assert direct.read(BLOCK) == data[BLOCK : 2 * BLOCK]
+        assert mount.alive
+    assert export_image(ceph, f"{pool}/{image}") == data
+
+
+FENCES: dict[str, Callable[[Ceph, str, str], object]] = {
+    "blocklisted": lambda ceph, _, address: ceph.blocklist_add(address),
+    "lock broken": lambda ceph, spec, _: break_lock(ceph, spec),
+}
+
+
+def break_lock(ceph: Ceph, spec: str) -> None:
+    ((cookie, client),) = [
+        (lock["id"], lock["locker"]) for lock in ceph._rbd_json("lock", "ls", spec)
+    ]
+    ceph.rbd("lock", "rm", spec, cookie, client)
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("fence", FENCES.values(), ids=FENCES)
+def test_fenced(
+    ceph: Ceph,
+    pool: str,
+    image: str,
+    other: str,
+    mounting: Mounting,
+    fence: Callable[[Ceph, str, str], object],
+) -> None:
+    """A file that somebody may have taken over fails for good, and says so; it is not reopened."""
+    spec = f"{pool}/{image}"
+    with mounting(pool) as mount:
+        mount.expect_log(rf"WARNING .*open files of {spec} are lost: .*shutdown")
+        mount.expect_log("(?s)(WARNING|ERROR) .*")
+        file = os.open(mount.file(image), os.O_RDWR | os.O_DIRECT)
+        direct = Direct(file)
+        assert direct.write(b"a") == BLOCK
+        (address,) = ceph.lock_owners(spec)
+        fence(ceph, spec, address)
+        # The OSDs learn of it from the next map.
+        eventually(lambda: fails(direct.sync_write), what="the fence")
+        assert refusal(lambda: direct.write(b"b")) == "ESHUTDOWN"
+        assert refusal(direct.sync) == "ESHUTDOWN"
+        assert refusal(direct.read) == "ESHUTDOWN"
+        eventually(lambda: f"open files of {spec} are lost" in mount.log_text, what="the log")
+        # Names and sizes come by another client of ours.
+        assert set(os.listdir(mount.path)) >= {image, other}
+        assert ask(mount, "status")["files"][0]["error"] is not None
+        ceph.blocklist_rm(address)
+        assert refusal(direct.sync) == "ESHUTDOWN"
+        assert refusal(lambda: direct.write(b"c")) == "ESHUTDOWN"
+        # Another server has other clients: what is opened from then on works.
+        ask(mount, "restart")
+        assert refusal(direct.sync) == "ESHUTDOWN"
+        assert mount.file(other).read_bytes() == random_bytes(MIB, seed=1)
+        with contextlib.suppress(OSError):
+            os.close(file)
+        with opened(mount.file(image), os.O_RDWR | os.O_DIRECT) as file:
+            assert Direct(file).read() == b"a" * BLOCK
+            assert Direct(file).write(b"d") == BLOCK
+            os.fsync(file)
+        assert mount.alive
+        assert mount.log_text.count(f"open files of {spec} are lost") == 1
+    assert export_image(ceph, spec) == b"d" * BLOCK + random_bytes(MIB)[BLOCK:]
+
+
+def fails(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except OSError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def pool_with_a_quota(ceph: Ceph, pool: str) -> Iterator[Callable[[int], None]]:
+    """A new pool; yield what sets its quota in bytes (0: none), without starting a process.
+
+    The copy that a process has of a file that is open here would have to be flushed.
+    """
+    ceph.ceph("osd", "pool", "create", pool, "8")
+    try:
+        ceph.rbd("pool", "init", pool)
+        with ceph.connect() as cluster:
+
+            def command(prefix: str, **arguments: str) -> bytes:
+                text = json.dumps({"prefix": prefix, **arguments})
+                code, answer, message = cluster.mon_command(text, b"")
+                assert code == 0, message
+                return bytes(answer)
+
+            def set_quota(size: int) -> None:
+                command("osd pool set-quota", pool=pool, field="max_bytes", val=str(size))
+                if size:
+                    eventually(lambda: b"full_quota" in command("osd dump"), 30, "a full pool")
+
+            yield set_quota
+            set_quota(0)
+    finally:
+        ceph.ceph("osd", "pool", "rm", pool, pool, "--yes-i-really-really-mean-it")
+
+
+def test_quota_reached(ceph: Ceph, image_name: str, mounting: Mounting) -> None:
+    """Writes wait for space, as on any block device of Ceph; reads go on."""
+    pool = f"quota-{image_name}"
+    with pool_with_a_quota(ceph, pool) as set_quota:
+        import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+        with mounting(pool) as mount, ThreadPoolExecutor(4) as threads:
+            with opened(mount.file(image_name), os.O_RDWR | os.O_DIRECT) as file:
+                set_quota(1)
+                write = threads.submit(Direct(file).write, b"q")
+                assert Direct(file).read(BLOCK) == random_bytes(MIB)[BLOCK : 2 * BLOCK]
+                assert mount.alive
+                with pytest.raises(TimeoutError):
+                    write.result(1.0)
+                set_quota(0)
+                assert write.result(TIMEOUT_S) == BLOCK
+                os.fsync(file)
+            assert mount.alive
+        assert export_image(ceph, f"{pool}/{image_name}")[:BLOCK] == b"q" * BLOCK
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("native")
+def test_signal_while_writes_wait_for_ever(ceph: Ceph, image_name: str, mounting: Mounting) -> None:
+    """The end of the mount is bounded, and says what was not written."""
+    pool = f"quota-{image_name}"
+    with pool_with_a_quota(ceph, pool) as set_quota:
+        import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+        with mounting(pool, exit_code=1) as mount, ThreadPoolExecutor(1) as threads:
+            mount.expect_log(rf"ERROR .*not flushed: {pool}/{image_name}$")
+            file = os.open(mount.file(image_name), os.O_RDWR | os.O_DIRECT)
+            set_quota(1)
+            write = threads.submit(Direct(file).write, b"q")
+            begun = time.monotonic()
+            mount.signal(signal.SIGTERM)
+            assert mount.wait(40) == 1
+            assert 25 < time.monotonic() - begun < 35
+            assert not mounted(mount.path)
+            with pytest.raises(OSError, match="(not connected|aborted|abort)"):
+                write.result(TIMEOUT_S)
+            with pytest.raises(OSError, match="not connected"):
+                os.close(file)
