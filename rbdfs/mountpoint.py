@@ -81,10 +81,8 @@ def mount(options: MountOptions) -> int:
 def raise_read_ahead(mountpoint: str) -> None:
     """Have the kernel read further ahead: its 128 KiB are one small request at a time for cp.
 
-    Blocks until the mount answers.
+    To be called once the kernel has had its answer to INIT, which can only lower it.
     """
-    # Answered after INIT only, and the answer to that can but lower what is set before.
-    _ask("stat", mountpoint)
     setting = Path(f"/sys/class/bdi/{device_number(mountpoint)}/read_ahead_kb")
     try:
         setting.write_text(f"{_READ_AHEAD_KB}\n")

@@ -105,10 +105,11 @@ class Serving:
             await trio.to_thread.run_sync(refusal.resend_requests, self._resend)
         log.info("mounted at %a", self._mountpoint)
         self._keeping.ready(self._path.init_request())
-        # In a thread, and after all else: it waits for an answer of this very mount.
-        await trio.to_thread.run_sync(
-            mountpoint.raise_read_ahead, self._mountpoint, abandon_on_cancel=True
-        )
+        # The kernel may not have read the answer to INIT yet, and that can only lower it. Asking
+        # the mount would be sure, but whoever kills this server then finds the mount busy.
+        for pause_s in (0.05, 0.5):
+            await trio.sleep(pause_s)
+            await trio.to_thread.run_sync(mountpoint.raise_read_ahead, self._mountpoint)
 
     async def _obey(self, nursery: trio.Nursery) -> None:
         async for command in self._keeping.commands():

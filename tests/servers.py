@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.mounts import Mount
 
 COMMAND_TIMEOUT_S = 70.0
+_LAGGY_S = 5.0
 
 
 def ask(mount: Mount, command: str) -> dict[str, Any]:
@@ -83,13 +84,15 @@ def killed_server(mount: Mount, generation: int = 2) -> None:
 @contextlib.contextmanager
 def standing_still(ceph: Ceph, osd: int) -> Iterator[None]:
     """An OSD that does nothing for the time of the block: at most 12 s for the only one."""
-    daemon = f"osd.{osd}"
+    daemon, begun = f"osd.{osd}", time.monotonic()
     with ceph.stalled(daemon):
         # The signal stops one thread after the other.
         eventually(lambda: is_stopped(ceph.pid(daemon)), what=f"{daemon} to stand still")
         yield
-    # Placement groups would stay laggy for a while.
-    ceph.ceph("osd", "down", str(osd))
+    if time.monotonic() - begun > _LAGGY_S:
+        # Its placement groups would stay laggy. Not oftener than needed: an OSD that is told so
+        # five times in ten minutes ends (osd_max_markdown_count).
+        ceph.ceph("osd", "down", str(osd))
 
 
 def is_stopped(pid: int) -> bool:

@@ -353,23 +353,3 @@ def test_fenced_by_somebody_else_while_no_server_was_there(
         assert mount.alive
         assert json.loads(ceph.rbd("info", "--format=json", f"{pool}/{image}"))["size"] == MIB
     assert export_image(ceph, f"{pool}/{image}")[:10] == b"theirsours"
-
-
-@pytest.mark.slow
-def test_server_that_hangs_while_another_client_takes_over(
-    ceph: Ceph, pool: str, image: str, mounting: Mounting
-) -> None:
-    with mounting(pool, lifetime_s=120) as mount:
-        file = os.open(mount.file(image), os.O_RDWR | os.O_DIRECT)
-        server = signal_server(mount, signal.SIGSTOP)
-        with open_image(ceph, pool, image) as other:
-            # As soon as the cluster has given up the watch, after 30 s.
-            other.write(b"theirs", 0)
-        os.kill(server, signal.SIGCONT)
-        mount.expect_log("(?s)(ERROR|WARNING) .*")
-        assert refusal(lambda: os.pwritev(file, [mmap.mmap(-1, 4096)], 0)) == "ESHUTDOWN"
-        assert refusal(lambda: os.fsync(file)) == "ESHUTDOWN"
-        assert mount.alive
-        with contextlib.suppress(OSError):
-            os.close(file)
-    assert export_image(ceph, f"{pool}/{image}")[:6] == b"theirs"

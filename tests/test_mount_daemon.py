@@ -150,7 +150,10 @@ def test_log_file(
     log = tmp_path / "log"
     command = mounting.command(pool, mountpoint, "-d", "--log-file", str(log))
     assert ended(start(command)) == (0, "")
-    (daemon,) = processes_naming(str(mountpoint))
+    (daemon,) = eventually(
+        lambda: len(found := processes_naming(str(mountpoint))) == 1 and found,
+        what="one process of the mount",
+    ) or [0]
     assert stat.S_IMODE(log.stat().st_mode) == 0o640
     assert f"rbdfs[{daemon}] INFO" in log.read_text()
     # As log rotation does it.
