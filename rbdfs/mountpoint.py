@@ -83,8 +83,8 @@ def raise_read_ahead(mountpoint: str) -> None:
 
     To be called once the kernel has had its answer to INIT, which can only lower it.
     """
-    setting = Path(f"/sys/class/bdi/{device_number(mountpoint)}/read_ahead_kb")
     try:
+        setting = Path(f"/sys/class/bdi/{device_number(mountpoint)}/read_ahead_kb")
         setting.write_text(f"{_READ_AHEAD_KB}\n")
     except OSError as exc:
         # Root's to set: without it, sequential reads through the page cache are slower.
