@@ -72,15 +72,9 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
 
 @pytest.fixture(scope="module")
 def pool(ceph: Ceph) -> Iterator[str]:
-    """The name of an empty pool of the test module (8 placement groups, made in 0.4 s)."""
-    name = f"pool-{uuid.uuid4().hex[:8]}"
-    ceph.ceph("osd", "pool", "create", name)
-    try:
-        ceph.rbd("pool", "init", name)
+    """The name of an empty pool of the test module."""
+    with ceph.temporary_pool() as name:
         yield name
-    finally:
-        # The mon answers at once; the OSD removes the objects in its own time.
-        ceph.ceph("osd", "pool", "rm", name, name, "--yes-i-really-really-mean-it")
 
 
 @pytest.fixture

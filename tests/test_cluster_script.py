@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -12,24 +11,12 @@ import pytest
 
 from tests.ceph import SCRIPT, Ceph, CommandError, run
 from tests.conditions import eventually
+from tests.mounts import processes_naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.cluster
-
-
-def processes_of(path: Path) -> list[str]:
-    """The command lines that name a directory."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = os.fsdecode(entry.read_bytes())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if f"{path}/ceph.conf" in command:
-            found.append(command)
-    return found
 
 
 @pytest.fixture
@@ -56,7 +43,7 @@ def test_memstore_cluster_from_start_to_stop(directory: Path) -> None:
         ceph.rbd("create", "--size=1M", "vm2", id="ro")
 
     ceph.stop()
-    assert processes_of(directory) == []
+    assert processes_naming(f"{directory}/ceph.conf") == []
     assert not directory.exists()
 
 
@@ -132,7 +119,7 @@ def test_start_that_fails_leaves_nothing(directory: Path, tmp_path: Path) -> Non
     assert failed.stderr == (
         "contrib/cluster: ceph-osd is not installed (contrib/setup installs it)\n"
     )
-    assert processes_of(directory) == []
+    assert processes_naming(f"{directory}/ceph.conf") == []
     assert not directory.exists()
 
 
@@ -141,7 +128,7 @@ def test_start_that_is_told_to_end_leaves_nothing(directory: Path) -> None:
         eventually(lambda: (directory / "mgr.x.pid").exists(), what="the mgr's start")
         starting.send_signal(signal.SIGTERM)
         assert starting.wait(30) == 128 + signal.SIGTERM
-    assert processes_of(directory) == []
+    assert processes_naming(f"{directory}/ceph.conf") == []
     assert not directory.exists()
 
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import struct
-import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,14 +50,12 @@ def tmap(*names: bytes) -> bytes:
 @pytest.fixture
 def ioctx(ceph: Ceph) -> Iterator[rados.Ioctx]:
     """A pool of one test: its listing is complete."""
-    name = f"directory-{uuid.uuid4().hex[:8]}"
-    ceph.ceph("osd", "pool", "create", name)
-    try:
-        ceph.rbd("pool", "init", name)
-        with ceph.connect() as cluster, cluster.open_ioctx(name) as ioctx:
-            yield ioctx
-    finally:
-        ceph.ceph("osd", "pool", "rm", name, name, "--yes-i-really-really-mean-it")
+    with (
+        ceph.temporary_pool("directory") as name,
+        ceph.connect() as cluster,
+        cluster.open_ioctx(name) as ioctx,
+    ):
+        yield ioctx
 
 
 async def test_names_of_all_kinds(ceph: Ceph, ioctx: rados.Ioctx) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import sys
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -88,13 +87,8 @@ def read(image: Any) -> dict[int, bytes]:
 
 @pytest.fixture(scope="module")
 def target_pool(ceph: Ceph) -> Iterator[str]:
-    name = f"target-{uuid.uuid4().hex[:8]}"
-    ceph.ceph("osd", "pool", "create", name)
-    try:
-        ceph.rbd("pool", "init", name)
+    with ceph.temporary_pool("target") as name:
         yield name
-    finally:
-        ceph.ceph("osd", "pool", "rm", name, name, "--yes-i-really-really-mean-it")
 
 
 @pytest.fixture

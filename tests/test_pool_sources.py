@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
-import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +16,6 @@ from tests.images import MIB, export_image, import_image, open_image, random_byt
 from tests.mounts import RBDFS, Mount, mounted, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.ceph import Ceph
@@ -39,22 +36,6 @@ def tenants(ceph: Ceph, pool: str) -> str:
     ceph.rbd("snap", "create", "--no-progress", f"{pool}/tenant/vm@s")
     import_image(ceph, f"{pool}/both/inside", b"namespace")
     return pool
-
-
-@contextlib.contextmanager
-def temporary_pool(ceph: Ceph, *, application: bool = True) -> Iterator[str]:
-    name = f"other-{uuid.uuid4().hex[:8]}"
-    ceph.ceph("osd", "pool", "create", name)
-    try:
-        if application:
-            ceph.rbd("pool", "init", name)
-        yield name
-    finally:
-        remove_pool(ceph, name)
-
-
-def remove_pool(ceph: Ceph, name: str) -> None:
-    ceph.ceph("osd", "pool", "rm", name, name, "--yes-i-really-really-mean-it")
 
 
 @pytest.fixture
@@ -135,7 +116,7 @@ def test_one_namespace(tenants: str, mounting: Mounting) -> None:
 
 
 def test_all_pools(ceph: Ceph, tenants: str, mounting: Mounting) -> None:
-    with temporary_pool(ceph, application=False) as hidden, all_pools(mounting) as mount:
+    with ceph.temporary_pool(application=False) as hidden, all_pools(mounting) as mount:
         names = os.listdir(mount.path)
         assert {tenants, "rbd"} <= set(names)
         assert hidden not in names
@@ -163,12 +144,12 @@ def test_all_pools_usage(ceph: Ceph, tenants: str, mounting: Mounting) -> None:
 def test_pools_made_and_removed(ceph: Ceph, tenants: str, mounting: Mounting) -> None:
     # The native data path looks the new pool up by name in an OSD map that may be old.
     with all_pools(mounting, "-o", "datapath=python") as mount:
-        with temporary_pool(ceph) as late:
+        with ceph.temporary_pool() as late:
             eventually(lambda: late in os.listdir(mount.path), SEEN_S, "the pool")
             import_image(ceph, f"{late}/vm", b"first")
             eventually(mount.file(f"{late}/vm").exists, SEEN_S, "its image")
             assert mount.file(f"{late}/vm").read_bytes() == b"first"
-            remove_pool(ceph, late)
+            ceph.remove_pool(late)
             eventually(lambda: late not in os.listdir(mount.path), SEEN_S, "the pool's end")
             eventually(lambda: not mount.file(late).exists(), SEEN_S, "the end of its name")
             # Another pool, with another id, under the same name.

@@ -13,6 +13,7 @@ import pytest
 
 from tests.ceph import run
 from tests.conditions import eventually
+from tests.mounts import processes_naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).resolve().parent.parent / "contrib" / "quickstart"
 
 pytestmark = pytest.mark.cluster
-
-
-def processes_of(demo: Path) -> list[str]:
-    """The command lines that name the demo's directory, the servers of its mount among them."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = os.fsdecode(entry.read_bytes())
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if f"{demo}/" in command:
-            found.append(command)
-    return found
 
 
 @pytest.fixture
@@ -66,7 +54,7 @@ def test_from_start_to_stop(demo: Path) -> None:
 
     assert "stopped" in run(*quickstart, "stop")
     assert not demo.exists()
-    assert processes_of(demo) == []
+    assert processes_naming(f"{demo}/") == []
     assert "stopped" in run(*quickstart, "stop")
 
 
@@ -87,4 +75,4 @@ def test_failure_leaves_nothing(demo: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "rbd snap create" in done.stdout.splitlines()[-1]
     assert not demo.exists()
-    eventually(lambda: not processes_of(demo), what="the end of the cluster")
+    eventually(lambda: not processes_naming(f"{demo}/"), what="the end of the cluster")
