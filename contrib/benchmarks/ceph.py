@@ -25,6 +25,7 @@ THIN_BYTES = 100 * 1024 * MIB
 THIN_DATA_BYTES = 256 * MIB
 LISTED_IMAGES = 1000
 LISTED_SNAPSHOTS = 400
+LISTED = LISTED_IMAGES + LISTED_SNAPSHOTS
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,19 @@ class Bench:
 
     @cached_property
     def full_snapshot(self) -> tuple[str, Path]:
-        """An image `full` with a snapshot `full@s`, all data, and a file with the same bytes."""
-        data = self._data_file("full.raw", SNAPSHOT_BYTES)
-        self.rbd("import", "--no-progress", data, f"{self.pool}/full")
-        self.rbd("snap", "create", "--no-progress", f"{self.pool}/full@s")
-        return "full@s", data
+        """A snapshot of SNAPSHOT_BYTES, all data, and a file with the same bytes."""
+        return self._snapshot("full", SNAPSHOT_BYTES)
+
+    @cached_property
+    def plain_snapshot(self) -> tuple[str, Path]:
+        """As full_snapshot, with as much data as thin_snapshot has."""
+        return self._snapshot("plain", THIN_DATA_BYTES)
+
+    def _snapshot(self, name: str, size_bytes: int) -> tuple[str, Path]:
+        data = self._data_file(f"{name}.raw", size_bytes)
+        self.rbd("import", "--no-progress", data, f"{self.pool}/{name}")
+        self.rbd("snap", "create", "--no-progress", f"{self.pool}/{name}@s")
+        return f"{name}@s", data
 
     @cached_property
     def thin_snapshot(self) -> tuple[str, Path]:

@@ -16,7 +16,7 @@ from benchmarks import ceph, report
 from benchmarks.contenders import Librbd, QemuExport, Rbdfs, RbdFuse
 from benchmarks.measurement import Failure
 from benchmarks.process import CHECKOUT, BenchError
-from benchmarks.rows import ROWS
+from benchmarks.rows import GROUPS, ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,6 +43,10 @@ def _count(text: str) -> int:
     return value
 
 
+def _names(group: str) -> list[str]:
+    return [row.name for row in ROWS if row.group == group]
+
+
 def parser() -> argparse.ArgumentParser:
     rows = {row.name: row for row in ROWS}
     top = argparse.ArgumentParser(
@@ -50,11 +54,15 @@ def parser() -> argparse.ArgumentParser:
         description="Measure rbdfs, qemu-storage-daemon's FUSE export, rbd-fuse and librbd itself "
         "in turn on one cluster, and print a table in Markdown: the medians of the rounds, and "
         "the speed of rbdfs as a multiple of each peer's.",
-        epilog=f"Rows: {', '.join(rows)}. Exit code: 0, 1 when something could not be measured, "
-        "2 for a wrong command line.",
+        epilog="Groups of rows: "
+        + "; ".join(f"{group}: {', '.join(_names(group))}" for group in GROUPS)
+        + ". Exit code: 0, 1 when something could not be measured, 2 for a wrong command line.",
     )
     top.add_argument(
-        "--only", action="append", choices=rows, metavar="ROW", help="this row; repeatable"
+        "groups", nargs="*", choices=GROUPS, metavar="GROUP", help="these rows; default: all"
+    )
+    top.add_argument(
+        "--only", action="append", choices=rows, metavar="ROW", help="this row too; repeatable"
     )
     top.add_argument(
         "--contender", action="append", choices=NAMES, help="this contender; repeatable"
@@ -147,7 +155,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure and report; return the exit code, 1 where something could not be measured."""
     if options.svg:
         report.check_svg()
-    rows = [row for row in ROWS if not options.only or row.name in options.only]
+    chosen = {*(options.only or []), *(name for each in options.groups for name in _names(each))}
+    rows = [row for row in ROWS if not chosen or row.name in chosen]
     known: list[Contender] = [
         Rbdfs(options.rbdfs, options.options),
         QemuExport(),

@@ -7,6 +7,7 @@ measurement and closed after it.
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,12 +40,12 @@ class Contender(Protocol):
     """One way to an image.
 
     Attributes:
-        lists: whether it shows a pool of any size as a directory, or has a command for it.
+        lists: how many images and snapshots of a pool it tells sizes and times of, at most.
         many: whether several images can be used at once.
     """
 
     name: str
-    lists: bool
+    lists: float
     many: bool
 
     def serve(
@@ -58,7 +59,7 @@ def _unmount(mountpoint: Path) -> None:
 
 class Rbdfs:
     name = "rbdfs"
-    lists = True
+    lists = math.inf
     many = True
 
     def __init__(self, program: Path, options: str) -> None:
@@ -80,11 +81,12 @@ class Rbdfs:
 class RbdFuse:
     """Ceph's own. It has no snapshots: their images stand in for them.
 
-    It knows 128 images at most, and of files that are used at once some are ENOENT.
+    It knows 128 images at most, and of files that are used at once some are ENOENT. A listing has
+    the names of all images, of which all but 128 are ENOENT for stat(2).
     """
 
     name = "rbd-fuse"
-    lists = False
+    lists = 128
     many = False
 
     @contextlib.contextmanager
@@ -105,7 +107,7 @@ class QemuExport:
     """qemu-storage-daemon's FUSE export: a process for each image."""
 
     name = "qemu"
-    lists = False
+    lists = 0
     many = True
 
     @contextlib.contextmanager
@@ -144,7 +146,7 @@ class Librbd:
     """librbd in the client: fio's rbd engine, `rbd export`, `rbd ls -l`."""
 
     name = "librbd"
-    lists = True
+    lists = math.inf
     many = True
 
     @contextlib.contextmanager

@@ -32,8 +32,13 @@ def eventually(done: Callable[[], bool], what: str, timeout_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def run(command: Sequence[object], timeout_s: float | None = None) -> str:
-    """The standard output of a command; BenchError with its last complaint."""
+def run(
+    command: Sequence[object], timeout_s: float | None = None, *, successes: Sequence[int] = (0,)
+) -> str:
+    """The standard output of a command; BenchError with its last complaint.
+
+    *successes* are the exit codes that are none of a failure.
+    """
     argv = [str(part) for part in command]
     try:
         done = subprocess.run(
@@ -43,7 +48,7 @@ def run(command: Sequence[object], timeout_s: float | None = None) -> str:
         raise BenchError(f"{argv[0]} is not installed (contrib/setup installs it)") from None
     except subprocess.TimeoutExpired:
         raise BenchError(f"{' '.join(argv[:2])} took more than {timeout_s:.0f} s") from None
-    if done.returncode:
+    if done.returncode not in successes:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[0]
         raise BenchError(f"{' '.join(argv[:4])}: exit code {done.returncode}: {said}")
     return done.stdout

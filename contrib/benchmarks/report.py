@@ -10,6 +10,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.ceph import LISTED
 from benchmarks.measurement import Failure, Sample
 from benchmarks.process import BenchError, run
 
@@ -121,6 +122,7 @@ def markdown(results: list[Result], contenders: list[str], setting: dict[str, An
     notes += [NOTES[name] for name in contenders if name in NOTES]
     if any(result.bound(name) for result in results for name in contenders):
         notes.append(NOTES["bound"])
+    notes += [*_beside(results), *_listed(results, contenders)]
     for name in contenders:
         rows_of: dict[str, list[str]] = {}
         for result in results:
@@ -129,6 +131,33 @@ def markdown(results: list[Result], contenders: list[str], setting: dict[str, An
         notes += [f"failed: {name}, {', '.join(rows)}: {why}" for why, rows in rows_of.items()]
     notes += _cluster_part(results)
     return f"{text}\n\nMeasured with {about}.\n\n" + "\n".join(f"* {note}" for note in notes) + "\n"
+
+
+def _beside(results: list[Result]) -> list[str]:
+    """Compare rows of rbdfs with each other, where they were both measured."""
+    medians = {result.row.name: result.median(SUBJECT) for result in results}
+    notes = []
+    for result in results:
+        name, most = result.row.beside or ("", 0.0)
+        ours, other = medians[result.row.name], medians.get(name)
+        if ours and other and not result.bound(SUBJECT):
+            text = f"{result.row.name} takes {ours / other:.2f} times as long as {name}"
+            notes.append(f"{SUBJECT}: {text} (target: at most {most:g}).")
+    return notes
+
+
+def _listed(results: list[Result], contenders: list[str]) -> list[str]:
+    """Say which listings are not of everything."""
+    notes = []
+    for result in results:
+        for name in contenders:
+            counts = {sample.listed for sample in result.samples(name)} - {None, LISTED}
+            notes += [
+                f"{name}: {result.row.name} is of {count} images and snapshots out of {LISTED}; "
+                "for the others there is a name at most."
+                for count in counts
+            ]
+    return notes
 
 
 def _cluster_part(results: list[Result]) -> list[str]:

@@ -25,16 +25,20 @@ class Row:
     """A row of the table.
 
     Attributes:
+        group: the rows that are measured together by this name.
         targets: what the speed of rbdfs should be, as a multiple of that peer's.
         more_is_better: false for times.
+        beside: another row of rbdfs to compare with, and how many times its time may be taken.
     """
 
+    group: str
     name: str
     title: str
     unit: str
     measurement: Measurement
     targets: dict[str, float]
     more_is_better: bool = True
+    beside: tuple[str, float] | None = None
 
 
 def _fio_rows(images: int) -> list[Row]:
@@ -54,6 +58,7 @@ def _fio_rows(images: int) -> list[Row]:
         targets = {"qemu": qemu, "librbd": librbd} if images == 1 else {"qemu": 1.0}
         rows.append(
             Row(
+                "requests",
                 f"{name}-qd{depth}{suffix}",
                 f"{title}, depth {depth}{at_once}",
                 "IOPS" if small else "MiB/s",
@@ -64,54 +69,72 @@ def _fio_rows(images: int) -> list[Row]:
     return rows
 
 
-def _seconds(
-    name: str, title: str, measurement: Measurement, targets: dict[str, float], unit: str = "s"
+def _copy(
+    name: str,
+    title: str,
+    measurement: Copy,
+    targets: dict[str, float],
+    beside: tuple[str, float] | None = None,
 ) -> Row:
-    return Row(name, title, unit, measurement, targets, more_is_better=False)
+    return Row("copy", name, title, "s", measurement, targets, False, beside)
 
 
 ROWS = (
     *_fio_rows(1),
     *_fio_rows(IMAGES),
     *(
-        _seconds(
+        Row(
+            "requests",
             f"cpu-{rw}-4k-qd32",
             f"CPU of the server a 4 KiB {text}, depth 32",
+            "us",
             Fio(rw, 4096, 32, report="cpu"),
             {"qemu": 1.0},
-            "us",
+            more_is_better=False,
         )
         for rw, text in (("randread", "read"), ("randwrite", "write"))
     ),
     Row(
+        "requests",
         "fsync-4k",
         "4 KiB random write, fsync after each",
         "IOPS",
         Fio("randwrite", 4096, 1, fsync=True),
         {"librbd": 0.95},
     ),
-    _seconds(
+    _copy(
         "cp-snapshot-cold",
         "`cp` of a 1 GiB snapshot, cold",
         Copy(),
         {"qemu": 1.2, "rbd-fuse": 1.2},
     ),
-    _seconds(
+    _copy(
         "cp-snapshot-again",
         "`cp` of a 1 GiB snapshot, again",
         Copy(again=True),
         {"qemu": 5.0, "rbd-fuse": 5.0},
     ),
-    _seconds(
-        "cp-sparse-100g",
-        "`cp --sparse=auto` of a 100 GiB snapshot with 256 MiB of data",
-        Copy(thin=True),
+    _copy(
+        "cp-256m",
+        "`cp` of a 256 MiB snapshot, all data, cold",
+        Copy("plain"),
         {},
     ),
-    _seconds(
+    _copy(
+        "cp-sparse-100g",
+        "`cp --sparse=auto` of a 100 GiB snapshot with 256 MiB of data, cold",
+        Copy("thin"),
+        {},
+        beside=("cp-256m", 2.0),
+    ),
+    Row(
+        "list",
         "ls-1000",
         f"`ls -l` of {LISTED_IMAGES} images and {LISTED_SNAPSHOTS} snapshots, cold",
+        "s",
         Listing(),
-        {},
+        {"librbd": 3.0},
+        more_is_better=False,
     ),
 )
+GROUPS = tuple(dict.fromkeys(row.group for row in ROWS))
