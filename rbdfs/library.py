@@ -65,7 +65,8 @@ class PythonLibrary:
         with from_ceph(action):
             _, binding = await self._cluster.bridge.call(action, submit)
             try:
-                if by_name and image_id not in (None, binding.id()):
+                # An image of format 1 cannot be asked for an id.
+                if by_name and image_id is not None and binding.id() != image_id:
                     raise OSError(errno.ENOENT, f"{entry.spec}: another image has this name now")
                 if entry.is_snapshot:
                     # By id: a name may have been given to another snapshot meanwhile.
