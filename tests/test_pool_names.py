@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -10,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import rbd
 
-from rbdfs.spec import directory_name, file_name
+from rbdfs.spec import (
+    FileName,
+    directory_name,
+    file_name,
+    parse_directory_name,
+    parse_file_name,
+)
 from tests.mounts import opened
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.mounts import Mount, Mounting
@@ -41,8 +49,8 @@ NAMES: dict[bytes, bytes] = {
     b"comma,colon:equals=": b"comma,colon:equals=",
     b"Case": b"Case",
     b"case": b"case",
-    "é".encode(): "é".encode(),  # NFC
-    "é".encode(): "é".encode(),  # NFD
+    "\u00e9".encode(): "\u00e9".encode(),  # NFC
+    "e\u0301".encode(): "e\u0301".encode(),  # NFD
     "ディスク \U0001f4be".encode(): "ディスク \U0001f4be".encode(),
     b"caf\xe9": b"caf%E9",
     b"\xff\xfe": b"%FF%FE",
@@ -50,11 +58,19 @@ NAMES: dict[bytes, bytes] = {
     b"vm-part1": b"vm-part1",
     b"id:4": b"id:4",
     b"n" * 255: b"n" * 255,
+    b"@" * 85: b"%40" * 85,
 }
 # Whose file name would be longer than 255 bytes.
-TOO_LONG = (b"m" * 256, b"%" * 86, b"l\nm" * 333)
+TOO_LONG = (b"m" * 256, b"%" * 86, b"@" * 85 + b"x", b"l\nm" * 333, b"w" * 1001, b"z" * 2000)
 SIZE = 8192
 LEFT_OUT = r"left out of the listing: .*: file name of \d+ bytes, at most 255"
+# What an image and its snapshot share a file name of.
+SNAP_NAMES = {name: file for name, file in NAMES.items() if len(file) <= 249} | {
+    # `@id:N` is the snapshot with that id.
+    b"id:4": b"id%3A4",
+    b"n" * 249: b"n" * 249,
+}
+SNAPS_TOO_LONG = (b"m" * 250, b"%" * 84, b"s" * 1000)
 
 
 def content(name: bytes) -> bytes:
@@ -76,9 +92,16 @@ def images(ioctx: Any, pool: str) -> str:
 
 
 @pytest.fixture(scope="module")
+def looked_into(images: str, module_mounting: Mounting) -> Iterator[Mount]:
+    with module_mounting(images, "-o", "partitions") as mount:
+        yield mount
+        expect_left_out(mount)
+
+
+@pytest.fixture(scope="module")
 def namespaces(ioctx: Any, images: str) -> Any:
     """A namespace of each name, with an image `inside` that has the namespace's name in it."""
-    named = [name for name in NAMES if len(name) < 200]
+    named = [name for name, file in NAMES.items() if len(file) < 200]
     for name in named:
         rbd.RBD().namespace_create(ioctx, name)
         if is_utf8(name):
@@ -99,7 +122,10 @@ def is_utf8(name: bytes) -> bool:
 
 
 def listed(path: Path) -> set[bytes]:
-    return set(os.listdir(os.fsencode(path)))
+    """The names in a directory, each of which is listed once."""
+    names = os.listdir(os.fsencode(path))
+    assert len(names) == len(set(names))
+    return set(names)
 
 
 def below(path: Path, *names: bytes) -> bytes:
@@ -117,10 +143,11 @@ def use_c_locale(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, value)
 
 
-def expect_left_out(mount: Mount) -> None:
-    """The log names what was left out, once, however often it was left out."""
+def expect_left_out(mount: Mount, left_out: int = len(TOO_LONG)) -> None:
+    """The log names what was left out, each of so many once, however often it was left out."""
     mount.expect_log(LEFT_OUT)
-    assert mount.log_text.count("%25" * 86) == 1
+    reports = re.findall(LEFT_OUT, mount.log_text)
+    assert len(reports) == len(set(reports)) == left_out
     # A name with line breaks must not look like several records.
     assert "\nm" not in mount.log_text
 
@@ -142,7 +169,7 @@ def test_other_spellings_are_not_names(images: str, mounting: Mounting) -> None:
             with pytest.raises(FileNotFoundError):
                 os.stat(below(mount.path, file))
         for name in TOO_LONG:
-            file = name.replace(b"%", b"%25")
+            file = name.replace(b"%", b"%25").replace(b"@", b"%40")
             with pytest.raises(OSError, match="File name too long"):
                 os.stat(below(mount.path, file))
         expect_left_out(mount)
@@ -176,31 +203,66 @@ def test_in_the_c_locale(
 
 
 def test_names_of_snapshots(images: str, ioctx: Any, mounting: Mounting) -> None:
-    expected: dict[bytes, bytes] = {}
-    too_long = (b"m" * 250, b"s" * 1000)
-    names = [b"a/b", b"a%2Fb", b".", b"..", b"a@b", b"line\nbreak", b"caf\xe9", b"id:4", b"-rf"]
+    names = [*SNAP_NAMES, *SNAPS_TOO_LONG]
     with rbd.Image(ioctx, "plain") as image:
-        for name in (*names, *too_long):
+        for name in names:
             image.write(content(name), 0)
             image.create_snap(name)
-            if name in names:
-                # `@id:N` is the snapshot with that id.
-                spelling = b"id%3A4" if name == b"id:4" else NAMES[name]
-                expected[b"plain@" + spelling] = content(name)
         image.write(content(b"plain"), 0)
+    expected = {b"plain@" + file: name for name, file in SNAP_NAMES.items()}
     try:
         with mounting(images) as mount:
             assert listed(mount.path) == set(NAMES.values()) | expected.keys()
-            for file, data in expected.items():
-                assert read(below(mount.path, file)) == data
+            for file, name in expected.items():
+                path = below(mount.path, file)
+                assert read(path) == content(name)
+                with pytest.raises(OSError, match="Read-only file system"):
+                    os.open(path, os.O_RDWR)
+            inodes = {os.stat(below(mount.path, file)).st_ino for file in expected}
+            assert len(inodes) == len(expected)
             for file in (b"plain@", b"plain@nothing", b"plain@a@b", b"plain@a/b", b"plain@id:4"):
                 with pytest.raises((FileNotFoundError, NotADirectoryError)):
                     os.stat(below(mount.path, file))
-            expect_left_out(mount)
+            expect_left_out(mount, len(TOO_LONG) + len(SNAPS_TOO_LONG))
     finally:
         with rbd.Image(ioctx, "plain") as image:
-            for name in (*names, *too_long):
+            for name in names:
                 image.remove_snap(name)
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        (b"plain@nosnap", errno.ENOENT),
+        (b"nothing@nosnap", errno.ENOENT),
+        (b"plain@", errno.ENOENT),
+        (b"@", errno.ENOENT),
+        (b"@@", errno.ENOENT),
+        (b"@nosuchnamespace", errno.ENOENT),
+        (b"plain/", errno.ENOTDIR),
+        (b"plain/below", errno.ENOTDIR),
+        (b"plain/.", errno.ENOTDIR),
+        (b"nothing/", errno.ENOENT),
+        (b"x" * 256, errno.ENAMETOOLONG),
+        (b"x" * 1024, errno.ENAMETOOLONG),
+        (b"x" * 1025, errno.ENAMETOOLONG),
+        (b"plain@" + b"x" * 250, errno.ENAMETOOLONG),
+        (b"@" + b"x" * 255, errno.ENAMETOOLONG),
+        (b"\xff", errno.ENOENT),
+        (b"plain@\xff", errno.ENOENT),
+        (b"@\xff", errno.ENOENT),
+        (b"%", errno.ENOENT),
+        (b"plain-part1", errno.ENOENT),
+    ],
+)
+@pytest.mark.parametrize("call", [os.stat, os.unlink, os.listxattr])
+def test_names_that_nothing_has(
+    looked_into: Mount, call: Callable[[bytes], object], file: bytes, code: int
+) -> None:
+    """What says that a thing is not there comes before what says that it may not be removed."""
+    with pytest.raises(OSError, match=".") as caught:
+        call(below(looked_into.path, file))
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[code]
 
 
 def test_names_of_namespaces(images: str, namespaces: list[bytes], mounting: Mounting) -> None:
@@ -245,7 +307,14 @@ def test_namespace_that_is_not_utf8_is_refused(
 
 
 def test_escapes_are_those_of_the_specification() -> None:
+    for name, file in (NAMES | SNAP_NAMES).items():
+        text = name.decode("utf-8", "surrogateescape")
+        if name != b"id:4":
+            assert file_name(text) == file
+            assert directory_name(text) == file
+        if len(file) <= 249:
+            assert parse_file_name(file_name("vm", text)) == FileName("vm", text)
     for name, file in NAMES.items():
         text = name.decode("utf-8", "surrogateescape")
-        assert file_name(text) == file
-        assert directory_name(text) == file
+        assert parse_file_name(file) == FileName(text)
+        assert parse_directory_name(file) == (text, False)
