@@ -137,6 +137,7 @@ class Inventory:
     def image_changed(self, pool: str, namespace: str, image_id: str) -> None:
         """Forget the attributes of an image (``/NAME`` for format 1) that was changed."""
         self._headers.invalidate((pool, namespace, image_id))
+        self._allocated.invalidate((pool, namespace, image_id, 0))
 
     def directory_changed(self, pool: str, namespace: str) -> None:
         """Forget the names in a pool or namespace, where something was made or removed."""
