@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rados
 import rbd
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from tests.ceph import Ceph
 
 MIB = 1024 * 1024
+# More than any has.
+_OBJECT_BYTES = 8 * MIB
+_OMAP_KEYS = 10_000
 
 
 def random_bytes(size: int, seed: int = 0) -> bytes:
@@ -44,3 +49,26 @@ def open_image(ceph: Ceph, pool: str, name: str, **options: Any) -> Iterator[Any
         rbd.Image(ioctx, name, **options) as image,
     ):
         yield image
+
+
+def pool_objects(ceph: Ceph, pool: str) -> dict[tuple[str, str], str]:
+    """A digest of every object of a pool, by namespace and name: its data, omap and attributes.
+
+    What is the same before and after was changed by nobody.
+    """
+    found = {}
+    with ceph.connect() as cluster, cluster.open_ioctx(pool) as ioctx:
+        ioctx.set_namespace(rados.LIBRADOS_ALL_NSPACES)
+        names = [(item.nspace, item.key) for item in ioctx.list_objects()]
+        for namespace, name in names:
+            ioctx.set_namespace(namespace)
+            digest = hashlib.sha256(ioctx.read(name, _OBJECT_BYTES))
+            with rados.ReadOpCtx() as operation:
+                pairs, _ = ioctx.get_omap_vals(operation, "", "", _OMAP_KEYS)
+                ioctx.operate_read_op(operation, name)
+                for key, value in pairs:
+                    digest.update(key.encode() + b"=" + (value or b"") + b"\n")
+            for key, value in sorted(ioctx.get_xattrs(name)):
+                digest.update(key.encode() + b":" + value + b"\n")
+            found[namespace, name] = digest.hexdigest()
+    return found
