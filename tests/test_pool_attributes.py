@@ -161,6 +161,25 @@ def test_du_and_statfs(images: str, mounting: Mounting) -> None:
         assert os.statvfs(mount.path) == os.statvfs(mount.file("vm"))
 
 
+def test_du_tells_what_was_written(
+    ceph: Ceph, pool: str, ioctx: Any, image_name: str, mounting: Mounting
+) -> None:
+    """In whole objects, which is what is stored; of a clone, whose parent has the rest, all."""
+    rbd.RBD().create(ioctx, image_name, 64 * MIB)
+    with rbd.Image(ioctx, image_name) as image:
+        image.write(b"one", 0)
+        image.write(b"two", 20 * MIB)
+        image.create_snap("s")
+        image.write(b"three", 40 * MIB)
+        image.write(b"one again", 0)
+    clone = f"{pool}/{image_name}-clone"
+    ceph.rbd("clone", "--rbd-default-clone-format=2", f"{pool}/{image_name}@s", clone)
+    with mounting(pool) as mount:
+        names = (image_name, f"{image_name}@s", f"{image_name}-clone")
+        lines = run("du", "-B1", *(str(mount.file(name)) for name in names)).splitlines()
+        assert [int(line.split()[0]) // MIB for line in lines] == [12, 8, 64]
+
+
 def test_growing_by_truncate(ceph: Ceph, pool: str, image_name: str, mounting: Mounting) -> None:
     import_image(ceph, f"{pool}/{image_name}", b"x" * 4096)
     with mounting(pool, "-o", "notrim") as mount:
