@@ -1,0 +1,93 @@
+"""A host that hangs: keeper and server stand still while another client takes an image over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conditions import eventually
+from tests.images import MIB, export_image, import_image, open_image, random_bytes
+from tests.mounts import opened
+from tests.servers import ask, is_stopped, signal_server
+from tests.test_fault_cluster import BLOCK, Direct, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.ceph import Ceph
+    from tests.mounts import Mount, Mounting
+
+# The OSDs take a client for dead after 30 s (osd_client_watch_timeout).
+TAKE_OVER_S = 60.0
+
+pytestmark = pytest.mark.usefixtures("native")
+
+
+@contextlib.contextmanager
+def hanging(mount: Mount) -> Iterator[None]:
+    """Keeper and server of a mount do nothing for the time of the block."""
+    mount.signal(signal.SIGSTOP)
+    server = signal_server(mount, signal.SIGSTOP)
+    try:
+        eventually(lambda: is_stopped(server) and is_stopped(mount.pid), what="the stop")
+        yield
+    finally:
+        os.kill(server, signal.SIGCONT)
+        mount.signal(signal.SIGCONT)
+
+
+def take_over(ceph: Ceph, pool: str, name: str) -> None:
+    """Write to an image whose lock somebody else has: waits until that is taken for dead."""
+    with open_image(ceph, pool, name) as image:
+        image.write(b"t" * BLOCK, 0)
+        image.flush()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asking", [True, False], ids=["busy", "idle"])
+def test_another_client_takes_over(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, asking: bool
+) -> None:
+    """What was written before the hang is not lost, what comes after it is refused."""
+    spec = f"{pool}/{image_name}"
+    import_image(ceph, spec, random_bytes(MIB))
+    import_image(ceph, f"{spec}-other", random_bytes(MIB, seed=1))
+    with mounting(pool, lifetime_s=150) as mount, ThreadPoolExecutor(2) as threads:
+        file = os.open(mount.file(image_name), os.O_RDWR | os.O_DIRECT)
+        direct = Direct(file)
+        assert direct.write(b"o") == direct.write(b"o", BLOCK) == BLOCK
+        with hanging(mount):
+            if asking:
+                late = threads.submit(Direct(file).write, b"o")
+            # No process is started here: its copy of the file would be closed by the server.
+            threads.submit(take_over, ceph, pool, image_name).result(TAKE_OVER_S)
+        mount.expect_log(rf"WARNING .*open files of {spec} are lost: .*shutdown")
+        mount.allow_log(r"WARNING rbdfs\.operations: (write|fsync|read|flush): \[Errno 108\]")
+        if asking:
+            assert refusal(lambda: late.result(TAKE_OVER_S)) == "ESHUTDOWN"
+        for call in (lambda: direct.write(b"o"), direct.sync, direct.read):
+            assert refusal(call) == "ESHUTDOWN"
+        eventually(lambda: f"open files of {spec} are lost" in mount.log_text, what="the log")
+        # Names, sizes and space come by another client of ours.
+        assert set(os.listdir(mount.path)) >= {image_name, f"{image_name}-other"}
+        assert mount.file(image_name).stat().st_size == MIB
+        # The fence is for all that the client has, whatever the image: another server has another.
+        mount.expect_log(r"ERROR rbdfs\.recovery: fenced by somebody else")
+        mount.expect_log(rf"WARNING .*{spec} was open and is lost until it is opened anew")
+        assert ask(mount, "restart")["generation"] == 2
+        assert refusal(direct.sync) == refusal(lambda: direct.write(b"o")) == "ESHUTDOWN"
+        with contextlib.suppress(OSError):
+            os.close(file)
+        assert mount.file(f"{image_name}-other").read_bytes() == random_bytes(MIB, seed=1)
+        with opened(mount.file(image_name), os.O_RDWR | os.O_DIRECT) as file:
+            assert Direct(file).read() == b"t" * BLOCK
+            assert Direct(file).write(b"a", 2 * BLOCK) == BLOCK
+            os.fsync(file)
+        assert mount.alive
+    data = b"t" * BLOCK + b"o" * BLOCK + b"a" * BLOCK + random_bytes(MIB)[3 * BLOCK :]
+    assert export_image(ceph, spec) == data
