@@ -30,30 +30,35 @@ class FileOperations(pyfuse3.Operations):
         return await self.served.open(inode, flags)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await self.served.handles[fh].read(off, size)
+        return await (await self.served.handles.ready(fh)).read(off, size)
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        handle = self.served.handles[fh]
+        handle = await self.served.handles.ready(fh)
         if not handle.writable:
             raise OSError(errno.EBADF, f"{handle.entry.spec} is not open for writing")
         return await handle.write(off, buf)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        handle = await self.served.handles.ready(fh)
         if self.served.options.cache == "unsafe":
-            async with self.served.handles[fh].shared.using():
+            async with handle.shared.using():
                 pass
         else:
-            await self.served.handles[fh].flush()
+            await handle.flush()
 
     async def flush(self, fh: FileHandleT) -> None:
-        await self.served.handles[fh].closing()
+        handle = self.served.handles[fh]
+        # One that has nothing to flush has nothing to wait for.
+        if handle.dirty:
+            await self.served.handles.ready(fh)
+        await handle.closing()
 
     async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:
         """Punch, zero or reserve ``off~length``, as fallocate(2); for the data path.
 
         Raises OSError: EOPNOTSUPP for a mode that an image cannot do, and with -o notrim.
         """
-        handle = self.served.handles[fh]
+        handle = await self.served.handles.ready(fh)
         if not handle.writable:
             raise OSError(errno.EBADF, f"{handle.entry.spec} is not open for writing")
         if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE):
@@ -75,7 +80,7 @@ class FileOperations(pyfuse3.Operations):
 
         Raises OSError ENXIO at or past the end, and for SEEK_DATA where only a hole follows.
         """
-        handle = self.served.handles[fh]
+        handle = await self.served.handles.ready(fh)
         if whence == os.SEEK_DATA:
             return await handle.seek_data(off)
         if whence == os.SEEK_HOLE:
@@ -89,10 +94,11 @@ class FileOperations(pyfuse3.Operations):
 
         Less than was asked for is normal: the caller goes on from there. For the data path.
         """
-        handles = self.served.handles
-        if not handles[fh_out].writable:
-            raise OSError(errno.EBADF, f"{handles[fh_out].entry.spec} is not open for writing")
-        return await copy_range(handles[fh_in], off_in, handles[fh_out], off_out, length)
+        source = await self.served.handles.ready(fh_in)
+        target = await self.served.handles.ready(fh_out)
+        if not target.writable:
+            raise OSError(errno.EBADF, f"{target.entry.spec} is not open for writing")
+        return await copy_range(source, off_in, target, off_out, length)
 
     async def release(self, fh: FileHandleT) -> None:
         handle = await self.served.handles.release(fh)

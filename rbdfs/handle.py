@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.extents import ExtentMap
-from rbdfs.shared_image import Use
+from rbdfs.use import Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,9 @@ import trio
 
 from rbdfs.entries import Entry
 from rbdfs.handle import Handle
-from rbdfs.shared_image import SharedImage, Use
+from rbdfs.resumption import Resumptions
+from rbdfs.shared_image import SharedImage
+from rbdfs.use import Use
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -44,6 +46,7 @@ class HandleTable:
         self._exclusive = exclusive
         self._handles: dict[int, Handle] = {}
         self._shared: dict[Key, SharedImage] = {}
+        self._resumptions = Resumptions(self._resumed)
         # Images on their way to another place, and where those are that have gone from one.
         self._held: dict[Key, trio.Event] = {}
         self._relocations: dict[Key, Relocation] = {}
@@ -69,16 +72,31 @@ class HandleTable:
     def length(self, entry: Entry) -> int | None:
         """Return how long the file of *entry* is, if its image is open: what I/O is clamped to."""
         shared = self._shared.get(entry.whole_key)
-        if shared is None or shared.image is None or entry.key.partition:
+        if shared is None or entry.key.partition:
             return None
-        return shared.length
+        if shared in self._resumptions:
+            return self._resumptions.length(shared)
+        return None if shared.image is None else shared.length
+
+    async def ready(self, fh: int) -> Handle:
+        """Return the open file *fh* once its image is open, or known to be lost; as [] does."""
+        handle = self[fh]
+        await self._resumptions.over(handle.shared)
+        return handle
 
     async def open(
-        self, entry: Entry, inode: int, *, writable: bool, growing: bool = False
+        self,
+        entry: Entry,
+        inode: int,
+        *,
+        writable: bool,
+        growing: bool = False,
+        sync: bool = False,
     ) -> Handle:
         """Open a file on *entry*, opening or upgrading its image where that is needed.
 
-        A file that is *growing* takes writes past its end for as long as it has a writer.
+        A file that is *growing* takes writes past its end for as long as it has a writer; of one
+        that is *sync* each write is flushed.
 
         Raises OSError: EROFS where the client may not write, EBUSY where the image is in use by
         another client, or by a partition of it or the whole of it; otherwise librbd's errno.
@@ -88,43 +106,60 @@ class HandleTable:
         shared = await self._acquire(entry, use)
         if growing:
             shared.start_growth()
-        return self._add(next(self._numbers), inode, entry, shared, use)
-
-    async def restore(self, record: dict[str, Any], error: OSError | None) -> Handle:
-        """Open a file as *record* (of Handle.record()) says, under its old number.
-
-        One that cannot be opened, or for which *error* is given, is there nevertheless: it
-        answers every request with that error, until it is closed.
-        """
-        entry = Entry.from_record(record["entry"])
-        use = Use.of(entry, writable=record["writable"])
-        try:
-            if record["error"] is not None:
-                raise OSError(record["error"], f"{entry.spec} was lost to the server before")
-            if error is not None:
-                raise error
-            shared = await self._acquire(entry, use)
-            if record["length"] is not None:
-                shared.start_growth(record["length"])
-        except OSError as exc:
-            if exc.errno == errno.ENOENT:
-                exc = OSError(errno.ESTALE, f"{entry.spec} was removed")
-            log.warning("%s was open and is lost until it is opened anew: %s", entry.spec, exc)
-            # Of its own: whoever opens the file from now on has nothing to do with it.
-            shared = self._new_shared(entry)
-            shared.abandon(use, exc)
-        self._numbers = itertools.count(max(next(self._numbers), record["fh"] + 1))
-        handle = self._add(record["fh"], record["inode"], entry, shared, use)
-        handle.sync = record["sync"]
-        return handle
-
-    def _add(self, fh: int, inode: int, entry: Entry, shared: SharedImage, use: Use) -> Handle:
-        handle = Handle(fh, inode, entry, shared, use, self._keeping.opened)
-        self._handles[fh] = handle
+        handle = Handle(next(self._numbers), inode, entry, shared, use, self._keeping.opened)
+        handle.sync = sync
+        self._handles[handle.fh] = handle
         # Before the kernel hears of it: what it knows, a successor has to know.
         self._keeping.opened(handle)
         self._data_path.serve(handle)
         return handle
+
+    def restore(self, record: dict[str, Any], error: OSError | None) -> None:
+        """Have a file open as *record* (of Handle.record()) says, under its old number.
+
+        Its image is opened by resume(). One for which *error* is given is lost: it answers every
+        request with that error, until it is closed.
+        """
+        entry = Entry.from_record(record["entry"])
+        use = Use.of(entry, writable=record["writable"])
+        # Until it is open, or lost, the keeper knows of it what *record* says.
+        if record["error"] is not None:
+            error = OSError(record["error"], f"{entry.spec} was lost to the server before")
+        shared = self._new_shared(entry)
+        if error is None:
+            shared = self._shared.setdefault(entry.whole_key, shared)
+            self._resumptions.add(shared, record["length"])
+        shared.expect(use)
+        self._numbers = itertools.count(max(next(self._numbers), record["fh"] + 1))
+        handle = Handle(record["fh"], record["inode"], entry, shared, use, self._keeping.opened)
+        handle.sync = record["sync"]
+        # A file that grew has room at its end to give back; what else was acknowledged is there.
+        handle.dirty = record["length"] is not None
+        self._handles[handle.fh] = handle
+        if error is not None:
+            self._lose(shared, error)
+
+    async def resume(self, nursery: trio.Nursery) -> None:
+        """Have *nursery* open the images of the restored files; requests wait by ready()."""
+        await self._resumptions.run(nursery)
+
+    def _resumed(self, shared: SharedImage, error: OSError | None) -> None:
+        if error is None:
+            self._changed(shared)
+        else:
+            self._lose(shared, error)
+
+    def _lose(self, shared: SharedImage, error: OSError) -> None:
+        spec = shared.entry.spec
+        log.warning("%s was open and is lost until it is opened anew: %s", spec, error)
+        # Whoever opens the file from now on has nothing to do with it.
+        if self._shared.get(shared.entry.whole_key) is shared:
+            del self._shared[shared.entry.whole_key]
+        for handle in self:
+            # So that close(2) says it too.
+            if handle.shared is shared:
+                handle.dirty = handle.writable
+        shared.fail(error)
 
     def _new_shared(self, entry: Entry) -> SharedImage:
         return SharedImage(
@@ -230,6 +265,8 @@ class HandleTable:
         self._drop_unused(shared)
 
     def _changed(self, shared: SharedImage) -> None:
+        if shared in self._resumptions:
+            return
         for handle in self:
             if handle.shared is shared:
                 self._keeping.opened(handle)

@@ -18,6 +18,7 @@ from rbdfs.errors import EXIT_FAILURE, UserError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from rbdfs.entries import Entry
     from rbdfs.handle import Handle
     from rbdfs.options import MountOptions
 
@@ -85,7 +86,7 @@ class Keeping(Protocol):
     def released(self, fh: int) -> None:
         """Forget a file that was closed."""
 
-    def opened_directory(self, fh: int, inode: int) -> None:
+    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None:
         """Remember an open directory; its numbers are other ones than those of files."""
 
     def released_directory(self, fh: int) -> None:
@@ -128,7 +129,7 @@ class Unkept:
 
     def released(self, fh: int) -> None: ...
 
-    def opened_directory(self, fh: int, inode: int) -> None: ...
+    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None: ...
 
     def released_directory(self, fh: int) -> None: ...
 
@@ -188,8 +189,8 @@ class KeeperLink:
     def released(self, fh: int) -> None:
         self.tell("left", released=fh)
 
-    def opened_directory(self, fh: int, inode: int) -> None:
-        self.tell("left", opened={"fh": -fh, "directory": inode})
+    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None:
+        self.tell("left", opened={"fh": -fh, "inode": inode, "directory": entry.record()})
 
     def released_directory(self, fh: int) -> None:
         self.tell("left", released=-fh)

@@ -54,21 +54,21 @@ async def serve(
     given. Raises UserError, with nothing mounted.
     """
     async with contextlib.AsyncExitStack() as stack:
-        bridge = AioBridge()
         cluster = await stack.enter_async_context(
-            Cluster.connect(options.ceph_settings, bridge, options.connect_timeout_s)
+            Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
         )
         fenced = predecessor is not None and await recovery.fence(cluster, keeping, predecessor)
         catalog = _catalog(cluster, options)
-        root = await find_root(catalog, options.source, cluster.user)
+        root = await find_root(catalog, options.source, cluster.user, look=predecessor is None)
         path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
         keeping.connected_as(sorted({cluster.address, path.library.address}))
-        exclusive = options.lock == "exclusive"
-        handles, inodes = HandleTable(path, keeping, exclusive=exclusive), InodeTable(root)
+        handles = HandleTable(path, keeping, exclusive=options.lock == "exclusive")
+        inodes = InodeTable(root)
         copying = Copying(cluster, path.library, keeping, options)
         completion = Completion(catalog, handles, copying)
         make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, completion)
         moves = await stack.enter_async_context(_moving(make_moves, options, predecessor))
+        background = await stack.enter_async_context(_background())
         # Closed before the moves are interrupted, as Copier.stoppable() wants it.
         await stack.enter_async_context(_closing(handles))
         served = Served(
@@ -76,13 +76,13 @@ async def serve(
             inodes,
             catalog,
             handles,
-            OpenDirectories(catalog, inodes, keeping),
+            OpenDirectories(catalog, keeping),
             Xattrs(cluster, catalog, options.ceph),
             _administration(cluster, catalog, options),
             moves,
         )
         if predecessor is not None:
-            await recovery.restore(served, predecessor, fenced=fenced)
+            await recovery.restore(served, predecessor, background, fenced=fenced)
         operations = Operations(served)
         descriptor = await stack.enter_async_context(_device(keeping, predecessor))
         init = b"" if predecessor is None else predecessor.init
@@ -133,8 +133,8 @@ def _administration(
     )
 
 
-async def find_root(catalog: Catalog, source: Source, user: str) -> Entry:
-    """Return the entry that *source* names, after a look at what is in it.
+async def find_root(catalog: Catalog, source: Source, user: str, *, look: bool = True) -> Entry:
+    """Return the entry that *source* names, if wanted after a look at what is in it.
 
     Raises UserError where it does not exist or *user* may not see it.
     """
@@ -144,7 +144,8 @@ async def find_root(catalog: Catalog, source: Source, user: str) -> Entry:
         root = await catalog.directory(source.pool, source.namespace)
         if source.image is not None:
             return await catalog.find_image(root, source.image)
-        await catalog.listing(root).item(0)
+        if look:
+            await catalog.listing(root).item(0)
     except FileNotFoundError as exc:
         raise UserError(f"no such pool, namespace or image: {source}") from exc
     except PermissionError as exc:
@@ -170,13 +171,20 @@ async def _moving(
     predecessor: Predecessor | None,
 ) -> AsyncIterator[Moves | None]:
     """Yield what moves images, if *options* want that; interrupt it at the end of the context."""
+    async with _background() as nursery:
+        moves = make_moves(nursery, options.data_pool) if options.move else None
+        if moves is not None and predecessor is None:
+            nursery.start_soon(moves.report_pending)
+        yield moves
+
+
+@contextlib.asynccontextmanager
+async def _background() -> AsyncIterator[trio.Nursery]:
+    """Yield a nursery for what goes on beside the context, and is cancelled at its end."""
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         try:
-            moves = make_moves(nursery, options.data_pool) if options.move else None
-            if moves is not None and predecessor is None:
-                nursery.start_soon(moves.report_pending)
-            yield moves
+            yield nursery
         except Exception as exc:
             # As it is, and not in a group of the nursery's.
             failure = exc

@@ -28,7 +28,7 @@ class NameOperations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         served = self.served
-        entry = await served.catalog.find(served.inodes.entry(parent_inode), name)
+        entry = await served.catalog.find(await served.entry(parent_inode), name)
         return served.attributes(entry, served.inodes.remember(entry))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -36,7 +36,7 @@ class NameOperations(pyfuse3.Operations):
             self.served.inodes.forget(inode, count)
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
-        entry = await self.served.catalog.current(self.served.inodes.entry(inode))
+        entry = await self.served.catalog.current(await self.served.entry(inode))
         self.served.inodes.refresh(entry)
         return self.served.attributes(entry, inode)
 
@@ -48,7 +48,7 @@ class NameOperations(pyfuse3.Operations):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        entry = await self.served.catalog.current(self.served.inodes.entry(inode))
+        entry = await self.served.catalog.current(await self.served.entry(inode))
         known = self.served.attributes(entry, inode)
         if (
             (fields.update_mode and attr.st_mode != known.st_mode)
@@ -63,7 +63,7 @@ class NameOperations(pyfuse3.Operations):
         return await self.getattr(inode, ctx)
 
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
-        entry = self.served.inodes.entry(inode)
+        entry = await self.served.entry(inode)
         if mode & os.W_OK:
             self.served.check_writable(entry)
         return not (mode & os.X_OK) or bool(file_mode(entry, self.served.options) & 0o111)
@@ -84,7 +84,8 @@ class NameOperations(pyfuse3.Operations):
     # Directories.
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return pyfuse3.FileHandleT(self.served.directories.open(inode))
+        entry = await self.served.entry(inode)
+        return pyfuse3.FileHandleT(self.served.directories.open(inode, entry))
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         listing, inodes = self.served.directories.listing(fh), self.served.inodes
@@ -109,21 +110,21 @@ class NameOperations(pyfuse3.Operations):
     # Extended attributes. Never ENOSYS: the kernel would turn the request off for the mount.
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        return await self.served.xattrs.value(self.served.inodes.entry(inode), name)
+        return await self.served.xattrs.value(await self.served.entry(inode), name)
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        names = await self.served.xattrs.names(self.served.inodes.entry(inode))
+        names = await self.served.xattrs.names(await self.served.entry(inode))
         return [pyfuse3.XAttrNameT(name) for name in names]
 
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
         self.served.check_managed()
-        await self.served.xattrs.set(self.served.inodes.entry(inode), name, value)
+        await self.served.xattrs.set(await self.served.entry(inode), name, value)
 
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self.served.check_managed()
-        await self.served.xattrs.remove(self.served.inodes.entry(inode), name)
+        await self.served.xattrs.remove(await self.served.entry(inode), name)
 
     # What makes, removes and renames.
 
@@ -131,7 +132,7 @@ class NameOperations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         administration, inodes = self.served.check_managed(), self.served.inodes
-        entry = await administration.create(inodes.entry(parent_inode), name)
+        entry = await administration.create(await self.served.entry(parent_inode), name)
         inode = inodes.remember(entry)
         try:
             info = await self.served.open(inode, flags, created=True)
@@ -144,26 +145,26 @@ class NameOperations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         administration, inodes = self.served.check_managed(), self.served.inodes
-        entry = await administration.make_namespace(inodes.entry(parent_inode), name)
+        entry = await administration.make_namespace(await self.served.entry(parent_inode), name)
         return self.served.attributes(entry, inodes.remember(entry))
 
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         administration, inodes = self.served.check_managed(), self.served.inodes
-        parent = inodes.entry(new_parent_inode)
-        entry = await administration.snapshot(inodes.entry(inode), parent, new_name)
+        parent = await self.served.entry(new_parent_inode)
+        entry = await administration.snapshot(await self.served.entry(inode), parent, new_name)
         return self.served.attributes(entry, inodes.remember(entry))
 
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         administration, served = self.served.check_managed(), self.served
-        entry = await served.catalog.find(served.inodes.entry(parent_inode), name)
+        entry = await served.catalog.find(await served.entry(parent_inode), name)
         await served.handles.settled(entry)
         await administration.unlink(entry)
 
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         administration, served = self.served.check_managed(), self.served
-        entry = await served.catalog.find(served.inodes.entry(parent_inode), name)
+        entry = await served.catalog.find(await served.entry(parent_inode), name)
         await administration.remove_namespace(entry)
 
     async def rename(
@@ -176,8 +177,8 @@ class NameOperations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> None:
         administration, served = self.served.check_managed(), self.served
-        entry = await served.catalog.find(served.inodes.entry(parent_inode_old), name_old)
-        parent = served.inodes.entry(parent_inode_new)
+        entry = await served.catalog.find(await served.entry(parent_inode_old), name_old)
+        parent = await served.entry(parent_inode_new)
         await served.handles.settled(entry)
         target = await administration.destination(entry, parent, name_new, flags)
         if target is not None and served.moves is None:

@@ -98,6 +98,9 @@ class NativePath:
                 init_clear=_AUTO_INVAL_DATA,
             )
             mux_extra.close()
+            # Those of another server; before the kernel can ask for them.
+            for handle in operations.served.handles:
+                self.serve(handle)
             self._mux.start(init_request)
             try:
                 async with trio.open_nursery() as nursery:

@@ -8,37 +8,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rbdfs.catalog import Catalog
+    from rbdfs.entries import Entry
     from rbdfs.keeping import Keeping
     from rbdfs.listing import Listing
-    from rbdfs.tree import InodeTable
 
 
 class OpenDirectories:
     """One reading each. The keeper remembers them, so that they go on after a server's end."""
 
-    def __init__(self, catalog: Catalog, inodes: InodeTable, keeping: Keeping) -> None:
+    def __init__(self, catalog: Catalog, keeping: Keeping) -> None:
         self._catalog = catalog
-        self._inodes = inodes
         self._keeping = keeping
         self._directories: dict[int, Listing] = {}
         self._numbers = itertools.count(1)
 
-    def open(self, inode: int) -> int:
-        """Return a new file handle; raise OSError ENOTDIR for a file."""
+    def open(self, inode: int, entry: Entry) -> int:
+        """Return a new file handle on *entry*; raise OSError ENOTDIR for a file."""
         fh = next(self._numbers)
-        self._add(fh, inode)
+        self._add(fh, inode, entry)
         return fh
 
-    def restore(self, record: dict[str, Any]) -> None:
+    def restore(self, record: dict[str, Any], entry: Entry) -> None:
         """Open again what another server had open, under its number; reading begins anew."""
         # The keeper knows directories by negative numbers: those of files are the same.
         fh = -record["fh"]
         self._numbers = itertools.count(max(next(self._numbers), fh + 1))
-        self._add(fh, record["directory"])
+        self._add(fh, record["inode"], entry)
 
-    def _add(self, fh: int, inode: int) -> None:
-        self._directories[fh] = self._catalog.listing(self._inodes.entry(inode))
-        self._keeping.opened_directory(fh, inode)
+    def _add(self, fh: int, inode: int, entry: Entry) -> None:
+        self._directories[fh] = self._catalog.listing(entry)
+        self._keeping.opened_directory(fh, inode, entry)
 
     def listing(self, fh: int) -> Listing:
         """Return the reading of open directory *fh*; raise OSError EBADF where there is none."""

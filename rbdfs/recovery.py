@@ -1,4 +1,4 @@
-"""Going on where another server ended: fence it, know its inodes, open its files."""
+"""Going on where another server ended: fence it, know its open files, and open their images."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from rbdfs.entries import Entry
+from rbdfs.inherited_inodes import InheritedInodes
 
 if TYPE_CHECKING:
+    import trio
+
     from rbdfs.cluster import Cluster
     from rbdfs.entries import Key
     from rbdfs.keeping import Keeping, Predecessor
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from rbdfs.served import Served
 
 log = logging.getLogger(__name__)
-
-# A pool that does not answer must not keep the files of others waiting for their new server.
-_LISTING_S = 10.0
 
 
 async def fence(cluster: Cluster, keeping: Keeping, predecessor: Predecessor) -> bool:
@@ -46,31 +44,32 @@ async def fence(cluster: Cluster, keeping: Keeping, predecessor: Predecessor) ->
     return bool(foreign)
 
 
-async def restore(served: Served, predecessor: Predecessor, *, fenced: bool) -> None:
-    """Take over the inodes and the open files of *predecessor*.
+async def restore(
+    served: Served, predecessor: Predecessor, nursery: trio.Nursery, *, fenced: bool
+) -> None:
+    """Take over the open files and directories of *predecessor*.
 
-    *fenced* says that others may have written to what it had open for writing.
+    Their images are opened in *nursery*: a pool that does not answer must not keep the files of
+    others waiting. *fenced* says that others may have written to what it had open for writing.
     """
+    served.inherited = InheritedInodes(served.catalog, served.inodes, nursery)
     files = predecessor.files
     if served.moves is not None:
         relocations = await served.moves.inherit(predecessor.moves)
         for record in files:
             record["entry"] = _relocated(record, relocations)
-    # Before the listing: what has moved has kept a number that does not follow from its key.
-    for record in files:
-        served.inodes.restore(Entry.from_record(record["entry"]), record["inode"])
-    with trio.move_on_after(_LISTING_S) as scope:
-        await _know_inodes(served, served.inodes.entry(1))
-    if scope.cancelled_caught:
-        log.warning("not everything could be listed in time: some open directories are stale")
     for record in predecessor.directories:
-        served.directories.restore(record)
+        entry = Entry.from_record(record["directory"])
+        served.inodes.restore(entry, record["inode"])
+        served.directories.restore(record, entry)
     lost = _lost_images(served, predecessor, fenced=fenced)
-    async with trio.open_nursery() as nursery:
-        for record in files:
-            entry = Entry.from_record(record["entry"])
-            served.inodes.opened(record["inode"])
-            nursery.start_soon(_restore_file, served, record, lost.get(entry.whole_key))
+    for record in files:
+        entry = Entry.from_record(record["entry"])
+        # What has moved has kept a number that does not follow from its key.
+        served.inodes.restore(entry, record["inode"])
+        served.inodes.opened(record["inode"], entry)
+        served.handles.restore(record, lost.get(entry.whole_key))
+    await served.handles.resume(nursery)
     log.info("%d open files taken over", len(files))
     if served.moves is not None:
         await served.moves.go_on()
@@ -84,16 +83,6 @@ def _relocated(record: dict[str, Any], relocations: list[Relocation]) -> dict[st
         with contextlib.suppress(OSError):
             entry = relocation.follow(entry)
     return entry.record()
-
-
-async def _restore_file(served: Served, record: dict[str, Any], error: OSError | None) -> None:
-    try:
-        await served.handles.restore(record, error)
-    except Exception as exc:
-        # One file that nobody expected must not keep all the others without a server.
-        log.exception("file handle %d cannot be taken over", record["fh"])
-        unexpected = OSError(errno.EIO, f"{type(exc).__name__}: {exc}")
-        await served.handles.restore(record, unexpected)
 
 
 def _lost_images(served: Served, predecessor: Predecessor, *, fenced: bool) -> dict[Key, OSError]:
@@ -110,16 +99,3 @@ def _lost_images(served: Served, predecessor: Predecessor, *, fenced: bool) -> d
     else:
         return {}
     return {entry.whole_key: OSError(code, f"{entry.spec}: {reason}") for entry in written}
-
-
-async def _know_inodes(served: Served, parent: Entry) -> None:
-    """Know every inode below *parent* that the kernel may have been told of."""
-    if not parent.is_directory:
-        return
-    listing = served.catalog.listing(parent)
-    index = 0
-    while (item := await listing.item(index)) is not None:
-        served.inodes.restore(item[1])
-        if item[1].is_directory:
-            await _know_inodes(served, item[1])
-        index += 1

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rbdfs.handle import Handle
     from rbdfs.handles import HandleTable
     from rbdfs.image import Image
+    from rbdfs.inherited_inodes import InheritedInodes
     from rbdfs.moving import Moves
     from rbdfs.open_directories import OpenDirectories
     from rbdfs.options import MountOptions
@@ -32,6 +33,7 @@ class Served:
     Attributes:
         administration: makes, removes and renames; None unless the mount was asked to.
         moves: takes images to other pools; None as administration.
+        inherited: finds inodes that the kernel knows from another server; None without one.
         closing: set while the mount is being ended: nothing is opened any more.
     """
 
@@ -43,7 +45,14 @@ class Served:
     xattrs: Xattrs
     administration: Administration | None = None
     moves: Moves | None = None
+    inherited: InheritedInodes | None = None
     closing: bool = False
+
+    async def entry(self, inode: int) -> Entry:
+        """Return what *inode* stands for; raise OSError ESTALE where nothing does (any more)."""
+        if self.inherited is None:
+            return self.inodes.entry(inode)
+        return await self.inherited.entry(inode)
 
     def attributes(self, entry: Entry, inode: int) -> pyfuse3.EntryAttributes:
         """Return what the kernel is told of *entry*.
@@ -73,7 +82,7 @@ class Served:
         """
         if self.closing:
             raise OSError(errno.ESHUTDOWN, "the mount is being ended")
-        entry = self.inodes.entry(inode)
+        entry = await self.entry(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC) and not created
         if writable or truncate:
@@ -85,9 +94,10 @@ class Served:
             if entry.key.partition:
                 raise OSError(errno.EPERM, f"{entry.spec} is a partition")
         growing = (created or truncate) and writable
-        handle = await self.handles.open(entry, inode, writable=writable, growing=growing)
-        handle.sync = bool(flags & os.O_DSYNC)
-        self.inodes.opened(inode)
+        handle = await self.handles.open(
+            entry, inode, writable=writable, growing=growing, sync=bool(flags & os.O_DSYNC)
+        )
+        self.inodes.opened(inode, entry)
         if truncate:
             await self.set_length(entry, 0)
         async with handle.shared.using() as image:

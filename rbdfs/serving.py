@@ -130,8 +130,10 @@ class Serving:
             await self._path.drain(DRAIN_S)
             # Closing flushes too, but has nobody to tell where that fails.
             for handle in self._operations.served.handles:
-                if handle.writable and handle.shared.error is None:
-                    await handle.shared.usable().flush()
+                shared = handle.shared
+                # One whose image is still being opened has written nothing here.
+                if handle.writable and shared.error is None and shared.image is not None:
+                    await shared.image.flush()
         except OSError as exc:
             _be_fenced(str(exc))
         self._keeping.tell("replace_me")

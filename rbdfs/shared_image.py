@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import errno
 import logging
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from rbdfs.extents import ExtentMap
 from rbdfs.gate import Gate
 from rbdfs.growth import Growth
 from rbdfs.opening import close_image, open_image
+from rbdfs.use import Use
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -23,21 +23,6 @@ if TYPE_CHECKING:
     from rbdfs.library import Library
 
 log = logging.getLogger(__name__)
-
-
-class Use(enum.Enum):
-    """What a user of an image may do with it."""
-
-    READ = enum.auto()
-    WRITE_WHOLE = enum.auto()
-    WRITE_PARTITION = enum.auto()
-
-    @classmethod
-    def of(cls, entry: Entry, *, writable: bool) -> Use:
-        """Return how a file on *entry* uses the image."""
-        if not writable:
-            return cls.READ
-        return cls.WRITE_PARTITION if entry.key.partition else cls.WRITE_WHOLE
 
 
 class SharedImage:
@@ -124,7 +109,7 @@ class SharedImage:
         self._users[use] += 1
         try:
             async with self._changing:
-                if self.error is not None and self.image is not None:
+                if self.error is not None:
                     self.usable()
                 # A writer that waits for its turn must not make this reader fail for it.
                 if self.image is None or (use is not Use.READ and self.image.read_only):
@@ -261,10 +246,20 @@ class SharedImage:
             self.growth = Growth(image, image.size if length is None else length)
             self._changed(self)
 
-    def abandon(self, use: Use, error: OSError) -> None:
-        """Have one user, and refuse it everything with the errno of *error*."""
+    def expect(self, use: Use) -> None:
+        """Have one user, for whom resume() opens the image."""
         self._users[use] += 1
-        self.error = error
+
+    async def resume(self, length: int | None) -> None:
+        """Open the image for the users that were expected; raise OSError.
+
+        With *length* the file grows, and is so long already.
+        """
+        async with self._changing:
+            if self.image is None or (self.writers and self.image.read_only):
+                await self._reopen(read_only=not self.writers)
+            if length is not None and self.writers:
+                self.start_growth(length)
 
     async def _reopen_for_readers(self) -> None:
         try:

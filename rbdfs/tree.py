@@ -42,6 +42,9 @@ class InodeTable:
     def __len__(self) -> int:
         return len(self._inodes)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._inodes
+
     def number(self, key: Key) -> int:
         """Return the inode number of *key*, known to the kernel or not."""
         if key in self._numbers:
@@ -104,9 +107,11 @@ class InodeTable:
             inode.nlookup = max(0, inode.nlookup - count)
             self._drop_unused(number, inode)
 
-    def opened(self, number: int) -> None:
-        """Keep *number* known until released() has been called as often as this."""
-        self._inodes[number].open_count += 1
+    def opened(self, number: int, entry: Entry) -> None:
+        """Keep *number*, of *entry*, known until released() has been called as often as this."""
+        inode = self._inodes.setdefault(number, Inode(entry))
+        self._numbers.setdefault(inode.entry.key, number)
+        inode.open_count += 1
 
     def released(self, number: int) -> None:
         """Take back one opened()."""

@@ -15,9 +15,9 @@ import pytest
 
 from tests.ceph import Ceph
 from tests.conditions import eventually
-from tests.images import MIB, import_image, random_bytes
+from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import TIMEOUT_S, Mounting, opened
-from tests.servers import standing_still
+from tests.servers import ask, killed_server, standing_still
 from tests.test_pool_sources import all_pools
 
 if TYPE_CHECKING:
@@ -117,3 +117,61 @@ def test_one_stuck_pool_stops_nobody_else(pools: Ceph, tmp_path: Path, mode: str
         assert all(future.result(TIMEOUT_S) == data for future in opening)
         os.close(file)
         assert mount.alive
+
+
+def test_server_killed_while_a_pool_is_stuck(pools: Ceph, tmp_path: Path) -> None:
+    """The next one serves the other pool at once, and the stuck one when that answers."""
+    data = bytearray(random_bytes(MIB, seed=1))
+    ours = bytearray(random_bytes(MIB, seed=0))
+    mounting = Mounting(pools, tmp_path)
+    with all_pools(mounting) as mount, ThreadPoolExecutor(8) as threads:
+        stuck, free = mount.path / "stuck", mount.path / "free"
+        # What the kernel knows before: names, an open directory, a working directory.
+        assert set(os.listdir(stuck)) == set(os.listdir(free)) == {"image", "other"}
+        with (
+            opened(stuck / "image", os.O_RDWR) as writer,
+            opened(stuck / "image", os.O_RDONLY) as reader,
+            opened(stuck / "other", os.O_RDONLY) as left,
+            opened(free / "image", os.O_RDWR) as file,
+            opened(free, os.O_RDONLY | os.O_DIRECTORY) as directory,
+        ):
+            for descriptor in (writer, file):
+                os.pwrite(descriptor, b"before", 0)
+                os.fsync(descriptor)
+            data[:6] = ours[:6] = b"before"
+            with standing_still(pools, 1):
+                killed_server(mount)
+                waiting = [
+                    threads.submit(os.pread, reader, MIB // 2, MIB // 2),
+                    threads.submit(os.pread, writer, MIB // 2, MIB // 2),
+                ]
+                writing = threads.submit(os.pwrite, writer, b"while stuck", 4096)
+                listing = threads.submit(os.listdir, stuck)
+                assert os.pread(file, MIB, 0) == ours
+                os.pwrite(file, b"after", 8192)
+                os.fsync(file)
+                assert set(os.listdir(free)) == set(os.listdir(directory)) == {"image", "other"}
+                assert {"stuck", "free"} <= set(os.listdir(mount.path))
+                assert os.stat("other", dir_fd=directory).st_size == MIB
+                assert (free / "other").read_bytes() == random_bytes(MIB, seed=0)
+                assert os.statvfs(mount.path).f_namemax == 255
+                # Also whoever is started meanwhile, and closes its copies of all files.
+                assert len(ask(mount, "status")["files"]) == 4
+                assert not any(future.done() for future in waiting)
+                assert not writing.done()
+                assert not listing.done()
+            assert [future.result(TIMEOUT_S) for future in waiting] == [data[MIB // 2 :]] * 2
+            assert writing.result(TIMEOUT_S) == 11
+            data[4096:4107] = b"while stuck"
+            assert set(listing.result(TIMEOUT_S)) == {"image", "other"}
+            os.fsync(writer)
+            assert os.pread(writer, MIB, 0) == os.pread(reader, MIB, 0) == data
+            assert os.pread(left, MIB, 0) == random_bytes(MIB, seed=1)
+            # By the data path, not by Python.
+            assert ask(mount, "status")["requests"]["reads"] >= 3
+        ours[8192:8197] = b"after"
+        assert mount.alive
+        pools.rbd("snap", "create", "--no-progress", "stuck/image@s")
+        assert (stuck / "image@s").read_bytes() == (stuck / "image").read_bytes() == data
+    assert export_image(pools, "stuck/image") == data
+    assert export_image(pools, "free/image") == ours

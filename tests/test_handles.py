@@ -22,7 +22,8 @@ from rbdfs.handle import Handle
 from rbdfs.handles import HandleTable
 from rbdfs.image import Image
 from rbdfs.library import PythonLibrary
-from rbdfs.shared_image import SharedImage, Use
+from rbdfs.shared_image import SharedImage
+from rbdfs.use import Use
 from tests.fakes import FakeContent, FakeImage
 
 if TYPE_CHECKING:

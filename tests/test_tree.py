@@ -33,7 +33,7 @@ def test_the_root_is_inode_1_and_stays() -> None:
     table = InodeTable(ROOT)
     assert table.number(ROOT.key) == table.remember(ROOT) == ROOT_INODE == 1
     table.forget(ROOT_INODE, 100)
-    table.opened(ROOT_INODE)
+    table.opened(ROOT_INODE, ROOT)
     table.released(ROOT_INODE)
     assert table.entry(ROOT_INODE) == ROOT
     assert len(table) == 1
@@ -100,8 +100,8 @@ def test_forget_of_the_unknown_and_of_too_many_is_harmless() -> None:
 def test_an_open_file_keeps_its_inode() -> None:
     table = InodeTable(ROOT)
     number = table.remember(image(1))
-    table.opened(number)
-    table.opened(number)
+    table.opened(number, image(1))
+    table.opened(number, image(1))
     table.forget(number, 1)
     assert is_known(table, number)
     table.released(number)
@@ -110,10 +110,21 @@ def test_an_open_file_keeps_its_inode() -> None:
     assert not is_known(table, number)
 
 
+def test_a_file_may_be_opened_by_an_inode_that_was_just_forgotten() -> None:
+    table = InodeTable(ROOT)
+    number = table.remember(image(1))
+    table.forget(number, 1)
+    table.opened(number, image(1))
+    assert table.entry(number) == image(1)
+    assert table.number(image(1).key) == number
+    table.released(number)
+    assert not is_known(table, number)
+
+
 def test_release_does_not_drop_what_the_kernel_still_knows() -> None:
     table = InodeTable(ROOT)
     number = table.remember(image(1))
-    table.opened(number)
+    table.opened(number, image(1))
     table.released(number)
     assert is_known(table, number)
 
@@ -199,7 +210,7 @@ def test_as_a_simple_count_would_have_it(steps: list[Step]) -> None:
             table.forget(number, count)
             lookups[index] = max(0, lookups[index] - count)
         elif action == "opened" and known(index):
-            table.opened(number)
+            table.opened(number, image(index))
             opens[index] += 1
         elif action == "released" and opens[index]:
             table.released(number)
