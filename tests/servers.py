@@ -41,7 +41,15 @@ def ask(mount: Mount, command: str) -> dict[str, Any]:
 def server_of(mount: Mount) -> int | None:
     """The process that serves a mount, or starts to; None while there is none."""
     children = Path(f"/proc/{mount.pid}/task/{mount.pid}/children").read_text().split()
-    return int(children[0]) if children else None
+    # Not before it is a program of its own: until then the keeper waits for it, and does nothing.
+    return int(children[0]) if children and is_server(int(children[0])) else None
+
+
+def is_server(pid: int) -> bool:
+    try:
+        return b"\0rbdfs.server\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def signal_server(mount: Mount, signum: signal.Signals, after: int | None = None) -> int:

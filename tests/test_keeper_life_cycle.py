@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rbdfs.datapath import connection
+from tests.ceph import run
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.mounts import RBDFS, TIMEOUT_S, mounted, opened, wait_for_end
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.ceph import Ceph
-    from tests.mounts import Mounting
+    from tests.mounts import Mount, Mounting
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -297,17 +298,60 @@ def test_cluster_away_during_a_restart(
     assert export_image(ceph, f"{pool}/{image}")[:4] == b"late"
 
 
-def test_unmounted_while_no_server_can_start(
-    ceph: Ceph, pool: str, image: str, mounting: Mounting
+ENDINGS = {
+    "umount -c": lambda mount: run("umount", "-c", str(mount.path)),
+    "umount -l": lambda mount: run("umount", "-l", str(mount.path)),
+    "fusermount3": lambda mount: run("fusermount3", "-u", str(mount.path)),
+    "SIGTERM": lambda mount: mount.signal(signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS)
+def test_ended_while_no_server_can_start(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, end: Callable[[Mount], object]
 ) -> None:
     with mounting(pool, "--connect-timeout", "1", exit_code=1) as mount:
-        mount.expect_log("ERROR .*server 1 ended", "ERROR .*did not answer", "ERROR .*taken away")
+        mount.expect_log("ERROR .*server 1 ended", "ERROR .*did not answer")
+        mount.allow_log("ERROR .*taken away")
         with ceph.stalled("mon.a"):
             kill_server(mount)
             eventually(lambda: "server 2 failed" in mount.log_text, what="the first try")
-            # umount(8) would look at the mount point, and wait for an answer.
-            connection.unmount(str(mount.path))
+            with subprocess.Popen(["umount", mount.path], stderr=subprocess.PIPE) as waiting:
+                # By itself it looks at the mount point first, keeps it busy with that, and can
+                # be killed: nobody has read what it asks.
+                eventually(lambda: in_stat(waiting.pid), what="a look at the mount point")
+                waiting.kill()
+            end(mount)
             assert mount.wait() == 1
+            assert not mounted(mount.path)
+
+
+def in_stat(pid: int) -> bool:
+    """Whether a process waits in newfstatat(2), system call 262."""
+    with open(f"/proc/{pid}/syscall", encoding="ascii") as syscall:
+        return syscall.read().startswith("262 ")
+
+
+def test_lazy_umount_while_no_server_can_start(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting
+) -> None:
+    """A file that is open goes on when the cluster is back; the mount ends with its last one."""
+    with mounting(pool, "--connect-timeout", "1") as mount:
+        mount.expect_log("ERROR .*server 1 ended", "ERROR .*did not answer")
+        file = os.open(mount.file(image), os.O_RDWR | os.O_DIRECT)
+        with ceph.stalled("mon.a"):
+            kill_server(mount)
+            eventually(lambda: "server 2 failed" in mount.log_text, what="the first try")
+            connection.unmount(str(mount.path), lazy=True)
+            assert not mounted(mount.path)
+        buffer = mmap.mmap(-1, 4096)
+        buffer[:] = b"l" * 4096
+        assert os.pwritev(file, [buffer], 0) == 4096
+        os.fsync(file)
+        assert mount.process.poll() is None
+        os.close(file)
+        assert mount.wait() == 0
+    assert export_image(ceph, f"{pool}/{image}") == b"l" * 4096 + random_bytes(MIB)[4096:]
 
 
 def test_fenced_by_somebody_else_while_no_server_was_there(
