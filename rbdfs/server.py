@@ -25,6 +25,18 @@ log = logging.getLogger(__name__)
 
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_IO_FLUSHER = 57
+
+
+def _be_io_flusher() -> None:
+    """Have the kernel not wait for dirty pages when this process needs memory.
+
+    They may be those of a file system on an image here, which this process has to write. For all
+    threads that are started from now on. Without CAP_SYS_RESOURCE it is refused, and a host that
+    is out of memory may stand still.
+    """
+    none = ctypes.c_ulong(0)
+    ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, ctypes.c_ulong(1), none, none, none)
 
 
 def _die_with(keeper: int) -> None:
@@ -42,6 +54,7 @@ def main() -> int:
     with os.fdopen(int(sys.argv[1])) as memory:
         state = json.load(memory)
     _die_with(state["keeper"])
+    _be_io_flusher()
     with contextlib.closing(KeeperLink(socket.socket(fileno=state["control"]))) as link:
         return _serve(state, link)
 
