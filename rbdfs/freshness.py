@@ -66,6 +66,9 @@ class Freshness:
         try:
             if shared.image is not None:
                 shared.image.check()
+                # An idle writer would hear of a fence with its next request only, and go on with
+                # the pages that the kernel has, which others may have written to since.
+                await shared.image.check_lock()
             entry = await self._catalog.current(known)
             if await self._catalog.moved_away(known):
                 raise OSError(errno.ESTALE, f"{known.spec} is being moved elsewhere")

@@ -40,6 +40,7 @@ class Binding(Protocol):
     def flags(self) -> int: ...
     def resize(self, size: int) -> None: ...
     def lock_acquire(self, lock_mode: int) -> None: ...
+    def is_exclusive_lock_owner(self) -> bool: ...
     def watchers_list(self) -> Iterable[dict[str, Any]]: ...
     def aio_write_zeroes(
         self, offset: int, length: int, oncomplete: Callable[..., None], zero_flags: int = 0
@@ -198,6 +199,21 @@ class Image:
         mode = rbd.RBD_LOCK_MODE_EXCLUSIVE
         await self._blocking("exclusive lock", self.binding.lock_acquire, mode)
         self.lock_held = True
+
+    async def check_lock(self) -> None:
+        """Raise OSError ESHUTDOWN where this client was fenced, which then is so for good.
+
+        It asks the OSD, if the lock was taken here. That the lock is another's, or nobody's, is
+        no error: after a lost watch librbd takes it again in its own time.
+        """
+        if not self.lock_held:
+            return
+        try:
+            await self._blocking("lock", self.binding.is_exclusive_lock_owner)
+        except OSError as exc:
+            if exc.errno == errno.ESHUTDOWN:
+                self._failed = errno.ESHUTDOWN
+            raise
 
     async def watchers(self) -> list[str]:
         """Return the addresses of the clients that have the image open for writing."""

@@ -131,6 +131,10 @@ class FakeImage:
             raise rbd.ReadOnlyImage("error acquiring lock on image", errno=errno.EROFS)
         self._content.lock_owner = self
 
+    def is_exclusive_lock_owner(self) -> bool:
+        self._require_open()
+        return self._content.lock_owner is self
+
     def watchers_list(self) -> list[dict[str, Any]]:
         self._require_open()
         return [

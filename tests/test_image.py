@@ -386,6 +386,9 @@ async def test_the_exclusive_lock_keeps_others_out(store: Store) -> None:
                 await other.acquire_lock()
             assert caught.value.errno == errno.EROFS
             assert not other.lock_held
+            for image in (owner, other):
+                await image.check_lock()
+                image.check()
         await other.acquire_lock()
         assert other.lock_held
 

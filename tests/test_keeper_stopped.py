@@ -14,7 +14,7 @@ from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.mounts import opened
 from tests.servers import ask, is_stopped, signal_server
-from tests.test_fault_cluster import BLOCK, Direct, refusal
+from tests.test_fault_cluster import BLOCK, Direct, fails, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +60,11 @@ def test_another_client_takes_over(
     with mounting(pool, lifetime_s=150) as mount, ThreadPoolExecutor(2) as threads:
         file = os.open(mount.file(image_name), os.O_RDWR | os.O_DIRECT)
         direct = Direct(file)
+        # One that has all of it in the page cache, which is trusted while the lock is ours.
+        cached = os.open(mount.file(image_name), os.O_RDWR)
         assert direct.write(b"o") == direct.write(b"o", BLOCK) == BLOCK
+        before = b"o" * 2 * BLOCK + random_bytes(MIB)[2 * BLOCK :]
+        assert os.pread(cached, MIB, 0) == os.pread(cached, MIB, 0) == before
         with hanging(mount):
             if asking:
                 late = threads.submit(Direct(file).write, b"o")
@@ -70,9 +74,11 @@ def test_another_client_takes_over(
         mount.allow_log(r"WARNING rbdfs\.operations: (write|fsync|read|flush): \[Errno 108\]")
         if asking:
             assert refusal(lambda: late.result(TAKE_OVER_S)) == "ESHUTDOWN"
+        # Also without a request: the kernel has it all.
+        eventually(lambda: f"open files of {spec} are lost" in mount.log_text, what="the log")
+        eventually(lambda: fails(lambda: os.pread(cached, MIB, 0)), what="the end of the pages")
         for call in (lambda: direct.write(b"o"), direct.sync, direct.read):
             assert refusal(call) == "ESHUTDOWN"
-        eventually(lambda: f"open files of {spec} are lost" in mount.log_text, what="the log")
         # Names, sizes and space come by another client of ours.
         assert set(os.listdir(mount.path)) >= {image_name, f"{image_name}-other"}
         assert mount.file(image_name).stat().st_size == MIB
@@ -81,8 +87,9 @@ def test_another_client_takes_over(
         mount.expect_log(rf"WARNING .*{spec} was open and is lost until it is opened anew")
         assert ask(mount, "restart")["generation"] == 2
         assert refusal(direct.sync) == refusal(lambda: direct.write(b"o")) == "ESHUTDOWN"
-        with contextlib.suppress(OSError):
-            os.close(file)
+        for each in (file, cached):
+            with contextlib.suppress(OSError):
+                os.close(each)
         assert mount.file(f"{image_name}-other").read_bytes() == random_bytes(MIB, seed=1)
         with opened(mount.file(image_name), os.O_RDWR | os.O_DIRECT) as file:
             assert Direct(file).read() == b"t" * BLOCK
