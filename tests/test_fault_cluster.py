@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.ceph import run
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import TIMEOUT_S, mounted, opened
@@ -22,6 +23,7 @@ from tests.servers import ask, standing_still
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.ceph import Ceph
     from tests.mounts import Mounting
@@ -119,6 +121,45 @@ def test_reader_killed_while_it_waits(
         assert mount.alive
 
 
+@contextlib.contextmanager
+def connections(path: Path) -> Iterator[Path]:
+    """What is usually mounted at /sys/fs/fuse/connections."""
+    path.mkdir()
+    run("mount", "-t", "fusectl", "none", str(path))
+    try:
+        yield path
+    finally:
+        run("umount", str(path))
+
+
+def test_connection_aborted_while_a_reader_waits(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, tmp_path: Path
+) -> None:
+    """The way out of last resort ends the waiting at once, and the mount."""
+    with mounting(pool, exit_code=None) as mount, connections(tmp_path / "fusectl") as control:
+        mount.allow_log("(?s)(WARNING|ERROR) .*")
+        number = os.minor(os.stat(mount.path).st_dev)
+        # Its image is open, so that dd gets as far as its read.
+        file = os.open(mount.file(image), os.O_RDONLY)
+        with (
+            standing_still(ceph, 0),
+            subprocess.Popen(
+                ["dd", f"if={mount.file(image)}", "of=/dev/null", "bs=64k", "iflag=direct"],
+                stderr=subprocess.PIPE,
+            ) as reader,
+        ):
+            eventually(lambda: in_read(reader.pid), what="the read")
+            (control / f"{number}" / "abort").write_text("1")
+            _, stderr = reader.communicate(timeout=TIMEOUT_S)
+            assert b"not connected" in stderr or b"abort" in stderr
+        with pytest.raises(OSError, match="not connected"):
+            os.close(file)
+        mount.wait()
+        assert not mounted(mount.path)
+        with mounting(pool, mountpoint=mount.path) as again:
+            assert again.file(image).read_bytes() == random_bytes(MIB)
+
+
 def in_read(pid: int) -> bool:
     """Whether a process waits in read(2), system call 0."""
     with open(f"/proc/{pid}/syscall", encoding="ascii") as syscall:
@@ -140,6 +181,41 @@ def test_mon_stops(ceph: Ceph, pool: str, image: str, other: str, mounting: Moun
             data[:BLOCK] = b"m" * BLOCK
             assert direct.read(BLOCK) == data[BLOCK : 2 * BLOCK]
         assert mount.alive
+    assert export_image(ceph, f"{pool}/{image}") == data
+
+
+@pytest.mark.parametrize("data_path", ["native", "python"])
+def test_timeout(
+    ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting, data_path: str
+) -> None:
+    """What has timed out may land later: the file fails until it is opened anew."""
+    options = ("-o", f"timeout=2,datapath={data_path}")
+    data = bytearray(random_bytes(MIB))
+    with mounting(pool, *options) as mount, ThreadPoolExecutor(1) as threads:
+        mount.allow_log("(?s)(WARNING|ERROR) .*(timed out|ETIMEDOUT|110)")
+        mount.expect_log(rf"WARNING .*open files of {pool}/{image} are lost: .*timed out")
+        file = os.open(mount.file(image), os.O_RDWR | os.O_DIRECT)
+        untouched = os.open(mount.file(other), os.O_RDONLY | os.O_DIRECT)
+        direct = Direct(file)
+        assert direct.write(b"b") == BLOCK
+        with standing_still(ceph, 0):
+            late = threads.submit(Direct(file).write, b"l", BLOCK)
+            assert refusal(lambda: late.result(TIMEOUT_S)) == "ETIMEDOUT"
+        for call in (lambda: direct.write(b"x", BLOCK), direct.sync, direct.read):
+            assert refusal(call) == "ETIMEDOUT"
+        # Nothing of it had timed out.
+        assert Direct(untouched).read() == random_bytes(MIB, seed=1)[:BLOCK]
+        eventually(lambda: "are lost" in mount.log_text, what="the log")
+        for each in (file, untouched):
+            with contextlib.suppress(OSError):
+                os.close(each)
+        with opened(mount.file(image), os.O_RDWR | os.O_DIRECT) as file:
+            found = Direct(file).read(BLOCK)
+            assert found in (b"l" * BLOCK, data[BLOCK : 2 * BLOCK])
+            assert Direct(file).write(b"a", 2 * BLOCK) == BLOCK
+            os.fsync(file)
+        assert mount.alive
+    data[: 3 * BLOCK] = b"b" * BLOCK + found + b"a" * BLOCK
     assert export_image(ceph, f"{pool}/{image}") == data
 
 

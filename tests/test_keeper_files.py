@@ -251,3 +251,43 @@ def test_writeback_cache_survives_a_restart(
         b"second",
         b"third",
     )
+
+
+def test_inodes_of_which_no_file_is_open(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, ioctx: Any
+) -> None:
+    """The kernel goes on using the numbers that it was told, whoever told it."""
+    spec = f"{pool}/{image}"
+    ceph.rbd("namespace", "create", f"{spec}-space")
+    import_image(ceph, f"{spec}-space/inside", random_bytes(MIB, seed=4))
+    import_image(ceph, f"{spec}-gone", random_bytes(MIB, seed=5))
+    names = (image, f"{image}@s", f"{image}-space", f"{image}-space/inside", f"{image}-gone")
+    with mounting(pool) as mount, contextlib.ExitStack() as stack:
+        # They keep the inode, and the server hears nothing of them.
+        held = {name: stack.enter_context(opened(mount.file(name), os.O_PATH)) for name in names}
+        inodes = {name: os.stat(held[name]).st_ino for name in names}
+        killed_server(mount)
+        rbd.RBD().remove(ioctx, f"{image}-gone")
+        asked = "looking for what the kernel was told"
+        # It asks when what it was told of them before is too old.
+        eventually(lambda: os.stat(held[image]) and asked in mount.log_text, what="the question")
+        found = {name: os.stat(held[name]) for name in names[:-1]}
+        assert {name: status.st_ino for name, status in found.items()} == dict(
+            list(inodes.items())[:-1]
+        )
+        assert [found[name].st_size for name in (image, f"{image}@s")] == [MIB, MIB]
+        eventually(lambda: refusal_of_stat(held[f"{image}-gone"]) == "ESTALE", what="ESTALE")
+        assert os.listdir(f"/proc/self/fd/{held[f'{image}-space']}") == ["inside"]
+        path = f"/proc/self/fd/{held[f'{image}-space/inside']}"
+        with opened(path, os.O_RDWR) as file:
+            assert os.pread(file, MIB, 0) == random_bytes(MIB, seed=4)
+        mount.allow_log("WARNING .*(getattr|lookup):")
+        assert mount.alive
+
+
+def refusal_of_stat(descriptor: int) -> str:
+    try:
+        os.stat(descriptor)
+    except OSError as exc:
+        return errno.errorcode[exc.errno or 0]
+    return ""
