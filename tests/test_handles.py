@@ -108,7 +108,8 @@ class RecordingDataPath(PythonDataPath):
         self.served[handle.fh] = handle.shared.image
 
     def forget(self, handle: Handle) -> None:
-        del self.served[handle.fh]
+        # One that was released before its image was open again was never served.
+        self.served.pop(handle.fh, None)
 
 
 class RecordingKeeping:
@@ -121,7 +122,7 @@ class RecordingKeeping:
         self.open.add(handle.fh)
 
     def released(self, fh: int) -> None:
-        self.open.remove(fh)
+        self.open.discard(fh)
 
 
 @dataclass(frozen=True)
@@ -621,6 +622,88 @@ async def test_a_growing_file_has_its_true_size_in_the_end(
     await table.release(handle.fh)
     assert images.size(entry) == SIZE + 11
     assert await reader.read(SIZE + 5, 100) == b"beyond"
+
+
+# Taking over from another server.
+
+
+def record_of(entry: Entry, fh: int, *, writable: bool, length: int | None = None) -> Any:
+    """What another server has left of an open file."""
+    return {
+        "fh": fh,
+        "inode": 1,
+        "entry": entry.record(),
+        "writable": writable,
+        "sync": False,
+        "length": length,
+        "error": None,
+    }
+
+
+async def test_restored_files_of_an_image_open_it_once(client: Client, images: Images) -> None:
+    entry, table = images.create(), client.table
+    for fh in (7, 3):
+        table.restore(record_of(entry, fh, writable=fh == 3), None)
+    assert client.data_path.served == {}
+    async with trio.open_nursery() as nursery:
+        await table.resume(nursery)
+        # A newcomer waits for the same.
+        newcomer = await table.open(entry, 1, writable=True)
+        assert newcomer.fh == 8
+        for fh in (3, 7):
+            assert await (await table.ready(fh)).read(0, 8) == PATTERN[:8]
+    assert client.library.opened == 1
+    assert set(client.data_path.served) == {3, 7, 8}
+    await table.release(3)
+    await table.release(8)
+    assert await images.watchers(entry) == []
+
+
+async def test_a_restored_file_of_which_another_handle_has_grown_it_more(
+    table: HandleTable, images: Images
+) -> None:
+    entry = images.create()
+    for fh, length in ((1, SIZE // 2), (2, SIZE - 5), (3, 17)):
+        table.restore(record_of(entry, fh, writable=True, length=length), None)
+    assert table.length(entry) == SIZE - 5
+    async with trio.open_nursery() as nursery:
+        await table.resume(nursery)
+        assert (await table.ready(3)).length == SIZE - 5
+    for fh in (1, 2, 3):
+        await table.release(fh)
+    assert images.size(entry) == SIZE - 5
+
+
+async def test_a_restored_file_that_cannot_be_opened(table: HandleTable, images: Images) -> None:
+    entry, other = images.create(), images.create()
+    rbd.RBD().remove(images.ioctx, entry.image)
+    table.restore(record_of(entry, 1, writable=False), None)
+    table.restore(record_of(other, 2, writable=True), OSError(errno.EIO, "lost"))
+    async with trio.open_nursery() as nursery:
+        await table.resume(nursery)
+        with pytest.raises(OSError, match="was removed") as caught:
+            await (await table.ready(1)).read(0, 8)
+        assert caught.value.errno == errno.ESTALE
+    with pytest.raises(OSError, match="lost"):
+        await (await table.ready(2)).closing()
+    # Whoever opens it from now on has nothing to do with that.
+    assert await (await table.open(other, 1, writable=True)).read(0, 8) == PATTERN[:8]
+    assert await refused(table, entry, writable=False) == errno.ENOENT
+
+
+async def test_a_restored_file_is_released_before_it_is_open(
+    client: Client, images: Images
+) -> None:
+    entry, table = images.create(), client.table
+    table.restore(record_of(entry, 1, writable=True), None)
+    table.restore(record_of(entry, 2, writable=True), None)
+    async with trio.open_nursery() as nursery:
+        await table.resume(nursery)
+        await table.release(1)
+        await table.release(2)
+    assert len(table) == 0
+    assert table.images() == []
+    assert await images.watchers(entry) == []
 
 
 # What there is to flush.
