@@ -18,6 +18,7 @@ from rbdfs.errors import EXIT_FAILURE, UserError
 from rbdfs.keeper import Keeper
 from rbdfs.logs import configure_logging
 from rbdfs.mountpoint import check_mountpoint
+from rbdfs.secrecy import conceal_arguments
 
 if TYPE_CHECKING:
     from rbdfs.options import MountOptions
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Mount, serve, and return the exit code; without -f, return in the daemon only."""
     if arguments is None:
         arguments = sys.argv[1:]
+        conceal_arguments()
         _settle()
     open_standard_descriptors()
     starter = Starter()

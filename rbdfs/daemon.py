@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from rbdfs.errors import EXIT_FAILURE, UserError
+from rbdfs.secrecy import redacted
 
 _READY = b"\0"
 
@@ -34,7 +35,8 @@ class Starter:
 
     def failed(self, error: UserError) -> None:
         """Say in one line why nothing is mounted; the parent exits with the error's code."""
-        line = " ".join(str(error).split())
+        # What is said of a command line that makes no sense may quote it.
+        line = redacted(" ".join(str(error).split()))
         if self.pipe is None:
             print(f"rbdfs: {line}", file=sys.stderr)  # noqa: T201
         else:

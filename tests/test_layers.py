@@ -45,7 +45,7 @@ LAYERS = [
         "encoding spec qemu_filename extents partitions mountinfo ceph_settings",
         "pure: each stands alone",
     ),
-    ("errors refusal", "the end of the line: for the user, for the kernel"),
+    ("errors refusal secrecy", "the end of the line: for the user, for the kernel, for a key"),
     ("__init__", "the version"),
 ]
 DEPTH = {name: depth for depth, (names, _) in enumerate(LAYERS) for name in names.split()}
