@@ -44,9 +44,10 @@ class Cluster:
         address: of the client, as watchers and the blocklist name it: ``IP:0/NONCE``.
     """
 
-    def __init__(self, client: rados.Rados, bridge: AioBridge, user: str) -> None:
+    def __init__(self, client: rados.Rados, bridge: AioBridge, settings: CephSettings) -> None:
         self.bridge = bridge
-        self.user = user
+        self.user = _user(settings)
+        self._full_try = settings.full_try
         self.address: str = client.get_addrs()
         self._client = client
         self._ioctxs: dict[tuple[str, str], rados.Ioctx] = {}
@@ -70,7 +71,7 @@ class Cluster:
             await trio.to_thread.run_sync(_connect, client, settings, abandon_on_cancel=True)
         if scope.cancelled_caught:
             raise UserError(f"the cluster did not answer within {timeout_s:g} s")
-        cluster = cls(client, bridge, _user(settings))
+        cluster = cls(client, bridge, settings)
         try:
             yield cluster
         finally:
@@ -93,6 +94,8 @@ class Cluster:
                 ioctx = await self._in_thread(self._client.open_ioctx, pool)
             if namespace:
                 ioctx.set_namespace(namespace)
+            if self._full_try:
+                ioctx.set_osdmap_full_try()
             # Another task may have been quicker: its context is in use already.
             if self._ioctxs.setdefault(key, ioctx) is not ioctx:
                 ioctx.close()

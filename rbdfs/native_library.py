@@ -26,11 +26,14 @@ _OPENING_A_POOL = 16
 class NativeLibrary:
     """Images of the native data path, on a client of its own with the same configuration."""
 
-    def __init__(self, client: native.Client, bridge: AioBridge, others: Iterable[str]) -> None:
+    def __init__(
+        self, client: native.Client, bridge: AioBridge, others: Iterable[str], *, full_try: bool
+    ) -> None:
         self.address: str = client.addrs()
         self.addresses = frozenset({self.address, *others})
         self._client = client
         self._bridge = bridge
+        self._full_try = full_try
         self._ioctxs: dict[tuple[str, str], native.Ioctx] = {}
         self._limiters: dict[str, trio.CapacityLimiter] = {}
 
@@ -51,7 +54,7 @@ class NativeLibrary:
         )
         try:
             await trio.to_thread.run_sync(client.connect)
-            library = cls(client, bridge, others)
+            library = cls(client, bridge, others, full_try=settings.full_try)
             try:
                 yield library
             finally:
@@ -90,6 +93,8 @@ class NativeLibrary:
         key = (pool, namespace)
         if key not in self._ioctxs:
             ioctx = self._client.open_ioctx(_encoded(pool), _encoded(namespace))
+            if self._full_try:
+                ioctx.set_full_try()
             # Another thread may have been quicker: its context is in use already.
             if self._ioctxs.setdefault(key, ioctx) is not ioctx:
                 ioctx.close()

@@ -53,9 +53,11 @@ def replies_errno(method: Method) -> Method:
         except FUSEError:
             raise
         except OSError as exc:
-            level = logging.DEBUG if exc.errno in _EXPECTED else logging.WARNING
+            # A disk has no quota: QEMU pauses its guest upon ENOSPC, and upon nothing else.
+            code = errno.ENOSPC if exc.errno == errno.EDQUOT else exc.errno
+            level = logging.DEBUG if code in _EXPECTED else logging.WARNING
             log.log(level, "%s: %s", method.__name__, exc)
-            raise FUSEError(exc.errno or errno.EIO) from exc
+            raise FUSEError(code or errno.EIO) from exc
         except Exception:
             log.exception("%s failed", method.__name__)
             raise FUSEError(errno.EIO) from None

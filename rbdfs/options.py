@@ -51,6 +51,7 @@ class MountOptions:
         data_pool, object_size: for images that are made; None means the cluster's default.
         connect_timeout_s: how long reaching the cluster may take, in seconds.
         timeout_s: how long a request may take, in seconds; None means that it waits for ever.
+        abort_on_full: whether what a full pool has no room for fails, instead of waiting.
     """
 
     source: Source = Source("rbd")
@@ -75,6 +76,7 @@ class MountOptions:
     object_size: int | None = None
     connect_timeout_s: float = 30.0
     timeout_s: float | None = None
+    abort_on_full: bool = False
     foreground: bool = False
     debug: bool = False
     log_file: Path | None = None
@@ -86,7 +88,7 @@ class MountOptions:
         if self.timeout_s is not None:
             # librados answers with ETIMEDOUT then, and the image has failed: see Image.check().
             pairs.append(("rados_osd_op_timeout", f"{self.timeout_s:g}"))
-        return replace(self.ceph, pairs=tuple(pairs))
+        return replace(self.ceph, pairs=tuple(pairs), full_try=self.abort_on_full)
 
 
 # Options of mount(8) and fstab that say nothing to a FUSE file system, or what it does anyway.
@@ -162,6 +164,7 @@ _FLAGS: dict[str, tuple[str, Any]] = {
     "notrim": ("trim", False),
     "manage": ("manage", True),
     "move": ("move", True),
+    "abort_on_full": ("abort_on_full", True),
 }
 _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "uid": ("uid", _number),

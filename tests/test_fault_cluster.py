@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import mmap
 import os
 import signal
@@ -19,6 +18,7 @@ from tests.ceph import run
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import TIMEOUT_S, mounted, opened
+from tests.quota import pool_with_a_quota
 from tests.servers import ask, standing_still
 
 if TYPE_CHECKING:
@@ -285,34 +285,6 @@ def fails(call: Callable[[], object]) -> bool:
     except OSError:
         return True
     return False
-
-
-@contextlib.contextmanager
-def pool_with_a_quota(ceph: Ceph, pool: str) -> Iterator[Callable[[int], None]]:
-    """A new pool; yield what sets its quota in bytes (0: none), without starting a process.
-
-    The copy that a process has of a file that is open here would have to be flushed.
-    """
-    ceph.ceph("osd", "pool", "create", pool, "8")
-    try:
-        ceph.rbd("pool", "init", pool)
-        with ceph.connect() as cluster:
-
-            def command(prefix: str, **arguments: str) -> bytes:
-                text = json.dumps({"prefix": prefix, **arguments})
-                code, answer, message = cluster.mon_command(text, b"")
-                assert code == 0, message
-                return bytes(answer)
-
-            def set_quota(size: int) -> None:
-                command("osd pool set-quota", pool=pool, field="max_bytes", val=str(size))
-                if size:
-                    eventually(lambda: b"full_quota" in command("osd dump"), 30, "a full pool")
-
-            yield set_quota
-            set_quota(0)
-    finally:
-        ceph.ceph("osd", "pool", "rm", pool, pool, "--yes-i-really-really-mean-it")
 
 
 def test_quota_reached(ceph: Ceph, image_name: str, mounting: Mounting) -> None:

@@ -45,6 +45,7 @@ def test_the_defaults_are_private_and_read_write() -> None:
         ("partitions", "partitions", True),
         ("direct_io", "direct_io", True),
         ("notrim", "trim", False),
+        ("abort_on_full", "abort_on_full", True),
         ("manage", "manage", True),
         *(("snapshots=" + word, "snapshots", word) for word in ("visible", "hidden", "off", "all")),
         *(("lock=" + word, "lock", word) for word in ("exclusive", "auto")),

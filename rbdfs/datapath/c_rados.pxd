@@ -15,4 +15,5 @@ cdef extern from "rados/librados.h" nogil:
     void rados_buffer_free(char *buf)
     int rados_ioctx_create(rados_t cluster, const char *pool, rados_ioctx_t *ioctx)
     void rados_ioctx_set_namespace(rados_ioctx_t ioctx, const char *namespace_)
+    void rados_set_pool_full_try(rados_ioctx_t ioctx)
     void rados_ioctx_destroy(rados_ioctx_t ioctx)

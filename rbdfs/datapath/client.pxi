@@ -135,6 +135,14 @@ cdef class Ioctx:
     def __cinit__(self):
         self.ioctx = NULL
 
+    def set_full_try(self):
+        """Have writes of images that are opened from now on fail where a full pool has no room.
+
+        With ENOSPC, or EDQUOT for a quota.  Without it they wait.  librbd hands the flag on to the
+        pool that has the data.
+        """
+        c_rados.rados_set_pool_full_try(self.ioctx)
+
     def close(self):
         """RuntimeError while an image is open."""
         if self.images:

@@ -45,6 +45,9 @@ static void complete(struct request *request, ssize_t result)
      * at the end of the image, and the bounds were checked against our own idea of it. */
     if (request->kind == REQUEST_READ && result >= 0 && result != request->length)
         result = -EIO;
+    /* A disk has no quota: QEMU pauses its guest upon ENOSPC, and upon nothing else. */
+    if (result == -EDQUOT)
+        result = -ENOSPC;
     /* The file still has to be flushed. */
     if (request->kind == REQUEST_FLUSH && result < 0)
         atomic_store(&request->handle->dirty, true);
