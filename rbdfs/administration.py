@@ -93,7 +93,7 @@ class Administration:
             raise OSError(errno.EISDIR, f"{action}: it is a directory")
         if entry.key.partition or (entry.is_snapshot and entry.snap is None):
             _refuse(action)
-        ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
+        ioctx = await self._cluster.ioctx_of(entry)
         if entry.is_snapshot:
             await self._change(entry, action, partial(_remove_snapshot, ioctx, entry, action))
         else:
@@ -111,7 +111,7 @@ class Administration:
             _refuse(action)
         if not _holds(parent, image) or wanted.image != image.image:
             raise OSError(errno.EXDEV, f"{action}: not a snapshot of this image")
-        ioctx = await self._cluster.ioctx(image.pool, image.namespace)
+        ioctx = await self._cluster.ioctx_of(image)
         snap = encoded(wanted.snap)
 
         def take() -> None:
@@ -142,7 +142,7 @@ class Administration:
         if (wanted.image, wanted.snap) == (entry.image, entry.snap):
             return
         await self._require_absent(parent, name)
-        ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
+        ioctx = await self._cluster.ioctx_of(entry)
         rename = partial(_rename_snapshot if entry.is_snapshot else _rename_image, ioctx, entry)
         await self._change(entry, action, partial(rename, wanted, action))
 

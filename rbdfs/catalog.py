@@ -118,7 +118,8 @@ class Catalog:
     async def find_image(self, parent: Entry, wanted: FileName) -> Entry:
         """Return the image or snapshot *wanted* in directory *parent*; raise OSError ENOENT."""
         image_id = await self._inventory.image_id(parent.pool, parent.namespace, wanted.image)
-        attributes = await self._read(parent, wanted.image, image_id)
+        parent = await self._present(parent)
+        attributes = await self._inventory.attributes(parent, wanted.image, image_id)
         image = image_entry(parent, wanted.image, attributes)
         if wanted == FileName(wanted.image):
             return await self._measured(image, attributes, None)
@@ -134,7 +135,7 @@ class Catalog:
         Raises OSError ESTALE where the image is gone.
         """
         try:
-            return await self._read(entry, entry.image, entry.image_id or "")
+            return await self._inventory.attributes(entry, entry.image, entry.image_id or "")
         except FileNotFoundError:
             raise OSError(errno.ESTALE, f"{entry.spec} was removed") from None
 
@@ -156,13 +157,11 @@ class Catalog:
 
     async def moved_away(self, entry: Entry) -> bool:
         """Tell whether the image of *entry* is the source of a migration, and soon to be gone."""
-        return await self._inventory.moved_away(
-            entry.pool, entry.namespace, await self.attributes(entry)
-        )
+        return await self._inventory.moved_away(entry, await self.attributes(entry))
 
     def changed(self, entry: Entry) -> None:
         """Forget the attributes of *entry*, which this mount has changed."""
-        self._inventory.image_changed(entry.pool, entry.namespace, entry.key.image_id)
+        self._inventory.image_changed(entry)
         if self._partition_tables is not None:
             self._partition_tables.changed(entry)
 
@@ -177,13 +176,15 @@ class Catalog:
         # Pools share their disks: what is available is not the sum.
         return sum(used for used, _ in usages), max((room for _, room in usages), default=0)
 
-    async def _read(self, entry: Entry, name: str, image_id: str) -> ImageAttributes:
-        return await self._inventory.attributes(entry.pool, entry.namespace, name, image_id)
+    async def _present(self, parent: Entry) -> Entry:
+        """Return directory *parent* in the pool that has its name now."""
+        pool_id = (await self._cluster.ioctx(parent.pool)).get_pool_id()
+        return replace(parent, key=parent.key._replace(pool_id=pool_id))
 
     async def _measured(
         self, entry: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
     ) -> Entry:
-        allocated = await self._inventory.allocated(entry.pool, entry.namespace, attributes, snap)
+        allocated = await self._inventory.allocated(entry, attributes, snap)
         return replace(entry, allocated=allocated)
 
     async def _find_pool(self, name: str) -> Entry:
@@ -195,7 +196,7 @@ class Catalog:
         # Namespaces do not nest.
         if parent.namespace or name not in await self._inventory.namespaces(parent.pool):
             raise OSError(errno.ENOENT, f"nothing is named {name!a} in {parent.spec}")
-        return namespace_entry(parent, name)
+        return namespace_entry(await self._present(parent), name)
 
     async def _find_partition(self, whole: Entry, number: int) -> Entry:
         if whole.is_directory or whole.key.partition or self._partition_tables is None:
@@ -213,12 +214,11 @@ class Catalog:
     async def _parts(self, parent: Entry) -> Sequence[Expand]:
         names = await self._inventory.image_names(parent.pool, parent.namespace)
         namespaces = [] if parent.namespace else await self._inventory.namespaces(parent.pool)
+        parent = await self._present(parent)
         parts: list[Expand] = [
             partial(self._namespace_items, parent, name, alias=name in names) for name in namespaces
         ]
-        parts += [
-            partial(self._image_items, parent, name, image_id) for name, image_id in names.items()
-        ]
+        parts += [partial(self._image_items, parent, *named) for named in names.items()]
         return parts
 
     async def _pool_items(self, pool: str) -> list[Item]:
@@ -233,7 +233,7 @@ class Catalog:
 
     async def _image_items(self, parent: Entry, name: str, image_id: str) -> list[Item]:
         try:
-            attributes = await self._read(parent, name, image_id)
+            attributes = await self._inventory.attributes(parent, name, image_id)
             image = image_entry(parent, name, attributes)
             entry = await self._measured(image, attributes, None)
             items = await self._with_partitions(self._named(entry, partial(file_name, name)))

@@ -16,12 +16,14 @@ import trio
 
 from rbdfs.ceph_errors import from_ceph
 from rbdfs.errors import UserError
+from rbdfs.single_flight import SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from rbdfs.aio import AioBridge
     from rbdfs.ceph_settings import CephSettings
+    from rbdfs.entries import Entry
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ _FENCE_S = 3600
 _CONNECT_GRACE_S = 2.0
 # How long a list of pools waits for the monitors' newest map before the last known one has to do.
 _MAP_WAIT_S = 1.0
+# How long the id of a pool is not looked up again, in seconds: it is in the client's own OSD map.
+_POOL_ID_S = 0.1
+_POOLS = 256
 
 
 class Cluster:
@@ -50,7 +55,9 @@ class Cluster:
         self._full_try = settings.full_try
         self.address: str = client.get_addrs()
         self._client = client
-        self._ioctxs: dict[tuple[str, str], rados.Ioctx] = {}
+        # By the pool's id: its name may be given to another pool.
+        self._ioctxs: dict[tuple[int, str], rados.Ioctx] = {}
+        self._pool_ids: SingleFlight[int] = SingleFlight(_POOL_ID_S, _POOLS)
         # A pool that does not answer must not keep the threads that other pools need.
         self._limiter = trio.CapacityLimiter(32)
         self._map_limiter = trio.CapacityLimiter(1)
@@ -84,14 +91,36 @@ class Cluster:
         self._client.shutdown()
 
     async def ioctx(self, pool: str, namespace: str = "") -> rados.Ioctx:
-        """Return the I/O context of *pool* and *namespace*; it lives as long as the cluster.
+        """Return the I/O context of *namespace* in the pool that is named *pool* now.
 
-        Raises OSError: ENOENT where there is no such pool. A namespace is not checked.
+        It lives as long as the cluster. Raises OSError: ENOENT where there is no such pool. A
+        namespace is not checked.
         """
-        key = (pool, namespace)
+        pool_id = await self._pool_ids.get(pool, partial(self._in_thread, self._lookup, pool))
+        return await self._ioctx(pool, pool_id, namespace)
+
+    async def ioctx_of(self, entry: Entry) -> rados.Ioctx:
+        """Return the I/O context of *entry*, in its own pool whatever that is named now.
+
+        Raises OSError: ESTALE where that pool was removed, though another may have its name.
+        """
+        try:
+            return await self._ioctx(entry.pool, entry.key.pool_id, entry.namespace)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, f"pool {entry.pool} of {entry.spec} was removed") from None
+
+    def _lookup(self, pool: str) -> int:
+        with from_ceph(f"pool {pool}"):
+            pool_id: int | None = self._client.pool_lookup(pool)
+        if pool_id is None:
+            raise OSError(errno.ENOENT, f"there is no pool {pool}")
+        return pool_id
+
+    async def _ioctx(self, pool: str, pool_id: int, namespace: str) -> rados.Ioctx:
+        key = (pool_id, namespace)
         if key not in self._ioctxs:
             with from_ceph(f"pool {pool}"):
-                ioctx = await self._in_thread(self._client.open_ioctx, pool)
+                ioctx = await self._in_thread(self._client.open_ioctx2, pool_id)
             if namespace:
                 ioctx.set_namespace(namespace)
             if self._full_try:
@@ -109,30 +138,33 @@ class Cluster:
             await trio.to_thread.run_sync(
                 refresh, abandon_on_cancel=True, limiter=self._map_limiter
             )
-        pools = await self._in_thread(self._rbd_pools)
-        for pool, namespace in list(self._ioctxs):
-            # A pool that was removed and made anew has its name, but not its id.
-            if self._ioctxs[pool, namespace].get_pool_id() != pools.get(pool):
-                del self._ioctxs[pool, namespace]
-        return list(pools)
+        return await self._in_thread(self._rbd_pools)
 
-    def _rbd_pools(self) -> dict[str, int]:
-        """Return pool ids by name."""
-        pools = {}
+    def _rbd_pools(self) -> list[str]:
+        pools = []
         with from_ceph("listing the pools"):
             for name in self._client.list_pools():
                 try:
                     with self._client.open_ioctx(name) as ioctx:
                         if "rbd" in ioctx.application_list():
-                            pools[name] = ioctx.get_pool_id()
+                            pools.append(name)
                 except rados.ObjectNotFound:
                     log.debug("pool %r was removed while pools were listed", name)
         return pools
 
-    async def check_pool(self, pool: str) -> None:
-        """Raise OSError ESTALE where *pool* does not exist (any more)."""
-        if not await self._in_thread(self._client.pool_exists, pool):
-            raise OSError(errno.ESTALE, f"pool {pool} was removed")
+    async def is_current(self, pool: str, ioctx: rados.Ioctx) -> bool:
+        """Tell whether *ioctx* still is of the pool that is named *pool*.
+
+        Where an answer of it says that something does not exist, the pool itself may have been
+        removed: that is the same errno, and the client knows it from then on.
+        Raises OSError ESTALE where no pool has the name any more.
+        """
+        self._pool_ids.invalidate(pool)
+        try:
+            current = await self.ioctx(pool)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, f"pool {pool} was removed") from None
+        return bool(current.get_pool_id() == ioctx.get_pool_id())
 
     async def namespace_exists(self, pool: str, namespace: str) -> bool:
         """Tell whether *namespace* was made in *pool*; raise OSError where that cannot be read."""

@@ -1,5 +1,8 @@
 """What the cluster holds: names and attributes, read without opening anything, briefly kept.
 
+Names are looked for in the pool that has the name now; what belongs to an image, in the pool that
+has the id, which another pool of the name does not have.
+
 Attributes come from the header objects, in one read operation an image, so a listing leaves no
 watcher and takes no lock. Everybody who asks while something is being read shares the answer.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from rbdfs.cluster import Cluster
+    from rbdfs.entries import Entry
 
     T = TypeVar("T")
 
@@ -87,57 +91,62 @@ class Inventory:
         """Return the id of one image, "" for format 1, without listing the pool; ENOENT if none."""
         argument = encode_string(name.encode("utf-8", "surrogateescape"))
         try:
-            answer = await self._call_class(
-                pool, namespace, "rbd_directory", "dir_get_id", argument
-            )
+            ioctx = await self._cluster.ioctx(pool, namespace)
+            answer = await self._call_class(pool, ioctx, "rbd_directory", "dir_get_id", argument)
         except FileNotFoundError:
-            # Not an image of format 2; the directory of format 1 has to be read as a whole.
-            if (await self.image_names(pool, namespace)).get(name) == "":
-                return ""
-            raise
+            # Format 1 has another directory, to be read as a whole; or the pool is another one.
+            found = (await self.image_names(pool, namespace)).get(name)
+            if found is None:
+                raise
+            return found
         return Decoder(answer).string().decode("ascii")
 
-    async def attributes(
-        self, pool: str, namespace: str, name: str, image_id: str
-    ) -> ImageAttributes:
-        """Return the attributes of an image, found by *image_id*, or by *name* where that is ""."""
-        load = partial(self._load_attributes, pool, namespace, name, image_id)
-        return await self._headers.get((pool, namespace, image_id or f"/{name}"), load)
+    async def attributes(self, where: Entry, name: str, image_id: str) -> ImageAttributes:
+        """Return the attributes of an image in the pool and namespace that *where* is in, or is.
+
+        It is found by *image_id*, or by *name* where that is "".
+        """
+        load = partial(self._load_attributes, where, name, image_id)
+        key = (where.key.pool_id, where.namespace, image_id or f"/{name}")
+        return await self._headers.get(key, load)
 
     async def allocated(
-        self, pool: str, namespace: str, attributes: ImageAttributes, snap: SnapAttributes | None
+        self, where: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
     ) -> int | None:
-        """Return how many bytes an image or a snapshot takes, in whole objects.
+        """Return how many bytes an image or a snapshot of it takes, in whole objects.
 
         None where its object map does not tell: then all of it may be data.
         """
         if not trustworthy(attributes, snap):
             return None
-        load = partial(self._load_allocated, pool, namespace, attributes, snap)
+        load = partial(self._load_allocated, where, attributes, snap)
         kept = self._allocated if snap is None else self._allocated_by_snaps
         snap_id = 0 if snap is None else snap.snap_id
-        return await kept.get((pool, namespace, attributes.image_id, snap_id), load)
+        key = (where.key.pool_id, where.namespace, attributes.image_id, snap_id)
+        return await kept.get(key, load)
 
-    async def moved_away(self, pool: str, namespace: str, attributes: ImageAttributes) -> bool:
+    async def moved_away(self, where: Entry, attributes: ImageAttributes) -> bool:
         """Tell whether an image is the source of a migration, whose target stands for it now."""
         if not attributes.features & MIGRATING:
             return False
-        ioctx = await self._cluster.ioctx(pool, namespace)
+        ioctx = await self._cluster.ioctx_of(where)
         try:
             reader = omap_reader(self._cluster.bridge, ioctx)
             header = await read_migration(reader, attributes.image_id)
         except NotUnderstood as exc:
-            raise OSError(errno.EIO, f"image {attributes.image_id} of pool {pool}: {exc}") from exc
+            image = f"image {attributes.image_id} of pool {where.pool}"
+            raise OSError(errno.EIO, f"{image}: {exc}") from exc
         return header is not None and header.is_source
 
     async def usage(self, pool: str) -> tuple[int, int]:
         """Return ``(used, available)`` bytes of *pool*."""
         return await self._usage.get(pool, partial(self._cluster.usage, pool))
 
-    def image_changed(self, pool: str, namespace: str, image_id: str) -> None:
-        """Forget the attributes of an image (``/NAME`` for format 1) that was changed."""
-        self._headers.invalidate((pool, namespace, image_id))
-        self._allocated.invalidate((pool, namespace, image_id, 0))
+    def image_changed(self, image: Entry) -> None:
+        """Forget the attributes of an image that was changed."""
+        which = (image.key.pool_id, image.namespace, image.key.image_id)
+        self._headers.invalidate(which)
+        self._allocated.invalidate((*which, 0))
 
     def directory_changed(self, pool: str, namespace: str) -> None:
         """Forget the names in a pool or namespace, where something was made or removed."""
@@ -145,7 +154,8 @@ class Inventory:
         self._namespaces.invalidate(pool)
 
     async def _load_namespaces(self, pool: str) -> list[str]:
-        names = await directory.list_namespaces(partial(self._call_class, pool, ""))
+        ioctx = await self._cluster.ioctx(pool)
+        names = await directory.list_namespaces(partial(self._call_class, pool, ioctx))
         usable = [name for name in names if is_utf8(name)]
         if len(usable) < len(names) and pool not in self._warned:
             self._warned.add(pool)
@@ -154,18 +164,17 @@ class Inventory:
         return usable
 
     async def _load_image_names(self, pool: str, namespace: str) -> dict[str, str]:
-        names = await directory.list_images(partial(self._call_class, pool, namespace))
-        if not names:
+        while True:
+            ioctx = await self._cluster.ioctx(pool, namespace)
+            names = await directory.list_images(partial(self._call_class, pool, ioctx))
             # A pool that was removed looks the same, and is not an empty one to be mirrored.
-            await self._cluster.check_pool(pool)
-        ioctx = await self._cluster.ioctx(pool, namespace)
+            if names or await self._cluster.is_current(pool, ioctx):
+                break
         old = await self._in_thread(pool, partial(directory.list_v1_images, ioctx))
         return dict.fromkeys(old, "") | dict(names)
 
-    async def _load_attributes(
-        self, pool: str, namespace: str, name: str, image_id: str
-    ) -> ImageAttributes:
-        ioctx = await self._cluster.ioctx(pool, namespace)
+    async def _load_attributes(self, where: Entry, name: str, image_id: str) -> ImageAttributes:
+        ioctx, pool = await self._cluster.ioctx_of(where), where.pool
         if not image_id:
             return await self._in_thread(pool, partial(inspect_image, ioctx, name=name))
         try:
@@ -175,9 +184,9 @@ class Inventory:
         return await self._in_thread(pool, partial(inspect_image, ioctx, image_id=image_id))
 
     async def _load_allocated(
-        self, pool: str, namespace: str, attributes: ImageAttributes, snap: SnapAttributes | None
+        self, where: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
     ) -> int | None:
-        ioctx = await self._cluster.ioctx(pool, namespace)
+        ioctx = await self._cluster.ioctx_of(where)
         try:
             states = await read_object_map(self._cluster.bridge, ioctx, attributes, snap)
             size = attributes.size if snap is None else snap.size
@@ -189,9 +198,8 @@ class Inventory:
             return None
 
     async def _call_class(
-        self, pool: str, namespace: str, oid: str, method: str, argument: bytes
+        self, pool: str, ioctx: Any, oid: str, method: str, argument: bytes
     ) -> bytes:
-        ioctx = await self._cluster.ioctx(pool, namespace)
         call = partial(directory.call_class, ioctx, oid, method, argument)
         return await self._in_thread(pool, call)
 

@@ -50,7 +50,7 @@ class PythonLibrary:
 
     async def open(self, entry: Entry, *, read_only: bool) -> Image:
         """Open, as Library.open() says, by librbd's asynchronous call."""
-        ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
+        ioctx = await self._cluster.ioctx_of(entry)
         image_id, name = entry.image_id, encoded(entry.image)
         # The binding asks an image that was opened by id for its name, and where that is not
         # UTF-8 the error is lost, and with it the answer: such an image is opened by name.

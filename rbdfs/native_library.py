@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,8 @@ class NativeLibrary:
         self._client = client
         self._bridge = bridge
         self._full_try = full_try
-        self._ioctxs: dict[tuple[str, str], native.Ioctx] = {}
+        # By the pool's id: its name may be given to another pool.
+        self._ioctxs: dict[tuple[int, str], native.Ioctx] = {}
         self._limiters: dict[str, trio.CapacityLimiter] = {}
 
     @classmethod
@@ -82,17 +84,20 @@ class NativeLibrary:
 
     def _open(self, entry: Entry, *, read_only: bool) -> native.Image:
         return native.Image(
-            self._ioctx(entry.pool, entry.namespace),
+            self._ioctx(entry),
             None if entry.image_id is not None else _encoded(entry.image),
             snapshot=entry.key.snap_id or None,
             read_only=read_only,
             image_id=entry.image_id,
         )
 
-    def _ioctx(self, pool: str, namespace: str) -> native.Ioctx:
-        key = (pool, namespace)
+    def _ioctx(self, entry: Entry) -> native.Ioctx:
+        key = (entry.key.pool_id, entry.namespace)
         if key not in self._ioctxs:
-            ioctx = self._client.open_ioctx(_encoded(pool), _encoded(namespace))
+            try:
+                ioctx = self._client.open_ioctx(entry.key.pool_id, _encoded(entry.namespace))
+            except FileNotFoundError:
+                raise OSError(errno.ESTALE, f"pool {entry.pool} was removed") from None
             if self._full_try:
                 ioctx.set_full_try()
             # Another thread may have been quicker: its context is in use already.

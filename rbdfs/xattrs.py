@@ -97,7 +97,7 @@ class Xattrs:
             # Empty where there is nobody.
             names += [_PREFIX + name for name in self._asked]
         if entry.image_id is not None:
-            ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
+            ioctx = await self._cluster.ioctx_of(entry)
             meta = await self._in_thread(partial(image_meta.list_meta, ioctx, entry.image_id))
             names += [_META + key for key, value in meta.items() if _presentable(key, value)]
         return _bounded(names, entry)
@@ -141,7 +141,7 @@ class Xattrs:
             _refuse(entry, name, errno.ENODATA)
 
     async def _change(self, entry: Entry, name: bytes, change: Callable[[rbd.Image], None]) -> None:
-        ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
+        ioctx = await self._cluster.ioctx_of(entry)
 
         def run() -> None:
             with opened_for_change(ioctx, entry, f"{entry.spec}: changing {name!r}") as image:
@@ -154,7 +154,7 @@ class Xattrs:
         if entry.image_id is None:
             _refuse(entry, name, errno.ENODATA)
         key = name.removeprefix(_META)
-        ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
+        ioctx = await self._cluster.ioctx_of(entry)
         try:
             value = await self._in_thread(partial(image_meta.read_meta, ioctx, entry.image_id, key))
         except FileNotFoundError:
@@ -164,7 +164,7 @@ class Xattrs:
         return value
 
     async def _ask(self, entry: Entry, ask: Callable[[rbd.Image], str]) -> str:
-        ioctx = await self._cluster.ioctx(entry.pool, entry.namespace)
+        ioctx = await self._cluster.ioctx_of(entry)
 
         def run() -> str:
             with from_ceph(f"{entry.spec}: who uses it"), opened(ioctx, entry) as image:
@@ -242,7 +242,7 @@ class Xattrs:
             entry.snap,
             id=None if user == "admin" else user,  # QEMU's default too
             conf=None if settings is None or settings.conf is None else str(settings.conf),
-            options=tuple(pair for pair in settings.pairs if pair[0] not in _SECRET)
+            options=tuple(pair for pair in settings.pairs if pair[0].strip() not in _SECRET)
             if settings is not None
             else (),
         )

@@ -11,6 +11,8 @@ from rbdfs.aio import AioBridge
 from rbdfs.ceph_settings import CephSettings
 from rbdfs.cluster import Cluster
 from rbdfs.inventory import Inventory
+from rbdfs.migration import image_entry
+from rbdfs.spec import ImageSpec
 from tests.images import MIB
 
 if TYPE_CHECKING:
@@ -31,14 +33,15 @@ async def test_what_an_image_takes_is_read_anew_after_a_change(
     async with Cluster.connect(CephSettings("admin", ceph.conf), AioBridge(), 10) as cluster:
         inventory = Inventory(cluster)
         image_id = await inventory.image_id(pool, "", image_name)
-        attributes = await inventory.attributes(pool, "", image_name, image_id)
+        where = image_entry(ioctx, ImageSpec(pool, "", image_name), image_id)
+        attributes = await inventory.attributes(where, image_name, image_id)
 
         async def allocated() -> int | None:
-            return await inventory.allocated(pool, "", attributes, None)
+            return await inventory.allocated(where, attributes, None)
 
         assert await allocated() == 0
         with rbd.Image(ioctx, image_name) as image:
             image.write(b"data", 0)
         assert await allocated() == 0
-        inventory.image_changed(pool, "", image_id)
+        inventory.image_changed(where)
         assert await allocated() == OBJECT

@@ -1,5 +1,5 @@
 # cython: language_level=3
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "rados/librados.h" nogil:
     ctypedef void *rados_t
@@ -14,6 +14,7 @@ cdef extern from "rados/librados.h" nogil:
     int rados_getaddrs(rados_t cluster, char **addrs)
     void rados_buffer_free(char *buf)
     int rados_ioctx_create(rados_t cluster, const char *pool, rados_ioctx_t *ioctx)
+    int rados_ioctx_create2(rados_t cluster, int64_t pool_id, rados_ioctx_t *ioctx)
     void rados_ioctx_set_namespace(rados_ioctx_t ioctx, const char *namespace_)
     void rados_set_pool_full_try(rados_ioctx_t ioctx)
     void rados_ioctx_destroy(rados_ioctx_t ioctx)

@@ -88,15 +88,20 @@ cdef class Client:
         return 0
 
     def open_ioctx(self, pool, namespace=""):
-        """The I/O context of a pool's namespace; ENOENT if there is no such pool."""
-        cdef bytes name = encoded(pool, "pool name")
+        """The I/O context of a namespace of a pool, by its name or id; ENOENT if there is none."""
+        cdef bint by_id = isinstance(pool, int)
+        cdef bytes name = b"" if by_id else encoded(pool, "pool name")
+        cdef int64_t pool_id = pool if by_id else -1
         cdef bytes part = encoded(namespace, "namespace")
         cdef const char *name_text = name
         cdef Ioctx ioctx = Ioctx.__new__(Ioctx)
         cdef int result
         self._check_connected()
         with nogil:
-            result = c_rados.rados_ioctx_create(self.cluster, name_text, &ioctx.ioctx)
+            if by_id:
+                result = c_rados.rados_ioctx_create2(self.cluster, pool_id, &ioctx.ioctx)
+            else:
+                result = c_rados.rados_ioctx_create(self.cluster, name_text, &ioctx.ioctx)
         if result < 0:
             ioctx.ioctx = NULL
             raise error_of(result, f"pool {pool!r}")
