@@ -36,6 +36,13 @@ def _positive(text: str) -> float:
     return value
 
 
+def _group(text: str) -> str:
+    # Not as choices, which argparse wants nothing at all to be one of.
+    if text not in GROUPS:
+        raise argparse.ArgumentTypeError(f"no group of rows: {text}")
+    return text
+
+
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -59,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         + ". Exit code: 0, 1 when something could not be measured, 2 for a wrong command line.",
     )
     top.add_argument(
-        "groups", nargs="*", choices=GROUPS, metavar="GROUP", help="these rows; default: all"
+        "groups", nargs="*", type=_group, metavar="GROUP", help="these rows; default: all"
     )
     top.add_argument(
         "--only", action="append", choices=rows, metavar="ROW", help="this row too; repeatable"

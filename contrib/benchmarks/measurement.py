@@ -51,13 +51,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Fio:
-    """A load for fio, with O_DIRECT.
+    """A load for fio, with O_DIRECT unless *buffered*.
 
     Attributes:
         rw: fio's name for the direction and order.
         block: bytes of a request.
         images: so many at once, each with *depth* requests in flight.
         fsync: after each write.
+        buffered: through the page cache, as cp and dd write.
         report: "iops", "mib" (a second) or "cpu" (microseconds a request in the serving process).
     """
 
@@ -66,6 +67,7 @@ class Fio:
     depth: int
     images: int = 1
     fsync: bool = False
+    buffered: bool = False
     report: str = "iops"
 
     def measure(self, bench: Bench, contender: Contender) -> Sample | None:
@@ -113,9 +115,9 @@ class Fio:
             # The engine comes before the options that only it knows.
             names = [f"--pool={bench.pool}", f"--rbdname={spec}"]
             return ["--ioengine=rbd", "--clientname=admin", *names]
-        engine = "psync" if self.fsync else "libaio"
+        engine = "psync" if self.fsync or self.buffered else "libaio"
         file = [f"--filename={served.files[spec]}", "--allow_file_create=0", "--fallocate=none"]
-        return [f"--ioengine={engine}", "--direct=1", *file]
+        return [f"--ioengine={engine}", f"--direct={int(not self.buffered)}", *file]
 
 
 @dataclass(frozen=True)

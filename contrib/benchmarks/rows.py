@@ -102,6 +102,20 @@ ROWS = (
         Fio("randwrite", 4096, 1, fsync=True),
         {"librbd": 0.95},
     ),
+    *(
+        Row(
+            "requests",
+            f"buffered-{name}",
+            f"buffered write, {text} each as {tool} makes them",
+            "MiB/s",
+            Fio("write", size, 1, buffered=True, report="mib"),
+            {"qemu": 1.0},
+        )
+        for name, size, text, tool in (
+            ("128k", 128 << 10, "128 KiB", "`cp`"),
+            ("1m", MIB, "1 MiB", "`dd bs=1M`"),
+        )
+    ),
     _copy(
         "cp-snapshot-cold",
         "`cp` of a 1 GiB snapshot, cold",
