@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -134,6 +135,37 @@ def test_a_file_that_is_copied_over_gets_the_new_size(
     assert export_image(ceph, f"{pool}/{new.name}") == source.read_bytes()
     run("truncate", "-s", str(MIB), str(new))
     assert export_image(ceph, f"{pool}/{new.name}") == source.read_bytes()[:MIB]
+
+
+def test_a_writer_that_is_killed_leaves_what_it_wrote(ceph: Ceph, pool: str, new: Path) -> None:
+    script = "import os, sys; os.write(1, b'x' * int(sys.argv[1])); os.write(2, b'!'); input()"
+    with (
+        new.open("xb", buffering=0) as file,
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(SIZE)],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.PIPE,
+        ) as writer,
+    ):
+        assert writer.stderr is not None
+        assert writer.stderr.read(1) == b"!"
+        # While it grows, the image is larger than the file.
+        assert new.stat().st_size == SIZE <= info(ceph, f"{pool}/{new.name}")["size"]
+        writer.kill()
+    eventually(lambda: info(ceph, f"{pool}/{new.name}")["size"] == SIZE, what="the true size")
+    assert export_image(ceph, f"{pool}/{new.name}") == b"x" * SIZE
+
+
+def test_options_of_what_is_made(
+    ceph: Ceph, pool: str, image_name: str, source: Path, mounting: Mounting
+) -> None:
+    with mounting(pool, "-o", "manage,data_pool=rbd,object_size=1M") as mount:
+        run("cp", str(source), str(mount.file(image_name)))
+        value = os.getxattr(mount.file(image_name), "user.rbd.data_pool")
+    found = info(ceph, f"{pool}/{image_name}")
+    assert (found["data_pool"], found["object_size"], value) == ("rbd", MIB, b"rbd")
+    assert export_image(ceph, f"{pool}/{image_name}") == source.read_bytes()
 
 
 def test_snapshots_are_links(ceph: Ceph, pool: str, new: Path) -> None:

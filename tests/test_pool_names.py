@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.ceph import Ceph
     from tests.mounts import Mount, Mounting
 
 # What is made, and the file name that is to stand for it.
@@ -277,6 +278,53 @@ def test_names_of_namespaces(images: str, namespaces: list[bytes], mounting: Mou
         assert not os.path.lexists(below(mount.path, b"@caf%E9"))
         mount.expect_log(r"left out of pool .*: namespaces that are not UTF-8: 'caf\\udce9', ")
         expect_left_out(mount)
+
+
+def test_made_and_removed_under_every_name(
+    ceph: Ceph, images: str, ioctx: Any, mounting: Mounting
+) -> None:
+    """What is made as a file is the image, the snapshot or the namespace of the name meant."""
+    ceph.rbd("namespace", "create", f"{images}/made")
+    ioctx.set_namespace("made")
+    snap_names = {b"made": b"made"} | SNAP_NAMES
+    features = f"rbd_default_features={rbd.RBD_FEATURE_LAYERING}"
+    with mounting(f"{images}/made", "-o", "manage", "-o", features) as mount:
+        for name, file in NAMES.items():
+            with open(below(mount.path, file), "xb") as image:
+                image.write(content(name))
+            with rbd.Image(ioctx, name, read_only=True) as image:
+                assert image.read(0, image.size()) == content(name)
+        for file in snap_names.values():
+            os.link(below(mount.path, b"plain"), below(mount.path, b"plain@" + file))
+        with rbd.Image(ioctx, b"plain", read_only=True) as image:
+            for name in snap_names:
+                image.set_snap(name)
+        snapshots = {b"plain@" + file for file in snap_names.values()}
+        assert listed(mount.path) == set(NAMES.values()) | snapshots
+        for file in (*snapshots, *NAMES.values()):
+            os.unlink(below(mount.path, file))
+        assert listed(mount.path) == set()
+        for file in NAMES.values():
+            os.close(os.open(below(mount.path, file), os.O_CREAT | os.O_EXCL))
+        assert listed(mount.path) == set(NAMES.values())
+    ioctx.set_namespace("")
+
+
+def test_namespaces_made_and_removed_under_every_name(ceph: Ceph, mounting: Mounting) -> None:
+    named = {name: file for name, file in NAMES.items() if is_utf8(name)}
+    with ceph.temporary_pool() as pool, mounting(pool, "-o", "manage") as mount:
+        for file in named.values():
+            os.mkdir(below(mount.path, file))
+        assert listed(mount.path) == set(named.values())
+        with ceph.connect() as cluster, cluster.open_ioctx(pool) as ioctx:
+            made = set(rbd.RBD().namespace_list(ioctx))
+        assert made == {name.decode() for name in named}
+        for file in named.values():
+            os.rmdir(below(mount.path, file))
+        assert listed(mount.path) == set()
+        for name in NAMES.keys() - named.keys():
+            with pytest.raises(OSError, match="Invalid argument"):
+                os.mkdir(below(mount.path, NAMES[name]))
 
 
 @pytest.mark.parametrize(("name", "locale"), [("line\nbreak", "C.UTF-8"), ("é", "C")])
