@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -70,6 +71,8 @@ def _settle() -> None:
 
 
 def _command(command: str, mountpoint: str) -> int:
+    # As any command in a pipe: `rbdfs status MNT | head -3` is no failure.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     answer = commands.ask(os.path.abspath(mountpoint), command)
     print(json.dumps(answer, indent=2))
     return 0
