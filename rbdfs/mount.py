@@ -117,7 +117,9 @@ async def _data_path(
 
 
 def _catalog(cluster: Cluster, options: MountOptions) -> Catalog:
-    tables = PartitionTables(PythonLibrary(cluster)) if options.partitions else None
+    tables = None
+    if options.partitions:
+        tables = PartitionTables(PythonLibrary(cluster), options.sector_size)
     return Catalog(
         cluster, Inventory(cluster), snapshots=options.snapshots, partition_tables=tables
     )

@@ -41,6 +41,7 @@ class MountOptions:
         umask: bits taken off 0666 for images, 0444 for snapshots, 0777 for directories.
         snapshots: visible, hidden (found by name, not listed), off, or all (any by its id).
         partitions: whether partitions are files too.
+        sector_size: of MBR partition tables, in bytes: 512 or 4096.
         lock: exclusive (one writing client, which keeps the image), or auto (cooperating ones).
         cache: librbd's cache: none, writethrough, writeback or unsafe.
         direct_io: never use the kernel's page cache.
@@ -65,6 +66,7 @@ class MountOptions:
     umask: int = 0o077
     snapshots: str = "visible"
     partitions: bool = False
+    sector_size: int = 512
     lock: str = "exclusive"
     cache: str = "none"
     direct_io: bool = False
@@ -172,6 +174,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "umask": ("umask", _octal),
     "snapshots": ("snapshots", _one_of("visible", "hidden", "off", "all")),
     "datapath": ("data_path", _one_of("native", "python")),
+    "sector_size": ("sector_size", lambda text: int(_one_of("512", "4096")(text))),
     "lock": ("lock", _one_of("exclusive", "auto")),
     "cache": ("cache", _one_of(*_CACHE_SETTINGS)),
     "data_pool": ("data_pool", _name),

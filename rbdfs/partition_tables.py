@@ -22,10 +22,14 @@ _KEPT = 4096
 
 
 class PartitionTables:
-    """Partitions by image and snapshot."""
+    """Partitions by image and snapshot.
 
-    def __init__(self, library: Library) -> None:
+    *sector* is the sector size, in bytes, of an MBR that does not tell it.
+    """
+
+    def __init__(self, library: Library, sector: int) -> None:
         self._library = library
+        self._sector = sector
         self._of_images: SingleFlight[list[Partition]] = SingleFlight(_IMAGE_TTL_S, _KEPT)
         self._of_snaps: SingleFlight[list[Partition]] = SingleFlight(_SNAP_TTL_S, _KEPT)
 
@@ -44,7 +48,7 @@ class PartitionTables:
     async def _read(self, whole: Entry) -> list[Partition]:
         image = await self._library.open(whole, read_only=True)
         try:
-            return await read_partitions_async(image.size, image.read)
+            return await read_partitions_async(image.size, image.read, self._sector)
         finally:
             with trio.CancelScope(shield=True):
                 await image.close()

@@ -83,9 +83,11 @@ class _GptHeader(NamedTuple):
         return self.entry_count * self.entry_size
 
 
-def read_partitions(size: int, read: Callable[[int, int], bytes]) -> list[Partition]:
+def read_partitions(
+    size: int, read: Callable[[int, int], bytes], sector: int = 512
+) -> list[Partition]:
     """Run scan() on a *read* that takes (offset, length) in bytes; raises what either raises."""
-    steps = scan(size)
+    steps = scan(size, sector)
     try:
         request = next(steps)
         while True:
@@ -95,10 +97,10 @@ def read_partitions(size: int, read: Callable[[int, int], bytes]) -> list[Partit
 
 
 async def read_partitions_async(
-    size: int, read: Callable[[int, int], Awaitable[bytes]]
+    size: int, read: Callable[[int, int], Awaitable[bytes]], sector: int = 512
 ) -> list[Partition]:
     """Run scan() on a *read* that is awaited."""
-    steps = scan(size)
+    steps = scan(size, sector)
     try:
         request = next(steps)
         while True:
@@ -107,8 +109,10 @@ async def read_partitions_async(
         return list(stop.value)
 
 
-def scan(size: int) -> Generator[tuple[int, int], bytes, list[Partition]]:
+def scan(size: int, sector: int) -> Generator[tuple[int, int], bytes, list[Partition]]:
     """Find the partitions of an image of *size* bytes, in order of their numbers.
+
+    *sector* is the sector size, in bytes, of an MBR that does not tell it.
 
     Yields what to read, (offset, length) in bytes inside the image, and is sent it.  No table, or
     none to be believed, is an empty list.  Raises OSError EIO if it is sent fewer bytes.
@@ -126,7 +130,7 @@ def scan(size: int) -> Generator[tuple[int, int], bytes, list[Partition]]:
             if all(entry.start != 1 for entry in protective):
                 return []
             return (yield from _scan_gpt(size))
-        return (yield from _scan_mbr(size, entries))
+        return (yield from _scan_mbr(size, entries, sector))
     except _BadTable:
         return []
 
@@ -167,12 +171,12 @@ def _mbr_entries(sector: bytes) -> list[_MbrEntry]:
 
 
 def _scan_mbr(
-    size: int, entries: list[_MbrEntry]
+    size: int, entries: list[_MbrEntry], default: int
 ) -> Generator[tuple[int, int], bytes, list[Partition]]:
     # As the kernel: the size alone tells a used entry, and an unused one keeps its number.
     used = {number: entry for number, entry in enumerate(entries, 1) if entry.sectors}
     containers = [entry for entry in used.values() if entry.extended]
-    sector = yield from _mbr_sector_size(size, containers)
+    sector = yield from _mbr_sector_size(size, containers, default)
     primaries = [
         Partition(number, entry.start * sector, entry.sectors * sector)
         for number, entry in used.items()
@@ -188,12 +192,13 @@ def _scan_mbr(
 
 
 def _mbr_sector_size(
-    size: int, containers: list[_MbrEntry]
+    size: int, containers: list[_MbrEntry], default: int
 ) -> Generator[tuple[int, int], bytes, int]:
     """Return the sector size by which an extended partition begins with a table of its own.
 
-    An MBR does not say its sector size.  Without an extended partition it is taken as 512, what
-    krbd, loop devices and QEMU's disks have unless told otherwise.
+    Nothing else in an MBR tells it: the kernel has it from the device, and fdisk -b, partx -S and
+    losetup -b from their users.  What begins at a partition by one size or the other proves
+    nothing, as old data may.
     """
     for container in containers:
         for sector in _SECTOR_SIZES:
@@ -201,7 +206,7 @@ def _mbr_sector_size(
                 data = yield from _read(size, container.start * sector, 512)
                 if data[510:] == _SIGNATURE:
                     return sector
-    return _SECTOR_SIZES[0]
+    return default
 
 
 def _scan_logical(

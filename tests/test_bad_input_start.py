@@ -50,7 +50,16 @@ def assert_refused(done: subprocess.CompletedProcess[str], code: int, pattern: s
         *("timeout=0", "timeout=-1", "timeout=nan", "timeout=inf", "timeout=soon", "timeout="),
         *("timeout=1e300", "connect_timeout=0", "uid=", "uid=4294967295", "gid=1.5", "umask=1000"),
         *("umask=-1", "lock=none", "cache=", "cache=maybe", "snapshots=some", "datapath=c"),
-        *("object_size=3000", "object_size=1G", "object_size=-4K", "data_pool=", "id=", "=1", "="),
+        *(
+            "object_size=3000",
+            "object_size=1G",
+            "object_size=-4K",
+            "sector_size=1024",
+            "data_pool=",
+            "id=",
+            "=1",
+            "=",
+        ),
         *("allow_other=1", "partitions=yes", "manage=1", "fsname"),
     ],
 )

@@ -46,6 +46,7 @@ def test_the_defaults_are_private_and_read_write() -> None:
         ("direct_io", "direct_io", True),
         ("notrim", "trim", False),
         ("abort_on_full", "abort_on_full", True),
+        ("sector_size=4096", "sector_size", 4096),
         ("manage", "manage", True),
         *(("snapshots=" + word, "snapshots", word) for word in ("visible", "hidden", "off", "all")),
         *(("lock=" + word, "lock", word) for word in ("exclusive", "auto")),

@@ -66,14 +66,14 @@ class Disk:
         return found
 
 
-def partitions_of(path: Path) -> list[Partition]:
+def partitions_of(path: Path, sector: int = 512) -> list[Partition]:
     with path.open("rb") as file:
 
         def read(off: int, length: int) -> bytes:
             file.seek(off)
             return file.read(length)
 
-        return read_partitions(path.stat().st_size, read)
+        return read_partitions(path.stat().st_size, read, sector)
 
 
 def by_sfdisk(path: Path) -> list[Partition]:
@@ -156,6 +156,33 @@ def test_as_fdisk_writes_it(keys: str, sector: int, tmp_path: Path) -> None:
     found = partitions_of(path)
     assert len(found) in (2, 3)
     assert found == by_libblkid(path, sector)
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_mbr_that_does_not_tell_its_sector_size(sector: int, tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    command = [tool("fdisk"), "-b", str(sector), str(path)]
+    answers = b"o\nn\np\n1\n\n+10M\nn\np\n2\n\n+5M\nw\n"
+    subprocess.run(command, input=answers, check=True, stdout=subprocess.DEVNULL)
+    found = partitions_of(path, sector)
+    assert [part.length for part in found] == [10 * MIB, 5 * MIB]
+    assert found == by_libblkid(path, sector)
+    # By the other size they are elsewhere, or outside the image.
+    assert partitions_of(path, 4608 - sector) != found
+
+
+@pytest.mark.parametrize("keys", ["g n 1 - +10M", "o n e 2 - - n - +5M"], ids=["gpt", "logical"])
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_table_that_tells_its_sector_size(keys: str, sector: int, tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    answers = "".join(f"{key.strip('-')}\n" for key in [*keys.split(), "w"])
+    command = [tool("fdisk"), "-b", str(sector), str(path)]
+    subprocess.run(command, input=answers.encode(), check=True, stdout=subprocess.DEVNULL)
+    assert partitions_of(path, 512) == partitions_of(path, 4096) != []
 
 
 def gpt(

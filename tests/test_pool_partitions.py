@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.ceph import Ceph
-    from tests.mounts import Mount
+    from tests.mounts import Mount, Mounting
 
 SIZE = 32 * MIB
 # What is kept of a partition table is kept for five seconds.
@@ -116,6 +116,17 @@ def test_partitions_are_files(
     assert len(inodes) == len(names())
     for missing in ("-part4", "-part0", "-part01", "-part999", "-part", "-part1-part1"):
         assert not mount.file(image_name + missing).exists()
+
+
+def test_mbr_of_large_sectors(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, make: Any
+) -> None:
+    partitions = make(image_name, "mbr", sector=4096)
+    with mounting(pool, "-o", "sector_size=4096") as mount:
+        for number, (_, length) in partitions.items():
+            path = mount.file(f"{image_name}-part{number}")
+            assert path.stat().st_size == length * MIB
+            assert path.read_bytes().rstrip(b"\0") == b"partition %d" % number
 
 
 def test_only_on_request(ceph: Ceph, pool: str, image_name: str, make: Any, mounting: Any) -> None:
