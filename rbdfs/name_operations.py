@@ -92,7 +92,12 @@ class NameOperations(pyfuse3.Operations):
         if start_id == 0:
             listing.rewind()
         for index in itertools.count(start_id):
-            item = await listing.item(index)
+            try:
+                item = await listing.item(index)
+            except FileNotFoundError as exc:
+                # The C library takes ENOENT for the end of a directory, and a mirror would take
+                # what is gone with its pool for deleted.
+                raise OSError(errno.ESTALE, str(exc)) from exc
             if item is None:
                 return
             name, entry = item

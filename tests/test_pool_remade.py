@@ -139,6 +139,8 @@ def test_pool_removed(ceph: Ceph, doomed: str, mounting: Mounting) -> None:
         mount.allow_log("WARNING")
         ceph.remove_pool(doomed)
         eventually(lambda: errno_of(lambda: os.listdir(mount.path)) == "ESTALE", what="ESTALE")
+        for _ in range(5):
+            assert errno_of(lambda: os.listdir(mount.path)) == "ESTALE"
         make_pool(ceph, doomed)
         eventually(lambda: errno_of(lambda: os.listdir(mount.path)) == "no error", what="a pool")
         assert os.listdir(mount.path) == []
