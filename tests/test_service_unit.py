@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -107,6 +106,8 @@ class Sandbox(Namespace):
 def sandbox(ceph: Ceph) -> Iterator[Sandbox]:
     if os.geteuid() != 0:
         pytest.skip("needs root: it becomes another user")
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("needs /dev/fuse (modprobe fuse)")
     # Not below pytest's directory, which is root's alone; this one is the user's alone.
     with tempfile.TemporaryDirectory(prefix="rbdfs-unit-") as scratch:
         directory = Path(scratch)
@@ -118,10 +119,16 @@ def sandbox(ceph: Ceph) -> Iterator[Sandbox]:
         (directory / "data").write_bytes(random_bytes(MIB, seed=7))
         for path in (directory, *directory.iterdir()):
             os.chown(path, USER.pw_uid, USER.pw_gid)
-        device = directory / "fuse"
-        os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
-        device.chmod(0o666)
-        with namespace(f"mount --bind {device} /dev/fuse") as here:
+        devices = directory / "dev"
+        devices.mkdir()
+        number = os.stat("/dev/fuse").st_rdev
+        setup = (
+            # Where devices are devices: /tmp may be mounted without.
+            f"mount -t tmpfs none {devices}",
+            f"mknod -m 666 {devices}/fuse c {os.major(number)} {os.minor(number)}",
+            f"mount --bind {devices}/fuse /dev/fuse",
+        )
+        with namespace(" && ".join(setup)) as here:
             yield Sandbox(here.holder, directory)
 
 
