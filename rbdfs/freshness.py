@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 # With what the inventory may be late, below two seconds.
 _PERIOD_S = 0.9
-# Removed, fenced, timed out: no open file gets over that.
-_FINAL = frozenset({errno.ESTALE, errno.ESHUTDOWN, errno.ETIMEDOUT})
+# Removed, fenced: no open file gets over that. A look that has timed out says nothing of the file.
+_FINAL = frozenset({errno.ESTALE, errno.ESHUTDOWN})
 
 
 class Freshness:
@@ -75,15 +75,26 @@ class Freshness:
             if shared.gate.closed or shared.entry is not known:
                 return
         except OSError as exc:
-            if exc.errno not in _FINAL:
+            reason = _reason_to_fail(shared, exc)
+            if reason is None:
                 raise
             # This mount moves it: the files follow.
             if shared.gate.closed or shared.entry is not known:
                 return
-            log.warning("open files of %s are lost: %s", shared.entry.spec, exc)
-            shared.fail(exc)
+            log.warning("open files of %s are lost: %s", shared.entry.spec, reason)
+            shared.fail(reason)
         else:
             if not await shared.follow(entry.size):
                 return
             log.info("%s has %d bytes now", entry.spec, entry.size)
         await trio.to_thread.run_sync(self._invalidate, shared.entry)
+
+
+def _reason_to_fail(shared: SharedImage, found: OSError) -> OSError | None:
+    """Return why the files of *shared* are lost, if they are, when a look *found* an error."""
+    try:
+        if shared.image is not None:
+            shared.image.check()
+    except OSError as failure:
+        return failure
+    return found if found.errno in _FINAL else None

@@ -195,16 +195,21 @@ def test_timeout(
         mount.allow_log("(?s)(WARNING|ERROR) .*(timed out|ETIMEDOUT|110)")
         mount.expect_log(rf"WARNING .*open files of {pool}/{image} are lost: .*timed out")
         file = os.open(mount.file(image), os.O_RDWR | os.O_DIRECT)
-        untouched = os.open(mount.file(other), os.O_RDONLY | os.O_DIRECT)
+        untouched = os.open(mount.file(other), os.O_RDWR | os.O_DIRECT)
         direct = Direct(file)
         assert direct.write(b"b") == BLOCK
         with standing_still(ceph, 0):
             late = threads.submit(Direct(file).write, b"l", BLOCK)
             assert refusal(lambda: late.result(TIMEOUT_S)) == "ETIMEDOUT"
+            # A look at the other one times out, too.
+            text = f"cannot tell whether {pool}/{other} has changed"
+            eventually(lambda: text in mount.log_text, what="the look")
         for call in (lambda: direct.write(b"x", BLOCK), direct.sync, direct.read):
             assert refusal(call) == "ETIMEDOUT"
-        # Nothing of it had timed out.
+        # No request of its own has timed out.
         assert Direct(untouched).read() == random_bytes(MIB, seed=1)[:BLOCK]
+        assert Direct(untouched).write(b"u") == BLOCK
+        os.fsync(untouched)
         eventually(lambda: "are lost" in mount.log_text, what="the log")
         for each in (file, untouched):
             with contextlib.suppress(OSError):
