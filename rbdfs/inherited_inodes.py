@@ -34,44 +34,40 @@ class InheritedInodes:
         self._inodes = inodes
         self._nursery = nursery
         self._wanted: dict[int, trio.Event] = {}
-        self._reading = False
-        self._read = False
+        self._reading = self._complete = False
+        self._failures = 0
 
     async def entry(self, number: int) -> Entry:
         """Return what *number* stands for; raise OSError ESTALE where nothing does (any more)."""
-        if number not in self._inodes and not self._read:
+        if number not in self._inodes and not self._complete:
             if not self._reading:
                 self._reading = True
-                self._nursery.start_soon(self._read_all)
+                self._nursery.start_soon(self._read)
             await self._wanted.setdefault(number, trio.Event()).wait()
         return self._inodes.entry(number)
 
-    async def _read_all(self) -> None:
+    async def _read(self) -> None:
         log.info("looking for what the kernel was told by another server")
-        complete: list[bool] = []
+        self._failures = 0
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                self._read_directory, self._inodes.entry(ROOT_INODE), nursery, complete
-            )
+            nursery.start_soon(self._read_directory, self._inodes.entry(ROOT_INODE), nursery)
         # What could not be read is tried again for the next who asks.
-        self._read, self._reading = all(complete), False
+        self._reading, self._complete = False, not self._failures
         while self._wanted:
             self._wanted.popitem()[1].set()
 
-    async def _read_directory(
-        self, parent: Entry, nursery: trio.Nursery, complete: list[bool]
-    ) -> None:
+    async def _read_directory(self, parent: Entry, nursery: trio.Nursery) -> None:
         try:
             listing, index = self._catalog.listing(parent), 0
             while (item := await listing.item(index)) is not None:
                 self._found(item[1])
                 if item[1].is_directory:
-                    nursery.start_soon(self._read_directory, item[1], nursery, complete)
+                    nursery.start_soon(self._read_directory, item[1], nursery)
                 index += 1
         except Exception as exc:
             # Nobody awaits this task: what it raised would take the mount down.
             log.warning("cannot look for inodes in %s: %s", parent.spec, exc)
-            complete.append(False)
+            self._failures += 1
 
     def _found(self, entry: Entry) -> None:
         self._inodes.restore(entry)
