@@ -49,52 +49,53 @@ def take_over(ceph: Ceph, pool: str, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asking", [True, False], ids=["busy", "idle"])
 def test_another_client_takes_over(
-    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, asking: bool
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting
 ) -> None:
     """What was written before the hang is not lost, what comes after it is refused."""
-    spec = f"{pool}/{image_name}"
-    import_image(ceph, spec, random_bytes(MIB))
-    import_image(ceph, f"{spec}-other", random_bytes(MIB, seed=1))
-    with mounting(pool, lifetime_s=150) as mount, ThreadPoolExecutor(2) as threads:
-        file = os.open(mount.file(image_name), os.O_RDWR | os.O_DIRECT)
+    busy, idle, other = (f"{image_name}-{name}" for name in ("busy", "idle", "other"))
+    for name in (busy, idle, other):
+        import_image(ceph, f"{pool}/{name}", random_bytes(MIB))
+    with mounting(pool, lifetime_s=120) as mount, ThreadPoolExecutor(3) as threads:
+        file = os.open(mount.file(busy), os.O_RDWR | os.O_DIRECT)
         direct = Direct(file)
-        # One that has all of it in the page cache, which is trusted while the lock is ours.
-        cached = os.open(mount.file(image_name), os.O_RDWR)
         assert direct.write(b"o") == direct.write(b"o", BLOCK) == BLOCK
-        before = b"o" * 2 * BLOCK + random_bytes(MIB)[2 * BLOCK :]
-        assert os.pread(cached, MIB, 0) == os.pread(cached, MIB, 0) == before
+        # All of it is in the page cache, which is trusted while the lock is ours.
+        cached = os.open(mount.file(idle), os.O_RDWR)
+        assert os.pread(cached, MIB, 0) == random_bytes(MIB)
         with hanging(mount):
-            if asking:
-                late = threads.submit(Direct(file).write, b"o")
-            # No process is started here: its copy of the file would be closed by the server.
-            threads.submit(take_over, ceph, pool, image_name).result(TAKE_OVER_S)
-        mount.expect_log(rf"WARNING .*open files of {spec} are lost: .*shutdown")
+            late = threads.submit(Direct(file).write, b"o")
+            # No process is started here: its copies of the files would be closed by the server.
+            takers = [threads.submit(take_over, ceph, pool, name) for name in (busy, idle)]
+            for taker in takers:
+                taker.result(TAKE_OVER_S)
+        for name in (busy, idle):
+            mount.expect_log(rf"WARNING .*open files of {pool}/{name} are lost: .*shutdown")
+            mount.expect_log(rf"WARNING .*{pool}/{name} was open and is lost until it is opened")
         mount.allow_log(r"WARNING rbdfs\.operations: (write|fsync|read|flush): \[Errno 108\]")
-        if asking:
-            assert refusal(lambda: late.result(TAKE_OVER_S)) == "ESHUTDOWN"
-        # Also without a request: the kernel has it all.
-        eventually(lambda: f"open files of {spec} are lost" in mount.log_text, what="the log")
+        assert refusal(lambda: late.result(TAKE_OVER_S)) == "ESHUTDOWN"
+        # Also where nobody asks: the kernel has it all.
+        lost = f"open files of {pool}/{idle} are lost"
+        eventually(lambda: lost in mount.log_text, what="the log")
         eventually(lambda: fails(lambda: os.pread(cached, MIB, 0)), what="the end of the pages")
         for call in (lambda: direct.write(b"o"), direct.sync, direct.read):
             assert refusal(call) == "ESHUTDOWN"
         # Names, sizes and space come by another client of ours.
-        assert set(os.listdir(mount.path)) >= {image_name, f"{image_name}-other"}
-        assert mount.file(image_name).stat().st_size == MIB
+        assert set(os.listdir(mount.path)) >= {busy, idle, other}
+        assert mount.file(busy).stat().st_size == MIB
         # The fence is for all that the client has, whatever the image: another server has another.
         mount.expect_log(r"ERROR rbdfs\.recovery: fenced by somebody else")
-        mount.expect_log(rf"WARNING .*{spec} was open and is lost until it is opened anew")
         assert ask(mount, "restart")["generation"] == 2
         assert refusal(direct.sync) == refusal(lambda: direct.write(b"o")) == "ESHUTDOWN"
         for each in (file, cached):
             with contextlib.suppress(OSError):
                 os.close(each)
-        assert mount.file(f"{image_name}-other").read_bytes() == random_bytes(MIB, seed=1)
-        with opened(mount.file(image_name), os.O_RDWR | os.O_DIRECT) as file:
+        assert mount.file(other).read_bytes() == random_bytes(MIB)
+        with opened(mount.file(busy), os.O_RDWR | os.O_DIRECT) as file:
             assert Direct(file).read() == b"t" * BLOCK
             assert Direct(file).write(b"a", 2 * BLOCK) == BLOCK
             os.fsync(file)
         assert mount.alive
     data = b"t" * BLOCK + b"o" * BLOCK + b"a" * BLOCK + random_bytes(MIB)[3 * BLOCK :]
-    assert export_image(ceph, spec) == data
+    assert export_image(ceph, f"{pool}/{busy}") == data
+    assert export_image(ceph, f"{pool}/{idle}") == b"t" * BLOCK + random_bytes(MIB)[BLOCK:]

@@ -172,7 +172,7 @@ def test_image_name_that_is_not_utf8(ceph: Ceph, pool: str, image: str, mounting
     with ceph.connect() as cluster, cluster.open_ioctx(pool) as ioctx:
         rbd.RBD().create(ioctx, NOT_UTF8, MIB)
         try:
-            with mounting(pool, lifetime_s=3.0) as mount:
+            with mounting(pool, lifetime_s=15.0) as mount:
                 assert {image, "not %FF utf-8"} <= set(os.listdir(mount.path))
                 assert mount.file("not %FF utf-8").read_bytes() == bytes(MIB)
         finally:
