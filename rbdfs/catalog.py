@@ -155,10 +155,6 @@ class Catalog:
             return whole
         return await self._find_partition(whole, entry.key.partition)
 
-    async def moved_away(self, entry: Entry) -> bool:
-        """Tell whether the image of *entry* is the source of a migration, and soon to be gone."""
-        return await self._inventory.moved_away(entry, await self.attributes(entry))
-
     def changed(self, entry: Entry) -> None:
         """Forget the attributes of *entry*, which this mount has changed."""
         self._inventory.image_changed(entry)

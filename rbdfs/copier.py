@@ -36,6 +36,7 @@ class Copying:
         self._keeping = keeping
         self._options = options
         self._addresses = {cluster.address, library.address}
+        self._fenced: set[str] = set()
 
     @contextlib.asynccontextmanager
     async def copier(self) -> AsyncIterator[Copier]:
@@ -57,7 +58,8 @@ class Copying:
 
     async def _fence(self, address: str) -> None:
         # A server that comes after this one must not take it for somebody else's doing.
-        self._keeping.fencing([address])
+        self._fenced.add(address)
+        self._keeping.fencing(sorted(self._fenced))
         await self._cluster.fence(address)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rbdfs.catalog import Catalog
-    from rbdfs.entries import Entry
+    from rbdfs.entries import Entry, Key
     from rbdfs.handles import HandleTable
+    from rbdfs.image import Image
+    from rbdfs.lineage import Lineage, Lineages
     from rbdfs.shared_image import SharedImage
 
 log = logging.getLogger(__name__)
@@ -32,10 +35,17 @@ class Freshness:
     """Looks after everything that is open."""
 
     def __init__(
-        self, catalog: Catalog, handles: HandleTable, invalidate: Callable[[Entry], None]
+        self,
+        catalog: Catalog,
+        lineages: Lineages,
+        handles: HandleTable,
+        invalidate: Callable[[Entry], None],
     ) -> None:
         self._catalog = catalog
+        self._lineages = lineages
         self._handles = handles
+        # Where librbd has found the data of an open image, if that is known.
+        self._found: WeakKeyDictionary[Image, tuple[Key, ...]] = WeakKeyDictionary()
         self._invalidate = invalidate
         self._looking: set[SharedImage] = set()
 
@@ -70,7 +80,8 @@ class Freshness:
                 # the pages that the kernel has, which others may have written to since.
                 await shared.image.check_lock()
             entry = await self._catalog.current(known)
-            if await self._catalog.moved_away(known):
+            lineage = await self._lineages.of(known)
+            if lineage.moved_away:
                 raise OSError(errno.ESTALE, f"{known.spec} is being moved elsewhere")
             if shared.gate.closed or shared.entry is not known:
                 return
@@ -84,10 +95,29 @@ class Freshness:
             log.warning("open files of %s are lost: %s", shared.entry.spec, reason)
             shared.fail(reason)
         else:
+            await self._find_anew(shared, lineage)
             if not await shared.follow(entry.size):
                 return
             log.info("%s has %d bytes now", entry.spec, entry.size)
         await trio.to_thread.run_sync(self._invalidate, shared.entry)
+
+    async def _find_anew(self, shared: SharedImage, lineage: Lineage) -> None:
+        """Have librbd look where the data is, if an image that it comes from has moved.
+
+        Not before all is copied; and whoever moves it waits with the commit for a while then. A
+        clone that is open for writing he waits for in any case.
+        """
+        image = shared.image
+        if image is None:
+            return
+        if image not in self._found and not lineage.moving:
+            self._found[image] = lineage.images
+        if self._found.get(image) == lineage.images or not lineage.copied or not image.read_only:
+            return
+        await shared.renew()
+        if shared.image is not None:
+            self._found[shared.image] = lineage.images
+        log.info("%s is opened anew: its data is elsewhere now", shared.entry.spec)
 
 
 def _reason_to_fail(shared: SharedImage, found: OSError) -> OSError | None:

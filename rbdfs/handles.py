@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rbdfs.data_path import DataPath
     from rbdfs.entries import Key
     from rbdfs.relocation import Relocation
+    from rbdfs.resumption import Check
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class HandleTable:
         Raises OSError: EROFS where the client may not write, EBUSY where the image is in use by
         another client, or by a partition of it or the whole of it; otherwise librbd's errno.
         """
-        entry = await self._where(entry)
+        entry = await self.where(entry)
         use = Use.of(entry, writable=writable)
         shared = await self._acquire(entry, use)
         if growing:
@@ -139,9 +140,12 @@ class HandleTable:
         if error is not None:
             self._lose(shared, error)
 
-    async def resume(self, nursery: trio.Nursery) -> None:
-        """Have *nursery* open the images of the restored files; requests wait by ready()."""
-        await self._resumptions.run(nursery)
+    async def resume(self, nursery: trio.Nursery, check: Check) -> None:
+        """Have *nursery* open the images of the restored files; requests wait by ready().
+
+        A file whose entry *check* raises an OSError for is lost.
+        """
+        await self._resumptions.run(nursery, check)
 
     def _resumed(self, shared: SharedImage, error: OSError | None) -> None:
         if error is None:
@@ -192,7 +196,7 @@ class HandleTable:
     @contextlib.asynccontextmanager
     async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
         """Open the image of *entry*, as open() does, for one operation without a file."""
-        entry = await self._where(entry)
+        entry = await self.where(entry)
         use = Use.of(entry, writable=writable)
         shared = await self._acquire(entry, use)
         try:
@@ -221,6 +225,11 @@ class HandleTable:
             self._held = {key: event for key, event in self._held.items() if event is not held}
             held.set()
 
+    @property
+    def holding(self) -> bool:
+        """Whether requests to an image are held back."""
+        return bool(self._held)
+
     def relocate(self, relocation: Relocation) -> None:
         """Have the open files of an image that is held be open on it where it has gone."""
         for key, shared in list(self._shared.items()):
@@ -235,12 +244,12 @@ class HandleTable:
         self._relocations[relocation.source] = relocation
         self._held[relocation.target.image_key] = self._held[relocation.source]
 
-    async def _where(self, entry: Entry) -> Entry:
+    async def where(self, entry: Entry) -> Entry:
         """Return *entry* as it is once it is held no more: another one where it has moved."""
         while (held := self._held.get(entry.image_key)) is not None:
             await held.wait()
         relocation = self._relocations.get(entry.image_key)
-        return entry if relocation is None else await self._where(relocation.follow(entry))
+        return entry if relocation is None else await self.where(relocation.follow(entry))
 
     async def close(self) -> None:
         """Flush and close everything that is open, all images at once: the end of the mount."""

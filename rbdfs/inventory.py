@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rbdfs.cluster import Cluster
     from rbdfs.entries import Entry
+    from rbdfs.migration_header import MigrationHeader
 
     T = TypeVar("T")
 
@@ -125,18 +126,17 @@ class Inventory:
         key = (where.key.pool_id, where.namespace, attributes.image_id, snap_id)
         return await kept.get(key, load)
 
-    async def moved_away(self, where: Entry, attributes: ImageAttributes) -> bool:
-        """Tell whether an image is the source of a migration, whose target stands for it now."""
+    async def migration(self, where: Entry, attributes: ImageAttributes) -> MigrationHeader | None:
+        """Return what an image's header tells of a live migration from or to it, as of now."""
         if not attributes.features & MIGRATING:
-            return False
+            return None
         ioctx = await self._cluster.ioctx_of(where)
         try:
             reader = omap_reader(self._cluster.bridge, ioctx)
-            header = await read_migration(reader, attributes.image_id)
+            return await read_migration(reader, attributes.image_id)
         except NotUnderstood as exc:
             image = f"image {attributes.image_id} of pool {where.pool}"
             raise OSError(errno.EIO, f"{image}: {exc}") from exc
-        return header is not None and header.is_source
 
     async def usage(self, pool: str) -> tuple[int, int]:
         """Return ``(used, available)`` bytes of *pool*."""

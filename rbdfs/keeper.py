@@ -159,7 +159,7 @@ class Keeper:
 
     def _on_left(self, **facts: Any) -> None:
         # What a server closes that makes way for another is still open for the kernel.
-        if not self._replacing:
+        if not self._replacing or "fenced" in facts:
             self._estate.learn(**facts)
 
     def _on_ready(self, init: str) -> None:

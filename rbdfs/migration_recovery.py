@@ -47,7 +47,11 @@ async def pending(cluster: Cluster, pool: str, namespace: str = "") -> list[Migr
                 "image id %s in the trash of %s is marked as migrated only there", source_id, pool
             )
             continue
-        target_pool = await pool_name(cluster, header.pool_id)
+        try:
+            target_pool = await pool_name(cluster, header.pool_id)
+        except FileNotFoundError as exc:
+            log.warning("image %s of %s was to go to a pool that is gone: %s", name, pool, exc)
+            continue
         target = ImageSpec(target_pool, header.namespace, header.image)
         migration = Migration(cluster, ImageSpec(pool, namespace, name), source_id, target)
         migration.target_id, migration.state = header.image_id, header.state

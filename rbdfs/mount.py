@@ -24,6 +24,7 @@ from rbdfs.freshness import Freshness
 from rbdfs.handles import HandleTable
 from rbdfs.inventory import Inventory
 from rbdfs.library import PythonLibrary
+from rbdfs.lineage import Lineages
 from rbdfs.moving import Moves
 from rbdfs.open_directories import OpenDirectories
 from rbdfs.operations import Operations
@@ -58,7 +59,8 @@ async def serve(
             Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
         )
         fenced = predecessor is not None and await recovery.fence(cluster, keeping, predecessor)
-        catalog = _catalog(cluster, options)
+        inventory = Inventory(cluster)
+        catalog, lineages = _catalog(cluster, inventory, options), Lineages(cluster, inventory)
         root = await find_root(catalog, options.source, cluster.user, look=predecessor is None)
         path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
         keeping.connected_as(sorted({cluster.address, path.library.address}))
@@ -70,16 +72,12 @@ async def serve(
         moves = await stack.enter_async_context(_moving(make_moves, options, predecessor))
         background = await stack.enter_async_context(_background())
         # Closed before the moves are interrupted, as Copier.stoppable() wants it.
-        await stack.enter_async_context(_closing(handles))
+        await stack.enter_async_context(_closing(handles, moves))
+        directories = OpenDirectories(catalog, keeping)
+        xattrs = Xattrs(cluster, catalog, options.ceph)
+        administration = _administration(cluster, catalog, options)
         served = Served(
-            options,
-            inodes,
-            catalog,
-            handles,
-            OpenDirectories(catalog, keeping),
-            Xattrs(cluster, catalog, options.ceph),
-            _administration(cluster, catalog, options),
-            moves,
+            options, inodes, catalog, handles, directories, xattrs, lineages, administration, moves
         )
         if predecessor is not None:
             await recovery.restore(served, predecessor, background, fenced=fenced)
@@ -88,13 +86,9 @@ async def serve(
         init = b"" if predecessor is None else predecessor.init
         device = await stack.enter_async_context(path.connected(descriptor, operations, init))
         await stack.enter_async_context(_session(operations, device))
-        return await Serving(
-            operations,
-            path,
-            keeping,
-            Freshness(catalog, handles, served.invalidate),
-            resend=descriptor if predecessor is not None and predecessor.crashed else None,
-        ).run()
+        freshness = Freshness(catalog, lineages, handles, served.invalidate)
+        resend = descriptor if predecessor is not None and predecessor.crashed else None
+        return await Serving(operations, path, keeping, freshness, resend=resend).run()
 
 
 @contextlib.asynccontextmanager
@@ -116,13 +110,11 @@ async def _data_path(
         yield NativePath(library, ignore_sync=options.cache == "unsafe")
 
 
-def _catalog(cluster: Cluster, options: MountOptions) -> Catalog:
+def _catalog(cluster: Cluster, inventory: Inventory, options: MountOptions) -> Catalog:
     tables = None
     if options.partitions:
         tables = PartitionTables(PythonLibrary(cluster), options.sector_size)
-    return Catalog(
-        cluster, Inventory(cluster), snapshots=options.snapshots, partition_tables=tables
-    )
+    return Catalog(cluster, inventory, snapshots=options.snapshots, partition_tables=tables)
 
 
 def _administration(
@@ -158,11 +150,13 @@ async def find_root(catalog: Catalog, source: Source, user: str, *, look: bool =
 
 
 @contextlib.asynccontextmanager
-async def _closing(handles: HandleTable) -> AsyncIterator[HandleTable]:
+async def _closing(handles: HandleTable, moves: Moves | None) -> AsyncIterator[None]:
     try:
-        yield handles
+        yield
     finally:
         with trio.CancelScope(shield=True):
+            if moves is not None:
+                await moves.let_go()
             await handles.close()
 
 
@@ -172,9 +166,9 @@ async def _moving(
     options: MountOptions,
     predecessor: Predecessor | None,
 ) -> AsyncIterator[Moves | None]:
-    """Yield what moves images, if *options* want that; interrupt it at the end of the context."""
+    """Yield what moves images, in a managed mount; interrupt it at the end of the context."""
     async with _background() as nursery:
-        moves = make_moves(nursery, options.data_pool) if options.move else None
+        moves = make_moves(nursery, options.data_pool) if options.manage else None
         if moves is not None and predecessor is None:
             nursery.start_soon(moves.report_pending)
         yield moves

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from rbdfs.encoding import NotUnderstood
-from rbdfs.migration import Migration
+from rbdfs.migration import Migration, image_entry
 from rbdfs.migration_header import MIGRATING, State
 from rbdfs.migration_recovery import pending, undo
-from rbdfs.spec import ImageSpec
+from rbdfs.spec import ImageSpec, parse_file_name
 from rbdfs.switching import go_back, relocation_of, reopen, shut
 from rbdfs.tree import ROOT_INODE
 
@@ -59,7 +59,15 @@ class Move:
     number: int
     source: ImageSpec
     source_id: str
+    target: ImageSpec
     migration: Migration | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return what another server needs to go on with it, fit for JSON."""
+        source, target = (
+            (spec.pool, spec.namespace, spec.image) for spec in (self.source, self.target)
+        )
+        return {"source": source, "image_id": self.source_id, "target": target}
 
     @property
     def over(self) -> bool:
@@ -91,6 +99,10 @@ class Moves:
         self._data_pool = data_pool
         self._numbers = itertools.count(1)
         self._inherited: list[tuple[Move, Key]] = []
+        # Sources and targets of moves that a server before this one has begun.
+        self._made: set[tuple[ImageSpec, ImageSpec]] = set()
+        # What holds requests back for a copy.
+        self._quiet: set[contextlib.AsyncExitStack] = set()
 
     async def move(self, source: Entry, target: ImageSpec) -> None:
         """Move image *source* to *target*; return when its files are open there.
@@ -107,8 +119,10 @@ class Moves:
         """
         relocations = []
         for record in records:
-            spec = ImageSpec(*record["move"]["source"])
-            move = Move(record["number"], spec, record["move"]["image_id"])
+            begun = record["move"]
+            spec, target = ImageSpec(*begun["source"]), ImageSpec(*begun["target"])
+            move = Move(record["number"], spec, begun["image_id"], target)
+            self._made.add((spec, target))
             self._numbers = itertools.count(max(next(self._numbers), move.number + 1))
             try:
                 relocation = await self._inherit(move)
@@ -120,10 +134,27 @@ class Moves:
                 self._inherited.append((move, relocation.target.image_key))
         return relocations
 
+    def was_made(self, parent: Entry, name: bytes, new_parent: Entry, new_name: bytes) -> bool:
+        """Tell whether a server before this one has made this move, if its source is not there."""
+        try:
+            source, target = parse_file_name(name).image, parse_file_name(new_name).image
+        except ValueError:
+            return False
+        move = (
+            ImageSpec(parent.pool, parent.namespace, source),
+            ImageSpec(new_parent.pool, new_parent.namespace, target),
+        )
+        return move in self._made
+
     async def go_on(self) -> None:
         """Go on in the background with what was inherited, when all files are open again."""
         while self._inherited:
             await self._nursery.start(self._go_on, *self._inherited.pop())
+
+    async def let_go(self) -> None:
+        """Let be closed what waits for a copy: no request is served any more."""
+        for quiet in list(self._quiet):
+            await quiet.aclose()
 
     async def report_pending(self) -> None:
         """Log which migrations out of the pools of this mount nobody has ended yet."""
@@ -140,10 +171,24 @@ class Moves:
         move.migration = next((one for one in found if one.source_id == move.source_id), None)
         if move.migration is not None and move.migration.state not in _WITH_TARGET:
             await undo(move.migration)
+            log.info("%s: not prepared: undone", move.migration)
+        if move.migration is None and await self._is_gone(move):
+            log.info("migration of %s to %s: done", move.source, move.target)
         if move.migration is None or move.over:
             self._keeping.moved(move.number)
             return None
         return await relocation_of(move.migration, self._catalog)
+
+    async def _is_gone(self, move: Move) -> bool:
+        ioctx = await self._cluster.ioctx(move.source.pool, move.source.namespace)
+        source = image_entry(ioctx, move.source, move.source_id)
+        try:
+            await self._catalog.attributes(source)
+        except OSError as exc:
+            if exc.errno != errno.ESTALE:
+                raise
+            return True
+        return False
 
     async def _go_on(
         self, move: Move, image: Key, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -162,11 +207,11 @@ class Moves:
         attributes = await self._catalog.attributes(source)
         if attributes.features & MIGRATING:
             raise OSError(errno.EBUSY, f"{source.spec} is being moved already")
-        place = (source.pool, source.namespace, source.image)
-        move = Move(next(self._numbers), ImageSpec(*place), attributes.image_id)
+        spec = ImageSpec(source.pool, source.namespace, source.image)
+        move = Move(next(self._numbers), spec, attributes.image_id, target)
         async with contextlib.AsyncExitStack() as quiet:
             images = await quiet.enter_async_context(self._handles.held(source.image_key))
-            self._keeping.moving(move.number, {"source": place, "image_id": move.source_id})
+            self._keeping.moving(move.number, move.record())
             try:
                 await shut(images)
                 try:
@@ -201,16 +246,20 @@ class Moves:
 
     async def _complete(self, move: Move, quiet: contextlib.AsyncExitStack) -> None:
         assert move.migration is not None
+        self._quiet.add(quiet)
         try:
             await self._completion.run(move.migration, quiet)
         except Exception:
             # Nobody awaits this task: what it raised would take the mount down.
             log.exception("%s failed", move.migration)
-        except trio.Cancelled:
+        except BaseException:
+            # Cancelled; more than once, if the copy was.
             _report_pending(move.migration)
             raise
         else:
             self._keeping.moved(move.number)
+        finally:
+            self._quiet.remove(quiet)
 
 
 def _report_pending(migration: Migration) -> None:

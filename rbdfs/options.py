@@ -47,8 +47,7 @@ class MountOptions:
         direct_io: never use the kernel's page cache.
         trim: whether discards reach the cluster.
         data_path: native or python; None means native where the extension is there.
-        manage: whether images can be made, removed and renamed.
-        move: whether a managed mount moves images between pools, by live migration.
+        manage: whether images can be made, removed, renamed and moved to other pools.
         data_pool, object_size: for images that are made; None means the cluster's default.
         connect_timeout_s: how long reaching the cluster may take, in seconds.
         timeout_s: how long a request may take, in seconds; None means that it waits for ever.
@@ -72,7 +71,6 @@ class MountOptions:
     direct_io: bool = False
     trim: bool = True
     manage: bool = False
-    move: bool = False
     data_path: str | None = None
     data_pool: str | None = None
     object_size: int | None = None
@@ -165,7 +163,6 @@ _FLAGS: dict[str, tuple[str, Any]] = {
     "direct_io": ("direct_io", True),
     "notrim": ("trim", False),
     "manage": ("manage", True),
-    "move": ("move", True),
     "abort_on_full": ("abort_on_full", True),
 }
 _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {

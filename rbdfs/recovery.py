@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.entries import Entry
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rbdfs.cluster import Cluster
     from rbdfs.entries import Key
     from rbdfs.keeping import Keeping, Predecessor
+    from rbdfs.lineage import Lineages
     from rbdfs.relocation import Relocation
     from rbdfs.served import Served
 
@@ -54,6 +56,7 @@ async def restore(
     """
     served.inherited = InheritedInodes(served.catalog, served.inodes, nursery)
     files = predecessor.files
+    relocations: list[Relocation] = []
     if served.moves is not None:
         relocations = await served.moves.inherit(predecessor.moves)
         for record in files:
@@ -69,7 +72,8 @@ async def restore(
         served.inodes.restore(entry, record["inode"])
         served.inodes.opened(record["inode"], entry)
         served.handles.restore(record, lost.get(entry.whole_key))
-    await served.handles.resume(nursery)
+    moved = {relocation.target.image_key for relocation in relocations}
+    await served.handles.resume(nursery, partial(_check_copied, served.lineages, moved))
     log.info("%d open files taken over", len(files))
     if served.moves is not None:
         await served.moves.go_on()
@@ -99,3 +103,19 @@ def _lost_images(served: Served, predecessor: Predecessor, *, fenced: bool) -> d
     else:
         return {}
     return {entry.whole_key: OSError(code, f"{entry.spec}: {reason}") for entry in written}
+
+
+async def _check_copied(lineages: Lineages, moved: set[Key], entry: Entry) -> None:
+    """Raise OSError ESTALE for what cannot be opened again while what it comes from is copied.
+
+    Not for images that are *moved* by this mount: requests to them are held back for that long.
+    """
+    if entry.image_key in moved:
+        return
+    try:
+        lineage = await lineages.of(entry)
+    except OSError:
+        # What is gone altogether, its opening tells.
+        return
+    if not lineage.copied:
+        raise OSError(errno.ESTALE, f"{entry.spec}: what it was cloned from is being moved")

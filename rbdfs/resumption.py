@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from rbdfs.entries import Entry
     from rbdfs.shared_image import SharedImage
+
+    Check = Callable[[Entry], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +55,25 @@ class Resumptions:
         if shared in self._resumptions:
             await self._resumptions[shared].over.wait()
 
-    async def run(self, nursery: trio.Nursery) -> None:
-        """Have *nursery* open them all. Nobody else changes one from when this returns."""
+    async def run(self, nursery: trio.Nursery, check: Check) -> None:
+        """Have *nursery* open them all. Nobody else changes one from when this returns.
+
+        What *check* raises an OSError for is not opened, and lost.
+        """
         for shared in list(self._resumptions):
-            await nursery.start(self._resume, shared)
+            await nursery.start(self._resume, shared, check)
 
     async def _resume(
-        self, shared: SharedImage, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        shared: SharedImage,
+        check: Check,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         resumption = self._resumptions[shared]
         error: OSError | None = None
         task_status.started()
         try:
-            await shared.resume(resumption.length)
+            await shared.resume(resumption.length, check)
         except FileNotFoundError:
             error = OSError(errno.ESTALE, f"{shared.entry.spec} was removed")
         except OSError as exc:

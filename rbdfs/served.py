@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rbdfs.handles import HandleTable
     from rbdfs.image import Image
     from rbdfs.inherited_inodes import InheritedInodes
+    from rbdfs.lineage import Lineages
     from rbdfs.moving import Moves
     from rbdfs.open_directories import OpenDirectories
     from rbdfs.options import MountOptions
@@ -43,6 +44,7 @@ class Served:
     handles: HandleTable
     directories: OpenDirectories
     xattrs: Xattrs
+    lineages: Lineages
     administration: Administration | None = None
     moves: Moves | None = None
     inherited: InheritedInodes | None = None
@@ -93,6 +95,7 @@ class Served:
             self.check_managed()
             if entry.key.partition:
                 raise OSError(errno.EPERM, f"{entry.spec} is a partition")
+        await self._check_copied(entry)
         growing = (created or truncate) and writable
         handle = await self.handles.open(
             entry, inode, writable=writable, growing=growing, sync=bool(flags & os.O_DSYNC)
@@ -102,6 +105,13 @@ class Served:
             await self.set_length(entry, 0)
         async with handle.shared.using() as image:
             return self._file_info(handle, image, flags)
+
+    async def _check_copied(self, entry: Entry) -> None:
+        """Raise OSError EBUSY for what librbd would not read right, until a move is over."""
+        # A move of this mount's own is waited for.
+        entry = await self.handles.where(entry)
+        if not (await self.lineages.of(entry)).copied:
+            raise OSError(errno.EBUSY, f"{entry.spec}, or what it was cloned from, is being moved")
 
     def _file_info(self, handle: Handle, image: Image, flags: int) -> pyfuse3.FileInfo:
         snapshot = handle.entry.is_snapshot

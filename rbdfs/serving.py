@@ -125,11 +125,15 @@ class Serving:
         self._replaced = True
         log.info("making way for another server")
         # It guards the closing of images too, which the cluster may hold up.
+        served = self._operations.served
+        if served.handles.holding and served.options.cache in ("none", "writethrough"):
+            # They would keep the requests to all other files waiting as well.
+            _be_fenced("requests to an image that is being moved wait for its copy")
         _after(DRAIN_S, _be_fenced, f"no end within {DRAIN_S:g} s")
         try:
             await self._path.drain(DRAIN_S)
             # Closing flushes too, but has nobody to tell where that fails.
-            for handle in self._operations.served.handles:
+            for handle in served.handles:
                 shared = handle.shared
                 # One whose image is still being opened has written nothing here.
                 if handle.writable and shared.error is None and shared.image is not None:

@@ -16,7 +16,7 @@ from rbdfs.opening import close_image, open_image
 from rbdfs.use import Use
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rbdfs.entries import Entry
     from rbdfs.image import Image
@@ -62,8 +62,9 @@ class SharedImage:
         # The image that they are of, how large it was, and Image.changes before they were learnt.
         self._extents_of: tuple[Image, int, int] | None = None
         self._learning = trio.Lock()
-        # Held while `image` is opened, replaced or closed, and by nobody else.
-        self._changing = trio.Lock()
+        # Taken while `image` is opened, replaced or closed, and by nobody else. No lock: what one
+        # task holds back, another lets go at the end of the mount.
+        self._changing = trio.Semaphore(1)
 
     @property
     def unused(self) -> bool:
@@ -250,12 +251,13 @@ class SharedImage:
         """Have one user, for whom resume() opens the image."""
         self._users[use] += 1
 
-    async def resume(self, length: int | None) -> None:
-        """Open the image for the users that were expected; raise OSError.
+    async def resume(self, length: int | None, check: Callable[[Entry], Awaitable[None]]) -> None:
+        """Open the image for the users that were expected, if *check* lets it; raise OSError.
 
         With *length* the file grows, and is so long already.
         """
         async with self._changing:
+            await check(self.entry)
             if self.image is None or (self.writers and self.image.read_only):
                 await self._reopen(read_only=not self.writers)
             if length is not None and self.writers:

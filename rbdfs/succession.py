@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+# The command line of a server; the descriptor of what it is to know follows.
+SERVER = [sys.executable, "-m", "rbdfs.server"]
 _MESSAGE_BYTES = 1 << 18
 # How long a killed process may take to be gone, in seconds.
 _REAP_S = 0.5
@@ -131,7 +133,7 @@ def _spawn(
         memory.flush()
         os.lseek(memory.fileno(), 0, os.SEEK_SET)
         return subprocess.Popen(
-            [sys.executable, "-m", "rbdfs.server", str(memory.fileno())],
+            [*SERVER, str(memory.fileno())],
             pass_fds=[*descriptors, memory.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if quiet else None,

@@ -27,9 +27,9 @@ def random_bytes(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def import_image(ceph: Ceph, spec: str, data: bytes) -> None:
+def import_image(ceph: Ceph, spec: str, data: bytes, *options: str) -> None:
     """Make an image with this content, by `rbd import`."""
-    ceph.rbd("import", "--no-progress", "-", spec, input=data)
+    ceph.rbd("import", "--no-progress", *options, "-", spec, input=data)
 
 
 def export_image(ceph: Ceph, spec: str) -> bytes:

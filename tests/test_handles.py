@@ -640,13 +640,17 @@ def record_of(entry: Entry, fh: int, *, writable: bool, length: int | None = Non
     }
 
 
+async def unhindered(_entry: Entry) -> None:
+    """A check that lets every image be opened."""
+
+
 async def test_restored_files_of_an_image_open_it_once(client: Client, images: Images) -> None:
     entry, table = images.create(), client.table
     for fh in (7, 3):
         table.restore(record_of(entry, fh, writable=fh == 3), None)
     assert client.data_path.served == {}
     async with trio.open_nursery() as nursery:
-        await table.resume(nursery)
+        await table.resume(nursery, unhindered)
         # A newcomer waits for the same.
         newcomer = await table.open(entry, 1, writable=True)
         assert newcomer.fh == 8
@@ -667,7 +671,7 @@ async def test_a_restored_file_of_which_another_handle_has_grown_it_more(
         table.restore(record_of(entry, fh, writable=True, length=length), None)
     assert table.length(entry) == SIZE - 5
     async with trio.open_nursery() as nursery:
-        await table.resume(nursery)
+        await table.resume(nursery, unhindered)
         assert (await table.ready(3)).length == SIZE - 5
     for fh in (1, 2, 3):
         await table.release(fh)
@@ -680,7 +684,7 @@ async def test_a_restored_file_that_cannot_be_opened(table: HandleTable, images:
     table.restore(record_of(entry, 1, writable=False), None)
     table.restore(record_of(other, 2, writable=True), OSError(errno.EIO, "lost"))
     async with trio.open_nursery() as nursery:
-        await table.resume(nursery)
+        await table.resume(nursery, unhindered)
         with pytest.raises(OSError, match="was removed") as caught:
             await (await table.ready(1)).read(0, 8)
         assert caught.value.errno == errno.ESTALE
@@ -691,6 +695,22 @@ async def test_a_restored_file_that_cannot_be_opened(table: HandleTable, images:
     assert await refused(table, entry, writable=False) == errno.ENOENT
 
 
+async def test_a_restored_file_that_a_check_refuses(table: HandleTable, images: Images) -> None:
+    entry, other = images.create(), images.create()
+    table.restore(record_of(entry, 1, writable=False), None)
+    table.restore(record_of(other, 2, writable=False), None)
+
+    async def check(checked: Entry) -> None:
+        if checked.key == entry.key:
+            raise OSError(errno.ESTALE, "not now")
+
+    async with trio.open_nursery() as nursery:
+        await table.resume(nursery, check)
+        with pytest.raises(OSError, match="not now"):
+            await (await table.ready(1)).read(0, 8)
+        assert await (await table.ready(2)).read(0, 8) == PATTERN[:8]
+
+
 async def test_a_restored_file_is_released_before_it_is_open(
     client: Client, images: Images
 ) -> None:
@@ -698,7 +718,7 @@ async def test_a_restored_file_is_released_before_it_is_open(
     table.restore(record_of(entry, 1, writable=True), None)
     table.restore(record_of(entry, 2, writable=True), None)
     async with trio.open_nursery() as nursery:
-        await table.resume(nursery)
+        await table.resume(nursery, unhindered)
         await table.release(1)
         await table.release(2)
     assert len(table) == 0

@@ -30,7 +30,7 @@ LAYERS = [
     ("shared_image", "an image that several open files use together"),
     ("migration_recovery", "what an interrupted migration is brought to"),
     ("migration", "one image on its way to another pool"),
-    ("opening", "an image is opened for who shares it"),
+    ("opening lineage", "an image is opened for who shares it; where its data is"),
     ("library inventory keeper image_meta", "who opens, who lists, who holds the kernel"),
     ("cluster native_library growth arguments", "one client, one growing image, one command line"),
     ("listing inspection object_map changes kinds migration_header", "one question each"),

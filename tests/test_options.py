@@ -159,7 +159,17 @@ def test_a_bad_number_of_seconds(value: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["nosuchoption", "RO", "ro=1", "allow_other=yes", "uid", "umask", "connect_timeout", "id"]
+    [
+        "nosuchoption",
+        "move",
+        "RO",
+        "ro=1",
+        "allow_other=yes",
+        "uid",
+        "umask",
+        "connect_timeout",
+        "id",
+    ]
     + ["conf", "cluster", "=", "=x", "mon_host=", " ro", "-x"],
 )
 def test_an_unknown_option(text: str) -> None:
