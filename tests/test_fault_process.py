@@ -7,13 +7,14 @@ import os
 import resource
 import stat
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import rbd
 
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
-from tests.mounts import TIMEOUT_S, mounted, opened
+from tests.mounts import RBDFS, TIMEOUT_S, mounted, opened
 from tests.servers import kill_server, server_of
 
 if TYPE_CHECKING:
@@ -63,6 +64,25 @@ def test_descriptor_limit(ceph: Ceph, pool: str, image: str, mounting: Mounting)
         assert mount.file(f"{image}-7").read_bytes() == random_bytes(MIB, seed=7)
 
     assert export_image(ceph, f"{pool}/{image}")[:5] == b"still"
+
+
+@pytest.mark.usefixtures("native")
+def test_more_images_than_descriptors(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, ioctx: Any
+) -> None:
+    """An open image takes none."""
+    names = [f"{image_name}-{number}" for number in range(80)]
+    for name in names:
+        rbd.RBD().create(ioctx, name, MIB, features=rbd.RBD_FEATURE_LAYERING)
+    few = ["prlimit", "--nofile=64:64", str(RBDFS)]
+    with mounting(pool, program=few) as mount, contextlib.ExitStack() as stack:
+        files = [stack.enter_context(opened(mount.file(name), os.O_RDWR)) for name in names]
+        for number, file in enumerate(files):
+            os.pwrite(file, b"%d" % number, 0)
+            os.fsync(file)
+        assert mount.alive
+    for number in (0, 79):
+        assert export_image(ceph, f"{pool}/{names[number]}").rstrip(b"\0") == b"%d" % number
 
 
 @pytest.mark.usefixtures("native")
