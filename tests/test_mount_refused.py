@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import stat
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.images import MIB, export_image, import_image, pool_objects, random_bytes
+from tests.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,14 +64,6 @@ def changing_calls(image: Path, new: Path) -> dict[str, Callable[[], object]]:
         "setxattr": lambda: os.setxattr(image, "user.colour", b"red"),
         "removexattr": lambda: os.removexattr(image, "user.colour"),
     }
-
-
-def refusal(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except OSError as exc:
-        return errno.errorcode[exc.errno or 0]
-    return "no error"
 
 
 @pytest.mark.parametrize(("options", "code"), [((), "EPERM"), (("-r",), "EROFS")])

@@ -14,6 +14,7 @@ from tests.ceph import run
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.mounts import opened
+from tests.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,14 +66,6 @@ def allow_log(mount: Mount, pattern: str) -> None:
         mount.expect_log(pattern)
 
 
-def code(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except OSError as exc:
-        return errno.errorcode[exc.errno or 0]
-    return "no error"
-
-
 def test_names(ceph: Ceph, pool: str, image: str, mount: Mount) -> None:
     def names() -> set[str]:
         return {name for name in os.listdir(mount.path) if name.startswith(image)}
@@ -102,7 +95,7 @@ def test_open_file_grows(
             assert os.pwrite(file, b"end", 3 * MIB - 3) == 3
             os.fsync(file)
             assert export_image(ceph, f"{pool}/{image}")[-3:] == b"end"
-            assert code(lambda: os.pwrite(file, b"more", 3 * MIB)) == "ENOSPC"
+            assert refusal(lambda: os.pwrite(file, b"more", 3 * MIB)) == "ENOSPC"
 
 
 @reading_and_writing
@@ -117,7 +110,7 @@ def test_open_file_shrinks(
         assert os.pread(file, MIB, 0) == DATA[:half]
         assert os.pread(file, MIB, half) == b""
         if flags == os.O_RDWR:
-            assert code(lambda: os.pwrite(file, b"beyond", half)) == "ENOSPC"
+            assert refusal(lambda: os.pwrite(file, b"beyond", half)) == "ENOSPC"
         # What was cut off does not come back.
         resize(MIB)
         eventually(lambda: os.fstat(file).st_size == MIB, SEEN_S, "the old size")
@@ -138,8 +131,8 @@ def test_snapshot_removed_while_open(ceph: Ceph, pool: str, image: str, mount: M
     ):
         assert os.pread(other, 4096, 0) == DATA[:4096]
         ceph.rbd("snap", "rm", "--no-progress", f"{pool}/{image}@s")
-        eventually(lambda: code(lambda: os.pread(file, 4096, 0)) == "ESTALE", SEEN_S, "ESTALE")
-        assert code(lambda: os.fstat(file)) == "ESTALE"
+        eventually(lambda: refusal(lambda: os.pread(file, 4096, 0)) == "ESTALE", SEEN_S, "ESTALE")
+        assert refusal(lambda: os.fstat(file)) == "ESTALE"
         assert not mount.file(f"{image}@s").exists()
         for left in (other, head):
             assert os.pread(left, MIB, 0) == DATA
@@ -153,12 +146,12 @@ def test_image_removed_while_open_for_reading(
     with opened(mount.file(image), os.O_RDONLY) as file:
         assert os.pread(file, MIB, 0) == DATA
         ceph.rbd("rm", "--no-progress", f"{pool}/{image}")
-        eventually(lambda: code(lambda: os.pread(file, 4096, 0)) == "ESTALE", SEEN_S, "ESTALE")
+        eventually(lambda: refusal(lambda: os.pread(file, 4096, 0)) == "ESTALE", SEEN_S, "ESTALE")
         # An image of the same name is another one.
         import_image(ceph, f"{pool}/{image}", b"new" * 1000)
         eventually(mount.file(image).exists, SEEN_S, "the new image")
         assert mount.file(image).read_bytes() == b"new" * 1000
-        assert code(lambda: os.pread(file, 4096, 0)) == "ESTALE"
+        assert refusal(lambda: os.pread(file, 4096, 0)) == "ESTALE"
         mount.expect_log(r"was removed")
     assert mount.alive
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -22,10 +21,11 @@ from tests.images import (
     random_bytes,
 )
 from tests.mounts import opened
+from tests.refusals import refusal
 from tests.space import assert_same
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.ceph import Ceph
@@ -65,14 +65,6 @@ def info(ceph: Ceph, spec: str) -> Any:
 
 def trashed(ceph: Ceph, pool: str) -> list[str]:
     return [entry["name"] for entry in json.loads(ceph.rbd("trash", "ls", "--format=json", pool))]
-
-
-def refusal(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except OSError as exc:
-        return errno.errorcode[exc.errno or 0]
-    return "no error"
 
 
 def test_qemu_img_create(ceph: Ceph, pool: str, new: Path) -> None:

@@ -14,6 +14,7 @@ import rbd
 from tests.ceph import run
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image
+from tests.loops import loop_device
 from tests.mounts import opened
 
 if TYPE_CHECKING:
@@ -71,15 +72,6 @@ def make(ceph: Ceph, pool: str, tmp_path: Path) -> Any:
         return partitions
 
     return make
-
-
-@contextlib.contextmanager
-def loop_device(path: Path, *options: str) -> Iterator[str]:
-    device = run("losetup", "-f", "--show", *options, str(path)).strip()
-    try:
-        yield device
-    finally:
-        run("losetup", "-d", device)
 
 
 def code(path: Path, flags: int) -> str:

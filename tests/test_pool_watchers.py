@@ -61,12 +61,14 @@ def watched(ioctx: Any) -> list[str]:
 def look_around(path: Path, stamp: Path) -> None:
     """All that only looks, at every image and every snapshot."""
     everything = [str(path / name) for name in (*NAMES, *SNAPSHOTS)]
+    # This one opens them, to ask who uses them.
+    some = [str(path / name) for name in (NAMES[0], SNAPSHOTS[0], *NAMES[3::4])]
     for command in (
         ["ls", "-lR", str(path)],
         ["du", "-a", str(path)],
         ["find", str(path), "-newer", str(stamp)],
         ["stat", *everything],
-        ["getfattr", "-d", *everything],
+        ["getfattr", "-d", *some],
     ):
         assert {"image-000", "image-000@s", NAMES[-1]} <= set(_names(run(*command))), command
 
@@ -91,7 +93,7 @@ def test_no_image_is_watched(ioctx: Any, images: str, mounting: Mounting, tmp_pa
             assert watched(ioctx) == []
             eventually(lambda: looks, 30.0, "a look at everything")
         assert watched(ioctx) == []
-        for name in (*NAMES, *SNAPSHOTS):
+        for name in (*NAMES[::20], *SNAPSHOTS[::20]):
             assert mount.file(name).read_bytes() == bytes(MIB)
         assert watched(ioctx) == []
         with opened(mount.file(NAMES[3]), os.O_RDONLY), opened(mount.file(SNAPSHOTS[3]), 0):

@@ -13,6 +13,7 @@ from tests.ceph import run
 from tests.conditions import eventually
 from tests.guest import run_guest
 from tests.images import MIB, random_bytes
+from tests.loops import loop_device
 from tests.mounts import opened
 from tests.space import requests, used_bytes
 
@@ -57,15 +58,6 @@ def _free_bytes(path: Path) -> int | None:
         return os.statvfs(path).f_bavail
     except FileNotFoundError:
         return None
-
-
-@contextlib.contextmanager
-def loop_device(path: Path, *options: str) -> Iterator[str]:
-    device = run("losetup", "--find", "--show", *options, str(path)).strip()
-    try:
-        yield device
-    finally:
-        run("losetup", "--detach", device)
 
 
 @contextlib.contextmanager
