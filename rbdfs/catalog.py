@@ -5,8 +5,8 @@ What a pool holds comes from the inventory; here it gets the names and the shape
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import logging
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from rbdfs.kinds import (
     snap_entry,
 )
 from rbdfs.listing import Listing
+from rbdfs.reports import Reports
 from rbdfs.spec import (
     FileName,
     NameTooLong,
@@ -33,7 +34,7 @@ from rbdfs.spec import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Sequence, Set
 
     from rbdfs.cluster import Cluster
     from rbdfs.header import ImageAttributes, SnapAttributes
@@ -41,11 +42,7 @@ if TYPE_CHECKING:
     from rbdfs.listing import Expand, Item
     from rbdfs.partition_tables import PartitionTables
 
-log = logging.getLogger(__name__)
-
 POOL_LIST = Entry(Key(NO_POOL))
-# What has been reported is remembered, so that it is reported once and not with each listing.
-_REPORTS = 4096
 
 
 class Catalog:
@@ -68,7 +65,7 @@ class Catalog:
         self._inventory = inventory
         self._snapshots = snapshots
         self._partition_tables = partition_tables
-        self._reported: set[int] = set()
+        self._reports = Reports()
 
     async def directory(self, pool: str, namespace: str = "") -> Entry:
         """Return the entry of a pool or namespace; raise OSError ENOENT where it does not exist."""
@@ -107,13 +104,14 @@ class Catalog:
         try:
             return await self.find_image(parent, wanted)
         except FileNotFoundError:
-            # Names that mean an image or snapshot as they stand come first.
-            split = split_partition(name)
-            if split is not None and self._partition_tables is not None:
-                return await self._find_partition(await self.find(parent, split[0]), split[1])
+            # What a name means as it stands comes before a partition.
             if wanted == FileName(wanted.image):
-                return await self._find_namespace(parent, wanted.image)
-            raise
+                with contextlib.suppress(FileNotFoundError):
+                    return await self._find_namespace(parent, wanted.image)
+            split = split_partition(name)
+            if split is None or self._partition_tables is None:
+                raise
+            return await self._find_partition(await self.find(parent, split[0]), split[1])
 
     async def find_image(self, parent: Entry, wanted: FileName) -> Entry:
         """Return the image or snapshot *wanted* in directory *parent*; raise OSError ENOENT."""
@@ -214,7 +212,11 @@ class Catalog:
         parts: list[Expand] = [
             partial(self._namespace_items, parent, name, alias=name in names) for name in namespaces
         ]
-        parts += [partial(self._image_items, parent, *named) for named in names.items()]
+        taken = names.keys() | set(namespaces)
+        parts += [
+            partial(self._image_items, parent, name, image_id, taken)
+            for name, image_id in names.items()
+        ]
         return parts
 
     async def _pool_items(self, pool: str) -> list[Item]:
@@ -227,17 +229,21 @@ class Catalog:
         entry = namespace_entry(parent, name)
         return self._named(entry, partial(directory_name, name, alias=alias))
 
-    async def _image_items(self, parent: Entry, name: str, image_id: str) -> list[Item]:
+    async def _image_items(
+        self, parent: Entry, name: str, image_id: str, taken: Set[str]
+    ) -> list[Item]:
         try:
             attributes = await self._inventory.attributes(parent, name, image_id)
             image = image_entry(parent, name, attributes)
             entry = await self._measured(image, attributes, None)
-            items = await self._with_partitions(self._named(entry, partial(file_name, name)))
-            for snap in attributes.snaps if self._snapshots in ("visible", "all") else ():
-                if snap.namespace_type == USER:
-                    entry = await self._measured(snap_entry(image, snap), attributes, snap)
-                    named = self._named(entry, partial(file_name, name, snap.name))
-                    items += await self._with_partitions(named)
+            named = self._named(entry, partial(file_name, name))
+            items = await self._with_partitions(named, name, taken)
+            listed = attributes.snaps if self._snapshots in ("visible", "all") else ()
+            snaps = {snap.name: snap for snap in listed if snap.namespace_type == USER}
+            for snap_name, snap in snaps.items():
+                entry = await self._measured(snap_entry(image, snap), attributes, snap)
+                named = self._named(entry, partial(file_name, name, snap_name))
+                items += await self._with_partitions(named, snap_name, snaps.keys())
         except FileNotFoundError as exc:
             await self._report_remains(parent, name, exc)
             return []
@@ -246,7 +252,8 @@ class Catalog:
             return []
         return items
 
-    async def _with_partitions(self, items: list[Item]) -> list[Item]:
+    async def _with_partitions(self, items: list[Item], base: str, taken: Set[str]) -> list[Item]:
+        """Add the partitions of *items*, but those whose name *taken* has, as *base* is in it."""
         if self._partition_tables is None:
             return items
         result = []
@@ -258,6 +265,8 @@ class Catalog:
                 self._leave_out(f"the partitions of {whole.spec}", exc)
                 continue
             for found in partitions:
+                if f"{base}-part{found.number}" in taken:
+                    continue
                 entry = partition_entry(whole, found.number, found.offset, found.length)
                 result += self._named(entry, partial(partition_name, name, found.number))
         return result
@@ -271,26 +280,18 @@ class Catalog:
             await self._inventory.image_id(parent.pool, parent.namespace, name)
         except FileNotFoundError:
             return
-        self._report(f"image {name!a} of {parent.spec}, or what is left of it", exc)
+        self._reports.left_out(f"image {name!a} of {parent.spec}, or what is left of it", exc)
 
     def _leave_out(self, what: str, exc: OSError) -> None:
         # What cannot be read must not hide the rest; but where nothing can be read any more, an
         # empty listing would be a lie that a mirror takes for a deletion.
         if exc.errno in (errno.ESHUTDOWN, errno.ETIMEDOUT):
             raise exc
-        self._report(what, exc)
+        self._reports.left_out(what, exc)
 
     def _named(self, entry: Entry, name: Callable[[], bytes]) -> list[Item]:
         try:
             return [(name(), entry)]
         except ValueError as exc:
-            self._report(entry.spec, exc)
+            self._reports.left_out(entry.spec, exc)
             return []
-
-    def _report(self, what: str, exc: Exception) -> None:
-        if len(self._reported) >= _REPORTS:
-            self._reported.clear()
-        key = hash((what, str(exc)))
-        if key not in self._reported:
-            self._reported.add(key)
-            log.warning("left out of the listing: %s: %s", what[:300], exc)

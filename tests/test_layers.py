@@ -34,7 +34,7 @@ LAYERS = [
     ("library inventory keeper image_meta", "who opens, who lists, who holds the kernel"),
     ("cluster native_library growth arguments", "one client, one growing image, one command line"),
     ("listing inspection object_map changes kinds migration_header", "one question each"),
-    ("attributes logs mountpoint", "one concern each of the options"),
+    ("attributes logs mountpoint reports", "one concern each: of the options, of the operator"),
     ("image header directory daemon commands", "one image, one object, one process, one request"),
     ("single_flight aio ceph_errors datapath succession", "how Ceph and the kernel are called"),
     ("gate use", "requests are held back; what they are for"),

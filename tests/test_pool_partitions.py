@@ -128,15 +128,38 @@ def test_only_on_request(ceph: Ceph, pool: str, image_name: str, make: Any, moun
         assert not mount.file(f"{image_name}-part1").exists()
 
 
-def test_image_with_the_name_of_a_partition(
+def test_what_has_the_name_of_a_partition(
     ceph: Ceph, pool: str, image_name: str, mount: Mount, make: Any
 ) -> None:
+    """It has it, whatever it is, and each name is listed once."""
     make(image_name, "gpt")
+    for snap in ("s", "s-part1"):
+        ceph.rbd("snap", "create", "--no-progress", f"{pool}/{image_name}@{snap}")
     import_image(ceph, f"{pool}/{image_name}-part1", b"an image")
-    eventually(mount.file(f"{image_name}-part2").exists, SEEN_S, "partitions")
-    names = [name for name in os.listdir(mount.path) if name.startswith(image_name)]
-    assert len(names) == len(set(names))
+    ceph.rbd("namespace", "create", f"{pool}/{image_name}-part2")
+    ends = [
+        "",
+        "-part1",
+        "-part2",
+        "@s",
+        "@s-part1",
+        "@s-part1-part1",
+        "@s-part1-part2",
+        "@s-part2",
+    ]
+
+    def names() -> list[str]:
+        return sorted(name for name in os.listdir(mount.path) if name.startswith(image_name))
+
+    eventually(lambda: names() == [image_name + end for end in ends], SEEN_S, "each name once")
+    with os.scandir(mount.path) as entries:
+        inodes = {entry.name: entry.inode() for entry in entries if entry.name in names()}
+    for name, inode in inodes.items():
+        assert mount.file(name).stat().st_ino == inode
     assert mount.file(f"{image_name}-part1").read_bytes() == b"an image"
+    assert mount.file(f"{image_name}-part2").is_dir()
+    assert mount.file(f"{image_name}@s-part1").stat().st_size == SIZE
+    assert mount.file(f"{image_name}@s-part2").stat().st_size == 4 * MIB
 
 
 def test_file_system_tools(
