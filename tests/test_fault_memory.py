@@ -16,9 +16,10 @@ import pytest
 
 from tests.ceph import run
 from tests.images import MIB, export_image, random_bytes
+from tests.loops import loop_device
 from tests.mounts import TIMEOUT_S
 from tests.servers import kill_server, server_of, wait_for_server
-from tests.test_space_disks import loop_device, mounted_at
+from tests.test_space_disks import mounted_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
