@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Other mounts look at what they have open every second, and give up what is being moved.
+# Other mounts look at what they have open every second, give up what has moved, and open its clones
+# anew.
 _NOTICE_S = 3.0
 # Between tries: to copy, and to remove a source that a clone open for writing may still need.
 _RETRY_S = 5.0
