@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,7 +33,6 @@ from tests.servers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.ceph import Ceph
     from tests.mounts import Mount, Mounting
@@ -53,6 +53,15 @@ def refusal(call: Callable[[], object]) -> str:
     with pytest.raises(OSError) as failure:  # noqa: PT011 (the caller checks the errno)
         call()
     return errno.errorcode[failure.value.errno or 0]
+
+
+def test_server_allocates_with_tcmalloc(mount: Mount) -> None:
+    """The keeper, which does next to nothing, does not."""
+    servers, keepers = (
+        Path(f"/proc/{pid}/maps").read_text() for pid in (server_of(mount), mount.pid)
+    )
+    assert "/libtcmalloc_minimal.so.4" in servers
+    assert "tcmalloc" not in keepers
 
 
 def assert_unused(ceph: Ceph, spec: str) -> None:
