@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import struct
@@ -16,10 +15,9 @@ import rbd
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import TIMEOUT_S, mounted, opened
+from tests.refusals import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.ceph import Ceph
     from tests.mounts import Mount, Mounting
 
@@ -50,20 +48,12 @@ def image(ceph: Ceph, pool: str, image_name: str) -> str:
     return image_name
 
 
-def errno_of(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except OSError as exc:
-        return errno.errorcode[exc.errno or 0]
-    return "no error"
-
-
 @both_data_paths
 def test_ioctls(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> None:
     with mounting(pool) as mount:
         with opened(mount.file(image), os.O_RDWR) as file:
             for name, (request, argument) in IOCTLS.items():
-                code = errno_of(
+                code = refusal(
                     lambda request=request, argument=argument: fcntl.ioctl(  # type: ignore[misc]
                         file, request, file if argument is None else argument
                     )
@@ -119,8 +109,8 @@ def test_append(ceph: Ceph, pool: str, image: str, mounting: Mounting, flags: in
     """At the end there is no room; where a write is to go, O_APPEND decides and not pwrite(2)."""
     with mounting(pool) as mount:
         with opened(mount.file(image), os.O_WRONLY | os.O_APPEND | flags) as file:
-            assert errno_of(lambda: os.write(file, b"more")) == "ENOSPC"
-            assert errno_of(lambda: os.pwrite(file, b"more", 0)) == "ENOSPC"
+            assert refusal(lambda: os.write(file, b"more")) == "ENOSPC"
+            assert refusal(lambda: os.pwrite(file, b"more", 0)) == "ENOSPC"
         assert mount.file(image).stat().st_size == MIB
     assert export_image(ceph, f"{pool}/{image}") == random_bytes(MIB)
 
@@ -134,16 +124,16 @@ def test_name_that_forges_a_log_record(
     ceph.rbd("snap", "create", "--no-progress", f"{pool}/{name}@s\n{forged}")
     with mounting(pool, "-d", "-o", "manage") as mount:
         with opened(mount.file(name), os.O_RDWR) as file:
-            assert errno_of(lambda: os.pwrite(file, b"x", MIB)) == "ENOSPC"
+            assert refusal(lambda: os.pwrite(file, b"x", MIB)) == "ENOSPC"
         snap = f"{name}@s\n{forged}"
-        assert errno_of(lambda: os.open(mount.file(snap), os.O_RDWR)) == "EROFS"
-        assert errno_of(lambda: os.getxattr(mount.file(name), f"user.x{name}")) == "ENODATA"
-        assert errno_of(mount.file(f"{name}.not").stat) == "ENOENT"
-        assert errno_of(lambda: os.mkdir(mount.file(name))) == "EEXIST"
-        assert errno_of(lambda: os.link(mount.file(name), mount.file(name))) != "no error"
+        assert refusal(lambda: os.open(mount.file(snap), os.O_RDWR)) == "EROFS"
+        assert refusal(lambda: os.getxattr(mount.file(name), f"user.x{name}")) == "ENODATA"
+        assert refusal(mount.file(f"{name}.not").stat) == "ENOENT"
+        assert refusal(lambda: os.mkdir(mount.file(name))) == "EEXIST"
+        assert refusal(lambda: os.link(mount.file(name), mount.file(name))) != "no error"
         with opened(mount.file(snap), os.O_RDONLY) as file:
             os.unlink(mount.file(snap))
-            eventually(lambda: errno_of(lambda: os.pread(file, 512, 0)) == "ESTALE", what="ESTALE")
+            eventually(lambda: refusal(lambda: os.pread(file, 512, 0)) == "ESTALE", what="ESTALE")
         mount.expect_log("WARNING .* are lost")
         mount.allow_log("WARNING .*ESTALE", "WARNING .*removed")
         assert "forged" in mount.log_text
@@ -163,7 +153,7 @@ def test_mount_inside_a_mount(ceph: Ceph, pool: str, image_name: str, mounting: 
             assert not mounted(inner.file(namespace))
             # Two mounts are two clients, wherever they are.
             with opened(outer.file(image_name), os.O_RDWR):
-                assert errno_of(lambda: os.open(inner.file(image_name), os.O_RDWR)) == "EBUSY"
+                assert refusal(lambda: os.open(inner.file(image_name), os.O_RDWR)) == "EBUSY"
             assert subprocess.run(["umount", outer.path], capture_output=True).returncode != 0
         assert outer.alive
         assert os.listdir(outer.file(namespace)) == []

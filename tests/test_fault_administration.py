@@ -11,8 +11,8 @@ from tests.ceph import CommandError
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import opened
+from tests.refusals import refusal
 from tests.servers import repeatedly
-from tests.test_fault_cluster import refusal
 from tests.test_keeper_load import verify
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import mmap
 import os
 import signal
@@ -19,6 +18,7 @@ from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import TIMEOUT_S, mounted, opened
 from tests.quota import pool_with_a_quota
+from tests.refusals import refusal
 from tests.servers import ask, standing_still
 
 if TYPE_CHECKING:
@@ -41,13 +41,6 @@ def image(ceph: Ceph, pool: str, image_name: str) -> str:
 def other(ceph: Ceph, pool: str, image: str) -> str:
     import_image(ceph, f"{pool}/{image}-other", random_bytes(MIB, seed=1))
     return f"{image}-other"
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The name of the errno that a call fails with."""
-    with pytest.raises(OSError) as failure:  # noqa: PT011 (the caller checks the errno)
-        call()
-    return errno.errorcode[failure.value.errno or 0]
 
 
 class Direct:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -13,24 +12,15 @@ from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import opened
 from tests.quota import pool_with_a_quota
+from tests.refusals import refusal
 from tests.test_pool_sources import all_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.ceph import Ceph
     from tests.mounts import Mounting
 
 BLOCK = 4096
 both_data_paths = pytest.mark.parametrize("mount_options", ["native", "python"], indirect=True)
-
-
-def errno_of(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except OSError as exc:
-        return errno.errorcode[exc.errno or 0]
-    return "no error"
 
 
 def write(file: int, data: bytes, off: int) -> str:
@@ -40,7 +30,7 @@ def write(file: int, data: bytes, off: int) -> str:
         assert os.pwrite(file, data, off) == len(data)
         os.fsync(file)
 
-    return errno_of(write_and_sync)
+    return refusal(write_and_sync)
 
 
 @both_data_paths
@@ -72,7 +62,7 @@ def test_full_pool(ceph: Ceph, pool: str, image_name: str, mounting: Mounting) -
             with opened(mount.file(f"{full}/unused"), os.O_RDWR) as unused:
                 assert write(unused, b"e" * BLOCK, 0) == "ENOSPC"
             new = mount.file(f"{full}/new")
-            assert errno_of(lambda: os.open(new, os.O_CREAT | os.O_WRONLY)) == "ENOSPC"
+            assert refusal(lambda: os.open(new, os.O_CREAT | os.O_WRONLY)) == "ENOSPC"
             assert mount.alive
             set_quota(0)
             eventually(lambda: write(file, b"f" * MIB, 12 * MIB) == "no error", what="room")

@@ -146,17 +146,6 @@ def test_mount_flags_and_log_file(
     assert key not in mount.log_text
 
 
-@pytest.mark.usefixtures("native")
-def test_no_key_on_a_command_line(pool: str, mounting: Mounting) -> None:
-    key = (mounting.ceph.keyring("admin").read_text().split("key = ")[1]).split()[0]
-    with mounting(pool) as mount:
-        server = server_of(mount)
-        for pid in (mount.pid, server):
-            for file in ("cmdline", "environ"):
-                with open(f"/proc/{pid}/{file}", "rb") as text:
-                    assert key.encode() not in text.read()
-
-
 def test_other_users(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> None:
     with mounting(pool) as mount:
         # The directories above are the mounting user's too.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import mmap
 import os
 import signal
@@ -16,6 +15,7 @@ from tests.ceph import run
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import opened
+from tests.refusals import refusal
 from tests.servers import ask, kill_server, killed_server, signal_server, wait_for_server
 
 if TYPE_CHECKING:
@@ -42,13 +42,6 @@ def image(ceph: Ceph, pool: str, image_name: str) -> str:
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
     ceph.rbd("snap", "create", "--no-progress", f"{pool}/{image_name}@s")
     return image_name
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The name of the errno that a call fails with."""
-    with pytest.raises(OSError) as failure:  # noqa: PT011 (the caller checks the errno)
-        call()
-    return errno.errorcode[failure.value.errno or 0]
 
 
 @every_change
@@ -276,18 +269,12 @@ def test_inodes_of_which_no_file_is_open(
             list(inodes.items())[:-1]
         )
         assert [found[name].st_size for name in (image, f"{image}@s")] == [MIB, MIB]
-        eventually(lambda: refusal_of_stat(held[f"{image}-gone"]) == "ESTALE", what="ESTALE")
+        eventually(
+            lambda: refusal(lambda: os.stat(held[f"{image}-gone"])) == "ESTALE", what="ESTALE"
+        )
         assert os.listdir(f"/proc/self/fd/{held[f'{image}-space']}") == ["inside"]
         path = f"/proc/self/fd/{held[f'{image}-space/inside']}"
         with opened(path, os.O_RDWR) as file:
             assert os.pread(file, MIB, 0) == random_bytes(MIB, seed=4)
         mount.allow_log("WARNING .*(getattr|lookup):")
         assert mount.alive
-
-
-def refusal_of_stat(descriptor: int) -> str:
-    try:
-        os.stat(descriptor)
-    except OSError as exc:
-        return errno.errorcode[exc.errno or 0]
-    return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import mmap
 import os
@@ -21,6 +20,7 @@ from tests.ceph import run
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.mounts import RBDFS, TIMEOUT_S, mounted, opened, wait_for_end
+from tests.refusals import refusal
 from tests.servers import (
     ask,
     kill_server,
@@ -46,13 +46,6 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT]
 def image(ceph: Ceph, pool: str, image_name: str) -> str:
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
     return image_name
-
-
-def refusal(call: Callable[[], object]) -> str:
-    """The name of the errno that a call fails with."""
-    with pytest.raises(OSError) as failure:  # noqa: PT011 (the caller checks the errno)
-        call()
-    return errno.errorcode[failure.value.errno or 0]
 
 
 def test_server_allocates_with_tcmalloc(mount: Mount) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,11 @@ import pytest
 from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import Mount, opened
+from tests.refusals import refusal
 from tests.test_pool_sources import all_pools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.ceph import Ceph
@@ -48,14 +48,6 @@ def doomed(ceph: Ceph, image_name: str) -> Iterator[str]:
 def mount_of(mounting: Mounting, pool: str, *, everything: bool) -> tuple[Mount, str]:
     """A mount, and where in it the pool is."""
     return (all_pools(mounting), pool) if everything else (mounting(pool), ".")
-
-
-def errno_of(call: Callable[[], object]) -> str:
-    try:
-        call()
-    except OSError as exc:
-        return errno.errorcode[exc.errno or 0]
-    return "no error"
 
 
 @contextlib.contextmanager
@@ -98,11 +90,11 @@ def test_pool_removed_and_made_anew(
             ceph.rbd("snap", "create", "--no-progress", f"{doomed}/vm@s")
             import_image(ceph, f"{doomed}/late", NEW)
             for file in (reader, writer):
-                eventually(lambda file=file: errno_of(lambda: os.pread(file, 512, 0)) == "ESTALE")  # type: ignore[misc]
+                eventually(lambda file=file: refusal(lambda: os.pread(file, 512, 0)) == "ESTALE")  # type: ignore[misc]
             # The pages of a snapshot would stay for ever.
-            eventually(lambda: errno_of(lambda: os.pread(snapshot, 512, 0)) == "ESTALE")
-            assert errno_of(lambda: os.pwrite(writer, b"w", 0)) == "ESTALE"
-            assert errno_of(lambda: os.fsync(writer)) == "ESTALE"
+            eventually(lambda: refusal(lambda: os.pread(snapshot, 512, 0)) == "ESTALE")
+            assert refusal(lambda: os.pwrite(writer, b"w", 0)) == "ESTALE"
+            assert refusal(lambda: os.fsync(writer)) == "ESTALE"
             eventually(lambda: names(directory) == {"vm", "vm@s", "late"}, what="the new images")
             assert (directory / "vm").read_bytes() == NEW
             assert (directory / "vm@s").read_bytes() == NEW
@@ -111,7 +103,7 @@ def test_pool_removed_and_made_anew(
             with opened(directory / "vm", os.O_RDWR) as file:
                 assert os.pwrite(file, b"w" * 4096, 0) == 4096
                 os.fsync(file)
-            assert errno_of(lambda: os.pread(reader, 512, 0)) == "ESTALE"
+            assert refusal(lambda: os.pread(reader, 512, 0)) == "ESTALE"
         assert mount.alive
     assert export_image(ceph, f"{doomed}/vm") == b"w" * 4096 + NEW[4096:]
 
@@ -128,7 +120,7 @@ def test_name_first_asked_for_after_the_pool_was_made_anew(
         ceph.remove_pool(doomed)
         make_pool(ceph, doomed)
         import_image(ceph, f"{doomed}/vm", NEW + NEW)
-        eventually(lambda: errno_of(mount.file(f"{where}/vm").stat) == "no error")
+        eventually(lambda: refusal(mount.file(f"{where}/vm").stat) == "no error")
         eventually(lambda: mount.file(f"{where}/vm").stat().st_size == 2 * MIB, what="the size")
         assert mount.file(f"{where}/vm").read_bytes() == NEW + NEW
 
@@ -138,11 +130,11 @@ def test_pool_removed(ceph: Ceph, doomed: str, mounting: Mounting) -> None:
     with mounting(doomed) as mount:
         mount.allow_log("WARNING")
         ceph.remove_pool(doomed)
-        eventually(lambda: errno_of(lambda: os.listdir(mount.path)) == "ESTALE", what="ESTALE")
+        eventually(lambda: refusal(lambda: os.listdir(mount.path)) == "ESTALE", what="ESTALE")
         for _ in range(5):
-            assert errno_of(lambda: os.listdir(mount.path)) == "ESTALE"
+            assert refusal(lambda: os.listdir(mount.path)) == "ESTALE"
         make_pool(ceph, doomed)
-        eventually(lambda: errno_of(lambda: os.listdir(mount.path)) == "no error", what="a pool")
+        eventually(lambda: refusal(lambda: os.listdir(mount.path)) == "no error", what="a pool")
         assert os.listdir(mount.path) == []
 
 
