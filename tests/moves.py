@@ -34,16 +34,8 @@ DONE_S = 40.0
 @contextlib.contextmanager
 def two_pools(ceph: Ceph) -> Iterator[tuple[str, str]]:
     """The names of two empty pools, for the time of the block."""
-    unique = uuid.uuid4().hex[:8]
-    names = (f"hdd-{unique}", f"ssd-{unique}")
-    try:
-        for name in names:
-            ceph.ceph("osd", "pool", "create", name)
-            ceph.rbd("pool", "init", name)
-        yield names
-    finally:
-        for name in names:
-            ceph.ceph("osd", "pool", "rm", name, name, "--yes-i-really-really-mean-it")
+    with ceph.temporary_pool("hdd") as hdd, ceph.temporary_pool("ssd") as ssd:
+        yield hdd, ssd
 
 
 def whole_cluster(
