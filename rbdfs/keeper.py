@@ -61,9 +61,7 @@ class Keeper:
         self._failed = False
         self._started = self._ready_since = 0.0
         # How the mount is doing.
-        self._was_ready = False
-        self._ending = False
-        self._refusing = False
+        self._was_ready = self._ending = self._refusing = False
         # What is to be done, and when, unless something happens before.
         self._due: tuple[float, Callable[[], None]] | None = None
         self._generation = 0
@@ -294,6 +292,7 @@ class Keeper:
                 mountpoint.detach(self._options.mountpoint)
             except OSError as exc:
                 log.error("%a stays mounted, and dead: %s", self._options.mountpoint, exc)
+                self._exit_code = EXIT_FAILURE
             os.close(self._estate.fuse)
         self._commands.close()  # Whoever starts anew need not wait for the server's end.
         if self._server is not None:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -399,3 +400,24 @@ def test_fenced_by_somebody_else_while_no_server_was_there(
         assert mount.alive
         assert json.loads(ceph.rbd("info", "--format=json", f"{pool}/{image}"))["size"] == MIB
     assert export_image(ceph, f"{pool}/{image}")[:10] == b"theirsours"
+
+
+STAYING = """
+import errno, sys
+from rbdfs import mountpoint
+from rbdfs.cli import main
+
+def detach(path):
+    raise OSError(errno.EPERM, "not permitted")
+
+mountpoint.detach = detach
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_mount_that_cannot_be_taken_away(pool: str, mounting: Mounting) -> None:
+    """What is left is dead, and whoever started it hears of it."""
+    with mounting(pool, exit_code=1, program=[sys.executable, "-c", STAYING]) as mount:
+        mount.expect_log("ERROR .* stays mounted, and dead: .*not permitted")
+        mount.signal(signal.SIGTERM)
+        assert mount.wait() == 1
