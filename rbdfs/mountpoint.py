@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# As far as pays: 8 MiB were no faster on contiguous data, and read more of the holes.
-_READ_AHEAD_KB = 2048
+# cp of a 1 GiB snapshot took 1.23 s with 2 MiB, 1.14 s with 4 MiB and 1.06 s with 8 MiB; of a thin
+# one, whose holes are read ahead too, 0.35 s, 0.40 s and 0.46 s.
+_READ_AHEAD_KB = 4096
 
 
 def check_mountpoint(options: MountOptions) -> None:
