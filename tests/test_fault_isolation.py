@@ -134,6 +134,8 @@ def test_server_killed_while_a_pool_is_stuck(pools: Ceph, tmp_path: Path) -> Non
             opened(stuck / "other", os.O_RDONLY) as left,
             opened(free / "image", os.O_RDWR) as file,
             opened(free, os.O_RDONLY | os.O_DIRECTORY) as directory,
+            # The kernel knows its inode, and the server hears nothing of that.
+            opened(free / "other", os.O_PATH) as known,
         ):
             for descriptor in (writer, file):
                 os.pwrite(descriptor, b"before", 0)
@@ -153,6 +155,8 @@ def test_server_killed_while_a_pool_is_stuck(pools: Ceph, tmp_path: Path) -> Non
                 assert set(os.listdir(free)) == set(os.listdir(directory)) == {"image", "other"}
                 assert {"stuck", "free"} <= set(os.listdir(mount.path))
                 assert os.stat("other", dir_fd=directory).st_size == MIB
+                with opened(f"/proc/self/fd/{known}", os.O_RDONLY) as again:
+                    assert os.pread(again, MIB, 0) == random_bytes(MIB, seed=0)
                 assert (free / "other").read_bytes() == random_bytes(MIB, seed=0)
                 assert os.statvfs(mount.path).f_namemax == 255
                 # Also whoever is started meanwhile, and closes its copies of all files.

