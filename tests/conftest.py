@@ -45,7 +45,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("mount_options", ["native", "python"], indirect=True)
 
 
+# What takes longest comes first, or one of the workers ends with it alone.
+_LONGEST = (
+    "tests.test_mount_moving_interrupted",
+    "tests.test_fault_cluster",
+    "tests.test_keeper_load",
+    "tests.test_mount_moving_shared",
+    "tests.test_fault_full",
+    "tests.test_keeper_life_cycle",
+    "tests.test_keeper_stopped",
+)
+
+
+def _place(item: pytest.Item) -> int:
+    module = item.getparent(pytest.Module)
+    name = "" if module is None else module.obj.__name__
+    return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
     for item in items:
         if "ceph" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)

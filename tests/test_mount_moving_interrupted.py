@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 KILLED = r"ERROR rbdfs\.keeper: server \d+ ended with exit code -9"
 NAMED = r"WARNING .*is not complete: `rbd migration execute"
 SIZE = 16 * MIB
-# Of objects so small that the copy of 32 MiB takes seconds.
+# Of objects so small that the copy takes seconds.
 SMALL = 12
 STEPS = [
     ("after rbdfs.moving:shut", False),
@@ -172,7 +172,7 @@ def test_another_server_while_it_copies(
     snapshot: bool,
 ) -> None:
     hdd, ssd = pools
-    data = make(ceph, f"{hdd}/{image_name}", snapshot=snapshot, size=2 * SIZE, order=SMALL)
+    data = make(ceph, f"{hdd}/{image_name}", snapshot=snapshot, size=SIZE, order=SMALL)
     before = export_image(ceph, f"{hdd}/{image_name}@before") if snapshot else b""
     with whole_cluster(mounting) as mount:
         if end is kill_server:
@@ -251,7 +251,7 @@ def test_the_mount_ends_while_it_copies(
 ) -> None:
     """What is left is a pending migration, for `rbd migration` to end as one likes."""
     hdd, ssd = pools
-    data = make(ceph, f"{hdd}/{image_name}", snapshot=snapshot, size=2 * SIZE, order=SMALL)
+    data = make(ceph, f"{hdd}/{image_name}", snapshot=snapshot, size=SIZE, order=SMALL)
     before = export_image(ceph, f"{hdd}/{image_name}@before") if snapshot else b""
     with contextlib.ExitStack() as stack:
         mount = stack.enter_context(whole_cluster(mounting))

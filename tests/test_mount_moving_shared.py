@@ -150,7 +150,7 @@ def test_another_mount_reads_it(
 ) -> None:
     """Who reads the source is told that it is gone; who reads the target gets what is in it."""
     hdd, ssd = pools
-    data = make(ceph, f"{hdd}/{image_name}", snapshot=snapshot, size=2 * SIZE, order=SMALL)
+    data = make(ceph, f"{hdd}/{image_name}", snapshot=snapshot, size=SIZE, order=SMALL)
     import_image(ceph, f"{hdd}/{image_name}-other", random_bytes(MIB, seed=2))
     elsewhere.expect_log(LOST, r"WARNING .*read: .*moved elsewhere")
     there = elsewhere.file(f"{ssd}/{image_name}")
