@@ -151,7 +151,8 @@ def test_snapshots_taken_while_it_is_written(
             exported[name] = export_image(ceph, f"{spec}@{name}")
 
     with mounting(pool) as mount:
-        with repeatedly(take, 1.0):
+        # Open before anybody else has it open: that would be EBUSY.
+        with opened(mount.file(image_name), os.O_RDWR), repeatedly(take, 1.0):
             job = verify(mount.file(image_name), 8)
         assert job["error"] == 0
         assert len(taken) >= 2

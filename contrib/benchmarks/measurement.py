@@ -99,7 +99,8 @@ class Fio:
         for spec in specs:
             command += [f"--name={spec}", *self._target(bench, served, spec)]
             command += [f"--rw={self.rw}", f"--bs={self.block}", f"--iodepth={self.depth}"]
-            command += [f"--size={IMAGE_BYTES}", "--time_based", f"--runtime={bench.seconds}s"]
+            command += [f"--size={IMAGE_BYTES}", "--time_based"]
+            command += [f"--runtime={bench.seconds * 1000:.0f}ms"]
             command += ["--randrepeat=0", "--norandommap", f"--fsync={int(self.fsync)}"]
             # The CPU time is counted from the start, so the requests must be as well.
             if self.report != "cpu":
