@@ -11,9 +11,10 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import rados
 import rbd
 
 from rbdfs import commands
@@ -120,6 +121,17 @@ def test_server_killed_at_a_step(
     assert_nothing_left(ceph, hdd, image_name)
 
 
+def is_marked(ioctx: Any, name: str) -> bool:
+    """Whether the trash has the image as a migration's source, and its header, which is later."""
+    for image_id, found in list_migration_sources(ioctx).items():
+        if found == name:
+            with rados.ReadOpCtx() as operation:
+                values, _ = ioctx.get_omap_vals_by_keys(operation, ("migration",))
+                ioctx.operate_read_op(operation, f"rbd_header.{image_id}")
+                return bool(list(values))
+    return False
+
+
 def test_server_killed_while_it_prepares(
     ceph: Ceph, mounting: Mounting, image_name: str, other: str, pools: tuple[str, str]
 ) -> None:
@@ -142,8 +154,7 @@ def test_server_killed_while_it_prepares(
             ):
                 set_quota(1)
                 moving = threads.submit(move, source, target)
-                begun = lambda: image_name in list_migration_sources(ioctx).values()  # noqa: E731
-                eventually(begun, what="a source in the trash")
+                eventually(lambda: is_marked(ioctx, image_name), what="a source that is marked")
                 kill_server(mount)
                 wait_for_server(mount, 2)
                 wait_for_log(mount, "not prepared: undone")
