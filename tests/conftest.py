@@ -96,6 +96,13 @@ def pool(ceph: Ceph) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="module")
+def pools(ceph: Ceph) -> Iterator[tuple[str, str]]:
+    """The names of two empty pools of the test module, for what moves from one to the other."""
+    with ceph.temporary_pool("hdd") as hdd, ceph.temporary_pool("ssd") as ssd:
+        yield hdd, ssd
+
+
 @pytest.fixture
 def image_name() -> str:
     """A name that no other test uses."""

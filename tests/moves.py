@@ -32,13 +32,6 @@ DONE_S = 40.0
 PENDING = r"WARNING rbdfs\.(moving|migration_recovery): .*(is gone|is not complete|is copied)"
 
 
-@contextlib.contextmanager
-def two_pools(ceph: Ceph) -> Iterator[tuple[str, str]]:
-    """The names of two empty pools, for the time of the block."""
-    with ceph.temporary_pool("hdd") as hdd, ceph.temporary_pool("ssd") as ssd:
-        yield hdd, ssd
-
-
 def whole_cluster(
     mounting: Mounting,
     *arguments: str,

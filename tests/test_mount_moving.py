@@ -15,7 +15,6 @@ from tests.moves import (
     assert_nothing_left,
     make,
     move,
-    two_pools,
     wait_until_done,
     whole_cluster,
 )
@@ -25,12 +24,6 @@ if TYPE_CHECKING:
 
     from tests.ceph import Ceph
     from tests.mounts import Mount, Mounting
-
-
-@pytest.fixture(scope="module")
-def pools(ceph: Ceph) -> Iterator[tuple[str, str]]:
-    with two_pools(ceph) as names:
-        yield names
 
 
 @pytest.fixture

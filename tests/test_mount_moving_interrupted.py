@@ -31,7 +31,6 @@ from tests.moves import (
     make,
     migration_state,
     move,
-    two_pools,
     wait_for_log,
     wait_until_done,
     whole_cluster,
@@ -40,7 +39,7 @@ from tests.quota import pool_with_a_quota
 from tests.servers import kill_server, wait_for_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.ceph import Ceph
     from tests.mounts import Mount, Mounting
@@ -61,12 +60,6 @@ STEPS = [
     ("before rbdfs.migration:Migration.commit", True),
     ("after rbdfs.migration:Migration.commit", False),
 ]
-
-
-@pytest.fixture(scope="module")
-def pools(ceph: Ceph) -> Iterator[tuple[str, str]]:
-    with two_pools(ceph) as names:
-        yield names
 
 
 @pytest.fixture

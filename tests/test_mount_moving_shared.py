@@ -21,7 +21,6 @@ from tests.moves import (
     move,
     refused,
     trash,
-    two_pools,
     wait_for_log,
     wait_until_done,
     whole_cluster,
@@ -38,12 +37,6 @@ SIZE = 16 * MIB
 # Of objects so small that the copy takes seconds.
 SMALL = 12
 LOST = r"WARNING .*open files of .* are lost: .*moved elsewhere"
-
-
-@pytest.fixture(scope="module")
-def pools(ceph: Ceph) -> Iterator[tuple[str, str]]:
-    with two_pools(ceph) as names:
-        yield names
 
 
 @pytest.fixture
