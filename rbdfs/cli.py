@@ -100,5 +100,14 @@ def _serve_alone(options: MountOptions, starter: Starter) -> int:
     if options.data_path is None:
         log.info("the native data path was not built: everything goes through pyfuse3")
     options = replace(options, data_path="python")
-    code = trio.run(mount.serve, options, Unkept(options, starter.ready), None)
+    # Of two that start at the same time, both may have found nothing mounted. Once this one has
+    # mounted, whoever looks sees that.
+    with commands.claim(options.mountpoint) as claimed:
+        check_mountpoint(options)
+
+        def ready() -> None:
+            claimed.close()
+            starter.ready()
+
+        code = trio.run(mount.serve, options, Unkept(options, ready), None)
     return code or 0

@@ -28,21 +28,30 @@ def _address(mountpoint: str) -> str:
     return f"\0rbdfs-keeper-{digest}"
 
 
+def claim(mountpoint: str) -> socket.socket:
+    """Take the address of a mount point, until what is returned is closed.
+
+    Raises UserError where another rbdfs has it.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        sock.bind(_address(mountpoint))
+    except OSError as exc:
+        sock.close()
+        raise UserError(f"another rbdfs starts or serves on {mountpoint!a}") from exc
+    return sock
+
+
 class CommandSocket:
     """The keeper's end: who has asked for what, until it is answered."""
 
     def __init__(self, mountpoint: str) -> None:
         self._mountpoint = mountpoint
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self._asking: list[tuple[str, socket.socket]] = []
 
     def __enter__(self) -> CommandSocket:
-        """Take the address; raise UserError where another keeper has it."""
-        try:
-            self._listener.bind(_address(self._mountpoint))
-        except OSError as exc:
-            self._listener.close()
-            raise UserError(f"another rbdfs starts or serves on {self._mountpoint!a}") from exc
+        """Take the address; raise UserError where another rbdfs has it."""
+        self._listener = claim(self._mountpoint)
         self._listener.listen()
         return self
 
