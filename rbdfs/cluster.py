@@ -110,8 +110,11 @@ class Cluster:
             raise OSError(errno.ESTALE, f"pool {entry.pool} of {entry.spec} was removed") from None
 
     def _lookup(self, pool: str) -> int:
-        with from_ceph(f"pool {pool}"):
-            pool_id: int | None = self._client.pool_lookup(pool)
+        pool_id: int | None = None
+        # The binding encodes what it is given; a name of other bytes no pool can have.
+        if is_utf8(pool):
+            with from_ceph(f"pool {pool}"):
+                pool_id = self._client.pool_lookup(pool)
         if pool_id is None:
             raise OSError(errno.ENOENT, f"there is no pool {pool}")
         return pool_id
@@ -268,3 +271,12 @@ def _reason(exc: rados.Error) -> str:
     """Return the text of *exc* without values of settings, which may be keys."""
     code = getattr(exc, "errno", None)
     return errno.errorcode.get(abs(code), str(code)) if code else type(exc).__name__
+
+
+def is_utf8(name: str) -> bool:
+    """Tell whether *name* is UTF-8: the binding of librados takes no other name."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

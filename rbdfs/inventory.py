@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from rbdfs import directory
+from rbdfs.cluster import is_utf8
 from rbdfs.encoding import Decoder, NotUnderstood, encode_string
 from rbdfs.header import ImageAttributes, SnapAttributes, omap_reader, read_header
 from rbdfs.inspection import inspect_image
@@ -207,12 +208,3 @@ class Inventory:
         # A pool that does not answer keeps its own threads, not those of other pools.
         limiter = self._limiters.setdefault(pool, trio.CapacityLimiter(_THREADS_A_POOL))
         return await trio.to_thread.run_sync(call, limiter=limiter)
-
-
-def is_utf8(name: str) -> bool:
-    """Tell whether *name* is UTF-8: the binding of librados takes no other namespace."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

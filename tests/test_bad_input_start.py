@@ -80,6 +80,7 @@ def test_source_that_is_no_pool(mounting: Mounting, source: str) -> None:
     done = output(mounting.command(source, mountpoint))
     assert done.returncode in (1, 2)
     assert_refused(done, done.returncode)
+    assert "unexpected" not in done.stderr
     assert not mounted(mountpoint)
     assert processes_naming(str(mountpoint)) == []
 
