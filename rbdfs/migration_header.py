@@ -24,7 +24,8 @@ _PAGE_NAMES = 1024
 _SOURCE = 1
 # RBD_FEATURE_MIGRATING of rbd/features.h: source and target have it.
 MIGRATING = 1 << 9
-_TRASH_MIGRATION = 2
+# cls::rbd::TRASH_IMAGE_SOURCE_MIGRATION.
+TRASH_MIGRATION = 2
 
 
 class State(enum.IntEnum):
@@ -98,7 +99,7 @@ def list_migration_sources(ioctx: rados.Ioctx) -> dict[str, str]:
             image_id = page.string()
             ids.append(image_id)
             _, _, spec = page.versioned(understood=2)
-            if spec.u8() == _TRASH_MIGRATION:
+            if spec.u8() == TRASH_MIGRATION:
                 sources[image_id.decode("ascii")] = spec.text()
         page.finish()
         if len(ids) < _PAGE_NAMES:

@@ -2,8 +2,8 @@
 
 An interrupted migration is harmless to who uses the target, with one exception: while it is being
 prepared, for some milliseconds, the target is there, reads zeros and has no snapshots. librbd
-16.2.15 itself goes on from every state but two, which its commands answer with EINVAL: that one,
-and a commit that had got past unmarking the target.
+16.2.15 itself goes on from every state but three: that one and a commit that had got past unmarking
+the target, which its commands answer with EINVAL, and a source that is not marked yet.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import rbd
+import trio
 
 from rbdfs.changes import encoded, opened
+from rbdfs.encoding import NotUnderstood
 from rbdfs.header import omap_reader
 from rbdfs.image_meta import image_name, pool_name
 from rbdfs.migration import Migration, image_entry, in_thread
 from rbdfs.migration_header import State, list_migration_sources, read_migration
 from rbdfs.spec import ImageSpec
+from rbdfs.trash import restore_source
 
 if TYPE_CHECKING:
     import rados
@@ -28,34 +31,92 @@ if TYPE_CHECKING:
     from rbdfs.cluster import Cluster
     from rbdfs.entries import Entry
     from rbdfs.migration import Progress
+    from rbdfs.migration_header import MigrationHeader
 
 log = logging.getLogger(__name__)
+
+# How long the watch of a client that died stays (osd_client_watch_timeout).
+_WATCH_S = 30.0
 
 
 async def pending(cluster: Cluster, pool: str, namespace: str = "") -> list[Migration]:
     """Return the migrations out of *pool* and *namespace* that were begun and not ended.
 
-    Nothing tells those that another client is still at. Raises OSError and NotUnderstood.
+    Nothing tells those that another client is still at. Those of unmarked_sources() are not among
+    them. Raises OSError and NotUnderstood.
     """
-    ioctx = await cluster.ioctx(pool, namespace)
-    sources = await in_thread(f"migrations of {pool}", partial(list_migration_sources, ioctx))
     found = []
-    for source_id, name in sources.items():
-        header = await read_migration(omap_reader(cluster.bridge, ioctx), source_id)
+    for source, source_id, header in await _sources(cluster, pool, namespace):
         if header is None:
-            log.warning(
-                "image id %s in the trash of %s is marked as migrated only there", source_id, pool
-            )
             continue
         try:
             target_pool = await pool_name(cluster, header.pool_id)
         except FileNotFoundError as exc:
-            log.warning("image %s of %s was to go to a pool that is gone: %s", name, pool, exc)
+            log.warning("image %s was to go to a pool that is gone: %s", source, exc)
             continue
         target = ImageSpec(target_pool, header.namespace, header.image)
-        migration = Migration(cluster, ImageSpec(pool, namespace, name), source_id, target)
+        migration = Migration(cluster, source, source_id, target)
         migration.target_id, migration.state = header.image_id, header.state
         found.append(migration)
+    return found
+
+
+async def unmarked_sources(
+    cluster: Cluster, pool: str, namespace: str = ""
+) -> dict[str, ImageSpec]:
+    """Return, by image id, what was put into the trash to be migrated, and not got any further.
+
+    For some milliseconds every migration is among them. Raises OSError and NotUnderstood.
+    """
+    sources = await _sources(cluster, pool, namespace)
+    return {source_id: source for source, source_id, header in sources if header is None}
+
+
+async def take_back(cluster: Cluster, source: ImageSpec, source_id: str) -> None:
+    """Take one of unmarked_sources() back out of the trash: nothing else was done to it.
+
+    Nobody may be at it any more. Raises OSError: EEXIST where another image has its name.
+    """
+    ioctx = await cluster.ioctx(source.pool, source.namespace)
+    restore = partial(restore_source, ioctx, source_id, encoded(source.image))
+    await in_thread(f"taking {source} out of the trash", restore)
+
+
+async def take_back_alone(cluster: Cluster, source: ImageSpec, source_id: str) -> None:
+    """Do take_back() once no client has the image open; log why it cannot be done.
+
+    The one that migrates it has it open, and counts as there for 30 s after its death.
+    """
+    ioctx = await cluster.ioctx(source.pool, source.namespace)
+    refuse = partial(_refuse_watched, ioctx, image_entry(ioctx, source, source_id))
+    while True:
+        try:
+            await in_thread(f"{source} in the trash", refuse)
+            # It may have come to the end meanwhile, and closed it.
+            reader = omap_reader(cluster.bridge, ioctx)
+            if await read_migration(reader, source_id) is None:
+                await take_back(cluster, source, source_id)
+                log.warning("%s was left in the trash by a migration that died: restored", source)
+            return
+        except FileNotFoundError:
+            return
+        except (OSError, NotUnderstood) as exc:
+            log.warning("%s stays in the trash: %s", source, exc)
+            if getattr(exc, "errno", None) != errno.EBUSY:
+                return
+        await trio.sleep(_WATCH_S)
+
+
+async def _sources(
+    cluster: Cluster, pool: str, namespace: str
+) -> list[tuple[ImageSpec, str, MigrationHeader | None]]:
+    ioctx = await cluster.ioctx(pool, namespace)
+    sources = await in_thread(f"migrations of {pool}", partial(list_migration_sources, ioctx))
+    reader = omap_reader(cluster.bridge, ioctx)
+    found = []
+    for source_id, name in sources.items():
+        header = await read_migration(reader, source_id)
+        found.append((ImageSpec(pool, namespace, name), source_id, header))
     return found
 
 
@@ -129,11 +190,15 @@ def _remove_empty(ioctx: rados.Ioctx, target: Entry) -> None:
     rbd.RBD().remove(ioctx, encoded(image_name(ioctx, target.image_id)))
 
 
+def _refuse_watched(ioctx: rados.Ioctx, entry: Entry) -> None:
+    with opened(ioctx, entry) as image:
+        for watcher in image.watchers_list():
+            raise OSError(errno.EBUSY, f"{entry.spec} is watched by {watcher['addr']}")
+
+
 def _remove_committed(ioctx: rados.Ioctx, source: Entry) -> None:
     assert source.image_id is not None
-    with opened(ioctx, source) as image:
-        for watcher in image.watchers_list():
-            raise OSError(errno.EBUSY, f"{source.spec} is watched by {watcher['addr']}")
+    _refuse_watched(ioctx, source)
     # librbd opens no image for writing that is marked as the source of a migration.
     ioctx.execute(f"rbd_header.{source.image_id}", "rbd", "migration_remove", b"")
     with opened(ioctx, source, read_only=False) as image:

@@ -7,7 +7,7 @@ a name in either directory before. What there is to copy is copied after that, b
 Nothing is undone once requests go on, for an abort loses what was zeroed since. What ends half-way
 is whole at the new place and stays a migration that is pending: a server that comes after this one
 finishes what this mount has begun. Others' may be at work, or waiting for a decision: they are
-named in the log, with the commands that end them.
+named in the log, with the commands that end them. Only what no command ends is ended here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ import trio
 from rbdfs.encoding import NotUnderstood
 from rbdfs.migration import Migration, image_entry
 from rbdfs.migration_header import MIGRATING, State
-from rbdfs.migration_recovery import pending, undo
+from rbdfs.migration_recovery import (
+    pending,
+    take_back,
+    take_back_alone,
+    undo,
+    unmarked_sources,
+)
 from rbdfs.spec import ImageSpec, parse_file_name
 from rbdfs.switching import go_back, relocation_of, reopen, shut
 from rbdfs.tree import ROOT_INODE
@@ -163,6 +169,9 @@ class Moves:
             for pool, namespace in await self._catalog.places(root):
                 for migration in await pending(self._cluster, pool, namespace):
                     _report_pending(migration)
+                unmarked = await unmarked_sources(self._cluster, pool, namespace)
+                for source_id, source in unmarked.items():
+                    self._nursery.start_soon(take_back_alone, self._cluster, source, source_id)
         except (OSError, NotUnderstood) as exc:
             log.warning("cannot tell whether images are being moved: %s", exc)
 
@@ -172,12 +181,20 @@ class Moves:
         if move.migration is not None and move.migration.state not in _WITH_TARGET:
             await undo(move.migration)
             log.info("%s: not prepared: undone", move.migration)
-        if move.migration is None and await self._is_gone(move):
+        if move.migration is None and await self._is_unmarked(move):
+            # Its client is gone: it was this mount's server.
+            await take_back(self._cluster, move.source, move.source_id)
+            log.info("migration of %s to %s: not prepared: undone", move.source, move.target)
+        elif move.migration is None and await self._is_gone(move):
             log.info("migration of %s to %s: done", move.source, move.target)
         if move.migration is None or move.over:
             self._keeping.moved(move.number)
             return None
         return await relocation_of(move.migration, self._catalog)
+
+    async def _is_unmarked(self, move: Move) -> bool:
+        place = move.source.pool, move.source.namespace
+        return move.source_id in await unmarked_sources(self._cluster, *place)
 
     async def _is_gone(self, move: Move) -> bool:
         ioctx = await self._cluster.ioctx(move.source.pool, move.source.namespace)

@@ -33,6 +33,7 @@ LAYERS = [
     ("opening lineage", "an image is opened for who shares it; where its data is"),
     ("library inventory keeper image_meta", "who opens, who lists, who holds the kernel"),
     ("cluster native_library growth arguments", "one client, one growing image, one command line"),
+    ("trash", "what a migration has left there"),
     ("listing inspection object_map changes kinds migration_header", "one question each"),
     ("attributes logs mountpoint reports", "one concern each: of the options, of the operator"),
     ("image header directory daemon commands", "one image, one object, one process, one request"),
@@ -53,7 +54,7 @@ DEPTH = {name: depth for depth, (names, _) in enumerate(LAYERS) for name in name
 # Those that put questions to Ceph and make changes there.
 STORAGE = {"ceph_errors", "image", "header", "directory", "inspection", "object_map", "changes"}
 STORAGE |= {"image_meta", "cluster", "library", "administration", "xattrs"}
-STORAGE |= {"migration", "migration_header", "migration_recovery"}
+STORAGE |= {"migration", "migration_header", "migration_recovery", "trash"}
 KERNEL = {"mount", "serving", "native_path", "operations", "name_operations", "file_operations"}
 KERNEL |= {"served", "attributes"}
 PURE = {"encoding", "spec", "qemu_filename", "extents", "partitions", "mountinfo", "errors"}

@@ -11,6 +11,7 @@ import pytest
 import rbd
 import trio
 
+from rbdfs import migration_recovery
 from rbdfs.aio import AioBridge
 from rbdfs.catalog import Catalog
 from rbdfs.ceph_settings import CephSettings
@@ -20,8 +21,17 @@ from rbdfs.header import omap_reader
 from rbdfs.inventory import Inventory
 from rbdfs.migration import Migration
 from rbdfs.migration_header import State, decode_migration, read_migration
-from rbdfs.migration_recovery import finish, pending, undo
-from rbdfs.spec import ImageSpec
+from rbdfs.migration_recovery import (
+    finish,
+    pending,
+    take_back,
+    take_back_alone,
+    undo,
+    unmarked_sources,
+)
+from rbdfs.spec import ImageSpec, file_name
+from tests.conditions import eventually_async
+from tests.crashes import trash_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -317,6 +327,102 @@ async def test_interrupted_while_being_prepared(
     source.check(image_name, snapshot=False)
     assert image_name not in target.names() + target.trash()
     assert await found(cluster, source, image_name) is None
+
+
+@pytest.mark.parametrize(
+    ("image", "how_far"),
+    [
+        (b"vm", "trashed"),
+        (b"vm-unnamed", "unnamed"),
+        (b"vm-listed", "listed"),
+        (b"\xff", "trashed"),
+        (b"@a/b%\n", "trashed"),
+    ],
+)
+async def test_interrupted_before_the_source_is_marked(
+    cluster: Cluster, source: Place, target: Place, image: bytes, how_far: str
+) -> None:
+    """It is in the trash then, and no command of Ceph gets it out."""
+    name = image.decode("utf-8", "surrogateescape")
+    rbd.RBD().create(source.ioctx, image, SIZE)
+    with rbd.Image(source.ioctx, image) as opened:
+        opened.write(b"data", 0)
+        opened.create_snap("before")
+        image_id = opened.id()
+    trash_source(source.ioctx, image, image_id, how_far)
+    spec = source.spec(name)
+    assert await unmarked_sources(cluster, source.pool) == {image_id: spec}
+    assert await found(cluster, source, name) is None
+    if how_far == "trashed":
+        with pytest.raises(rbd.Error):
+            rbd.RBD().migration_abort(source.ioctx, image)
+        with pytest.raises(rbd.Error):
+            rbd.RBD().trash_restore(source.ioctx, image_id, image)
+    await take_back(cluster, spec, image_id)
+    with rbd.Image(source.ioctx, image, read_only=True) as opened:
+        assert opened.read(0, 4) == b"data"
+        assert [snap["name"] for snap in opened.list_snaps()] == ["before"]
+    assert (source.trash(), await unmarked_sources(cluster, source.pool)) == ([], {})
+    async with Migration.prepared(
+        cluster, await entry_of(cluster, source, file_name(name).decode()), target.spec("there")
+    ) as migration:
+        await migration.execute()
+        await migration.commit()
+    with target.open("there") as moved:
+        moved.remove_snap("before")
+    rbd.RBD().remove(target.ioctx, "there")
+
+
+async def test_a_source_that_is_not_marked_and_whose_name_is_taken(
+    cluster: Cluster, source: Place, image_name: str
+) -> None:
+    """What `rbd trash restore --image` takes out under another name."""
+    source.make(image_name, snapshot=False)
+    with source.open(image_name, read_only=True) as image:
+        image_id = image.id()
+    trash_source(source.ioctx, image_name.encode(), image_id)
+    rbd.RBD().create(source.ioctx, image_name, MIB)
+    with pytest.raises(OSError, match=image_name) as caught:
+        await take_back(cluster, source.spec(image_name), image_id)
+    assert caught.value.errno == errno.EEXIST
+    with source.open(image_name, read_only=True) as image:
+        assert image.size() == MIB
+    rbd.RBD().trash_restore(source.ioctx, image_id, f"{image_name}-back")
+    source.check(f"{image_name}-back", snapshot=False)
+
+
+async def test_nothing_is_taken_back_that_is_watched(
+    cluster: Cluster,
+    source: Place,
+    target: Place,
+    image_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who has it open may be about to mark it."""
+    monkeypatch.setattr(migration_recovery, "_WATCH_S", 0.05)
+    source.make(image_name, snapshot=False)
+    with source.open(image_name, read_only=True) as image:
+        image_id = image.id()
+    spec = source.spec(image_name)
+    trash_source(source.ioctx, image_name.encode(), image_id)
+
+    async def refused() -> bool:
+        return "stays in the trash" in caplog.text
+
+    async with trio.open_nursery() as nursery:
+        with rbd.Image(source.ioctx, image_id=image_id):
+            nursery.start_soon(take_back_alone, cluster, spec, image_id)
+            await eventually_async(refused)
+            assert image_name not in source.names()
+    source.check(image_name, snapshot=False)
+    # One that got further meanwhile is left alone.
+    rbd.RBD().migration_prepare(source.ioctx, image_name, target.ioctx, image_name)
+    await take_back_alone(cluster, spec, image_id)
+    assert image_name not in source.names()
+    rbd.RBD().migration_abort(target.ioctx, image_name)
+    await take_back_alone(cluster, spec, image_id)
+    source.check(image_name, snapshot=False)
 
 
 async def test_interrupted_while_being_committed(
