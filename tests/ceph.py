@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from rados import Rados
 
+from tests.conditions import eventually, is_stopped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -131,6 +133,8 @@ class Ceph:
         """Stop a daemon's process for the time of the block: at most 12 s for the only OSD."""
         self.signal(daemon, signal.SIGSTOP)
         try:
+            # The signal stops one thread after the other: one that still runs may answer.
+            eventually(lambda: is_stopped(self.pid(daemon)), what=f"{daemon} to stand still")
             yield
         finally:
             self.signal(daemon, signal.SIGCONT)

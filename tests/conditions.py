@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -44,3 +45,15 @@ async def eventually_async(
         if late:
             raise AssertionError(f"not within {timeout:g} s: {what} (last seen: {value!r})")
         await trio.sleep(POLL_S)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether no thread of a process runs."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
+def in_read(pid: int) -> bool:
+    """Whether a process waits in read(2), system call 0."""
+    with open(f"/proc/{pid}/syscall", encoding="ascii") as syscall:
+        return syscall.read().startswith("0 ")

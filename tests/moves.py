@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 import random
+import re
 import subprocess
 import threading
 import uuid
@@ -29,6 +30,7 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 BLOCK = 4096
 DONE_S = 40.0
+COPIED = re.compile(r"rbdfs\.copier: .* %, \d+ of \d+ objects")
 PENDING = r"WARNING rbdfs\.(moving|migration_recovery): .*(is gone|is not complete|is copied)"
 
 
@@ -82,6 +84,11 @@ def refused(code: int, source: Path, target: Path) -> None:
 
 def wait_for_log(mount: Mount, text: str, timeout: float = DONE_S) -> None:
     eventually(lambda: text in mount.log_text, timeout, what=text)
+
+
+def wait_for_progress(mount: Mount) -> None:
+    """Wait until some of the objects are copied, of many."""
+    eventually(lambda: COPIED.search(mount.log_text), DONE_S, what="progress")
 
 
 def wait_until_done(mount: Mount, name: str) -> None:

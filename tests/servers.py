@@ -94,19 +94,11 @@ def standing_still(ceph: Ceph, osd: int) -> Iterator[None]:
     """An OSD that does nothing for the time of the block: at most 12 s for the only one."""
     daemon, begun = f"osd.{osd}", time.monotonic()
     with ceph.stalled(daemon):
-        # The signal stops one thread after the other.
-        eventually(lambda: is_stopped(ceph.pid(daemon)), what=f"{daemon} to stand still")
         yield
     if time.monotonic() - begun > _LAGGY_S:
         # Its placement groups would stay laggy. Not oftener than needed: an OSD that is told so
         # five times in ten minutes ends (osd_max_markdown_count).
         ceph.ceph("osd", "down", str(osd))
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether no thread of a process runs."""
-    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.ceph import run
-from tests.conditions import eventually
+from tests.conditions import eventually, in_read
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import TIMEOUT_S, mounted, opened
 from tests.quota import pool_with_a_quota
@@ -151,12 +151,6 @@ def test_connection_aborted_while_a_reader_waits(
         assert not mounted(mount.path)
         with mounting(pool, mountpoint=mount.path) as again:
             assert again.file(image).read_bytes() == random_bytes(MIB)
-
-
-def in_read(pid: int) -> bool:
-    """Whether a process waits in read(2), system call 0."""
-    with open(f"/proc/{pid}/syscall", encoding="ascii") as syscall:
-        return syscall.read().startswith("0 ")
 
 
 def test_mon_stops(ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting) -> None:

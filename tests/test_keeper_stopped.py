@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conditions import eventually
+from tests.conditions import eventually, is_stopped
 from tests.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.mounts import opened
 from tests.refusals import refusal
-from tests.servers import ask, is_stopped, signal_server
+from tests.servers import ask, signal_server
 from tests.test_fault_cluster import BLOCK, Direct, fails
 
 if TYPE_CHECKING:

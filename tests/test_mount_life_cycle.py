@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conditions import eventually
+from tests.conditions import eventually, in_read
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import TIMEOUT_S, mounted, opened
 
@@ -140,6 +140,7 @@ def test_second_signal_ends_at_once(
                 stderr=subprocess.DEVNULL,
             ) as reader,
         ):
+            eventually(lambda: in_read(reader.pid), what="the read")
             mount.signal(signal.SIGTERM)
             eventually(lambda: "SIGTERM" in mount.log_text, what="the first signal's log")
             with pytest.raises(subprocess.TimeoutExpired):

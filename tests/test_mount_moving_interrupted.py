@@ -31,7 +31,9 @@ from tests.moves import (
     make,
     migration_state,
     move,
+    trash,
     wait_for_log,
+    wait_for_progress,
     wait_until_done,
     whole_cluster,
 )
@@ -51,6 +53,7 @@ SIZE = 16 * MIB
 SMALL = 12
 STEPS = [
     ("after rbdfs.moving:shut", False),
+    ("within rbdfs.migration:Migration._prepare", True),
     ("after rbdfs.migration:Migration._prepare", True),
     ("after rbdfs.migration:Migration._prepare", False),
     ("after rbdfs.moving:reopen", False),
@@ -74,6 +77,7 @@ def restart(mount: Mount) -> None:
     commands.ask(str(mount.path), "restart")
 
 
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize(("step", "snapshot"), STEPS)
 def test_server_killed_at_a_step(
     ceph: Ceph,
@@ -125,6 +129,7 @@ def is_marked(ioctx: Any, name: str) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("native")
 def test_server_killed_while_it_prepares(
     ceph: Ceph, mounting: Mounting, image_name: str, other: str, pools: tuple[str, str]
 ) -> None:
@@ -164,6 +169,7 @@ def test_server_killed_while_it_prepares(
         assert_nothing_left(ceph, hdd, image_name)
 
 
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("end", [kill_server, restart], ids=["killed", "restarted"])
 @pytest.mark.parametrize("snapshot", [False, True])
 def test_another_server_while_it_copies(
@@ -186,7 +192,7 @@ def test_another_server_while_it_copies(
         source, target = (mount.file(f"{pool}/{image_name}") for pool in pools)
         with ModelWriter(source, data).running() as writer:
             move(source, target)
-            wait_for_log(mount, ": 10 %")
+            wait_for_progress(mount)
             end(mount)
             wait_for_server(mount, 2)
             assert ": done" not in mount.log_text
@@ -201,6 +207,7 @@ def test_another_server_while_it_copies(
     assert_nothing_left(ceph, hdd, image_name)
 
 
+@pytest.mark.usefixtures("native")
 def test_server_killed_while_it_commits(
     ceph: Ceph, pools: tuple[str, str], mounting: Mounting, image_name: str, other: str
 ) -> None:
@@ -266,7 +273,7 @@ def test_the_mount_ends_while_it_copies(
         if how == "terminated":
             file = os.open(source, os.O_RDWR)
         move(source, target)
-        wait_for_log(mount, ": 10 %")
+        wait_for_progress(mount)
         if how == "terminated":
             mount.signal(signal.SIGTERM)
         else:
@@ -291,3 +298,23 @@ def test_the_mount_ends_while_it_copies(
     if snapshot:
         assert export_image(ceph, f"{place}/{image_name}@before") == before
     assert_nothing_left(ceph, empty, image_name)
+
+
+def test_what_a_client_that_died_has_left_in_the_trash(
+    ceph: Ceph, pools: tuple[str, str], mounting: Mounting, image_name: str
+) -> None:
+    """No command of Ceph gets it out: a mount does that may change the pool."""
+    hdd, _ = pools
+    data = make(ceph, f"{hdd}/{image_name}", snapshot=True, size=SIZE)
+    with ceph.connect() as cluster, cluster.open_ioctx(hdd) as ioctx:
+        with rbd.Image(ioctx, image_name, read_only=True) as image:
+            image_id = image.id()
+        crashes.trash_source(ioctx, image_name.encode(), image_id)
+    with whole_cluster(mounting, manage=False) as mount:
+        assert not mount.file(f"{hdd}/{image_name}").exists()
+    with whole_cluster(mounting) as mount:
+        mount.expect_log(f"WARNING .*{image_name} was left in the trash .*: restored")
+        eventually(mount.file(f"{hdd}/{image_name}").exists, what="the image")
+        assert mount.file(f"{hdd}/{image_name}").read_bytes() == data
+        assert mount.file(f"{hdd}/{image_name}@before").exists()
+    assert trash(ceph, hdd) == []

@@ -21,7 +21,7 @@ from tests.moves import (
     move,
     refused,
     trash,
-    wait_for_log,
+    wait_for_progress,
     wait_until_done,
     whole_cluster,
 )
@@ -152,7 +152,7 @@ def test_another_mount_reads_it(
         Reader(elsewhere.file(f"{hdd}/{image_name}"), data) as reader,
     ):
         move(*(mount.file(f"{pool}/{image_name}") for pool in pools))
-        wait_for_log(mount, ": 10 %")
+        wait_for_progress(mount)
         eventually(there.exists, what="the target for the other mount")
         if snapshot:
             # What it would read meanwhile may be what the snapshot has.
