@@ -241,11 +241,15 @@ class Mounting:
     directory: Path
     options: Sequence[str] = ()
 
-    def command(self, source: str, mountpoint: Path | str, *arguments: str) -> list[str]:
-        """The command line that mounts `source`, as a daemon unless the arguments say `-f`."""
+    def command(self, source: str | None, mountpoint: Path | str, *arguments: str) -> list[str]:
+        """The command line that mounts `source`, as a daemon unless the arguments say `-f`.
+
+        None is all pools.
+        """
         options = [argument for option in self.options for argument in ("-o", option)]
         conf = ["-c", str(self.ceph.conf)]
-        return [str(RBDFS), *conf, *options, *arguments, "--", source, str(mountpoint)]
+        what = ["--all-pools", "--"] if source is None else ["--", source]
+        return [str(RBDFS), *conf, *options, *arguments, *what, str(mountpoint)]
 
     def mountpoint(self, name: str = "mnt") -> Path:
         path = self.directory / name
@@ -254,7 +258,7 @@ class Mounting:
 
     def __call__(
         self,
-        source: str,
+        source: str | None,
         *arguments: str,
         mountpoint: Path | None = None,
         exit_code: int | None = 0,

@@ -10,7 +10,6 @@ import random
 import re
 import subprocess
 import threading
-import uuid
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,13 +41,8 @@ def whole_cluster(
     exit_code: int = 0,
 ) -> Mount:
     """A mount of all pools; `program` starts rbdfs in another way than its script."""
-    path = mounting.mountpoint(f"mnt-{uuid.uuid4().hex[:8]}")
     options = ["-o", "manage"] if manage else []
-    command = mounting.command("", path, "-f", "--all-pools", *options, *arguments)
-    command.remove("")
-    if program:
-        command[:1] = program
-    mount = Mount(command, path, mounting.directory / f"log-{path.name}", exit_code)
+    mount = mounting(None, *options, *arguments, program=program, exit_code=exit_code)
     # What another test, which failed, has left.
     mount.allow_log(PENDING)
     return mount

@@ -13,7 +13,6 @@ from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import opened
 from tests.quota import pool_with_a_quota
 from tests.refusals import refusal
-from tests.test_pool_sources import all_pools
 
 if TYPE_CHECKING:
     from tests.ceph import Ceph
@@ -43,7 +42,7 @@ def test_full_pool(ceph: Ceph, pool: str, image_name: str, mounting: Mounting) -
         import_image(ceph, f"{full}/vm", bytes(data))
         ceph.rbd("create", "--size=1M", f"{full}/unused")
         with (
-            all_pools(mounting, "-o", "abort_on_full,manage") as mount,
+            mounting(None, "-o", "abort_on_full,manage") as mount,
             opened(mount.file(f"{full}/vm"), os.O_RDWR) as file,
             opened(mount.file(f"{pool}/{image_name}"), os.O_RDWR) as other,
         ):

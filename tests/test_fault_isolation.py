@@ -18,7 +18,6 @@ from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import TIMEOUT_S, Mounting, opened
 from tests.servers import ask, killed_server, standing_still
-from tests.test_pool_sources import all_pools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +77,7 @@ def use(pools: Path, directory: Path) -> None:
 def test_one_stuck_pool_stops_nobody_else(pools: Ceph, tmp_path: Path, mode: str) -> None:
     options = [] if mode == "native" else ["datapath=python"]
     mounting = Mounting(pools, tmp_path, options)
-    with all_pools(mounting) as mount, ThreadPoolExecutor(REQUESTS) as threads:
+    with mounting(None) as mount, ThreadPoolExecutor(REQUESTS) as threads:
         stuck, free = mount.path / "stuck", mount.path / "free"
         assert set(os.listdir(mount.path)) >= {"stuck", "free"}
         assert set(os.listdir(stuck)) == {"image", "other"}
@@ -124,7 +123,7 @@ def test_server_killed_while_a_pool_is_stuck(pools: Ceph, tmp_path: Path) -> Non
     data = bytearray(random_bytes(MIB, seed=1))
     ours = bytearray(random_bytes(MIB, seed=0))
     mounting = Mounting(pools, tmp_path)
-    with all_pools(mounting) as mount, ThreadPoolExecutor(8) as threads:
+    with mounting(None) as mount, ThreadPoolExecutor(8) as threads:
         stuck, free = mount.path / "stuck", mount.path / "free"
         # What the kernel knows before: names, an open directory, a working directory.
         assert set(os.listdir(stuck)) == set(os.listdir(free)) == {"image", "other"}

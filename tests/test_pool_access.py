@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.images import import_image
-from tests.mounts import Mount, mounted, opened, processes_naming
+from tests.mounts import mounted, opened, processes_naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,13 +67,6 @@ def refusal(command: list[str]) -> str:
     return done.stderr
 
 
-def all_pools(mounting: Mounting, *arguments: str) -> Mount:
-    path = mounting.mountpoint()
-    command = mounting.command("", path, "-f", "--all-pools", *arguments)
-    command.remove("")
-    return Mount(command, path, mounting.directory / "log")
-
-
 @pytest.mark.parametrize(
     "caps",
     [
@@ -115,7 +108,7 @@ def test_all_pools_of_a_client_that_may_read_one(
     caps = ("mon", "profile rbd", "osd", f"profile rbd-read-only pool={images}")
     with (
         user(ceph, tmp_path, *caps) as guest,
-        all_pools(mounting, *guest.arguments) as mount,
+        mounting(None, *guest.arguments) as mount,
     ):
         assert {images, "rbd"} <= set(os.listdir(mount.path))
         assert mount.file(f"{images}/vm").read_bytes() == b"vm"

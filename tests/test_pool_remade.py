@@ -12,7 +12,6 @@ from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image, random_bytes
 from tests.mounts import Mount, opened
 from tests.refusals import refusal
-from tests.test_pool_sources import all_pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +46,7 @@ def doomed(ceph: Ceph, image_name: str) -> Iterator[str]:
 
 def mount_of(mounting: Mounting, pool: str, *, everything: bool) -> tuple[Mount, str]:
     """A mount, and where in it the pool is."""
-    return (all_pools(mounting), pool) if everything else (mounting(pool), ".")
+    return (mounting(None), pool) if everything else (mounting(pool), ".")
 
 
 @contextlib.contextmanager

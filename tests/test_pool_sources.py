@@ -48,13 +48,6 @@ def image(ceph: Ceph, pool: str, image_name: str) -> str:
     return image_name
 
 
-def all_pools(mounting: Mounting, *arguments: str) -> Mount:
-    path = mounting.mountpoint()
-    command = mounting.command("", path, "-f", "--all-pools", *arguments)
-    command.remove("")
-    return Mount(command, path, mounting.directory / "log")
-
-
 def file_mount(mounting: Mounting, source: str, *arguments: str) -> Mount:
     """A mount on a file; it has no option but those in the source and the arguments."""
     path = mounting.directory / "disk.raw"
@@ -116,7 +109,7 @@ def test_one_namespace(tenants: str, mounting: Mounting) -> None:
 
 
 def test_all_pools(ceph: Ceph, tenants: str, mounting: Mounting) -> None:
-    with ceph.temporary_pool(application=False) as hidden, all_pools(mounting) as mount:
+    with ceph.temporary_pool(application=False) as hidden, mounting(None) as mount:
         names = os.listdir(mount.path)
         assert {tenants, "rbd"} <= set(names)
         assert hidden not in names
@@ -131,7 +124,7 @@ def test_all_pools(ceph: Ceph, tenants: str, mounting: Mounting) -> None:
 
 
 def test_all_pools_usage(ceph: Ceph, tenants: str, mounting: Mounting) -> None:
-    with all_pools(mounting) as mount:
+    with mounting(None) as mount:
         eventually(lambda: os.statvfs(mount.path).f_bavail, 30.0, "the usage of all pools")
         status = os.statvfs(mount.path)
         # Pools share their disks: the throw-away OSD has 4 GiB, however many pools there are.
@@ -143,7 +136,7 @@ def test_all_pools_usage(ceph: Ceph, tenants: str, mounting: Mounting) -> None:
 
 def test_pools_made_and_removed(ceph: Ceph, tenants: str, mounting: Mounting) -> None:
     # The native data path looks the new pool up by name in an OSD map that may be old.
-    with all_pools(mounting, "-o", "datapath=python") as mount:
+    with mounting(None, "-o", "datapath=python") as mount:
         with ceph.temporary_pool() as late:
             eventually(lambda: late in os.listdir(mount.path), SEEN_S, "the pool")
             import_image(ceph, f"{late}/vm", b"first")
