@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,21 @@ def write(file: int, data: bytes, off: int) -> str:
     return refusal(write_and_sync)
 
 
+def write_until(expected: str, file: int, data: bytes, off: int) -> None:
+    """The client learns of the new map from the OSD, or from the mon."""
+    outcomes: Counter[str] = Counter()
+
+    def attempt() -> bool:
+        outcome = write(file, data, off)
+        outcomes[outcome] += 1
+        return outcome == expected
+
+    try:
+        eventually(attempt, what=expected)
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}: {outcomes}") from None
+
+
 @both_data_paths
 def test_full_pool(ceph: Ceph, pool: str, image_name: str, mounting: Mounting) -> None:
     full = f"full-{image_name}"
@@ -49,8 +65,7 @@ def test_full_pool(ceph: Ceph, pool: str, image_name: str, mounting: Mounting) -
             assert write(file, b"a" * BLOCK, 8 * MIB) == "no error"
             data[8 * MIB : 8 * MIB + BLOCK] = b"a" * BLOCK
             set_quota(1)
-            # The client learns of the new map from the OSD, or from the mon.
-            eventually(lambda: write(file, b"b" * BLOCK, 12 * MIB) == "ENOSPC", what="ENOSPC")
+            write_until("ENOSPC", file, b"b" * BLOCK, 12 * MIB)
             assert write(file, b"b" * MIB, 9 * MIB) == "ENOSPC"
             # What takes no room goes on.
             assert write(file, b"c" * BLOCK, 0) == "no error"
@@ -64,7 +79,7 @@ def test_full_pool(ceph: Ceph, pool: str, image_name: str, mounting: Mounting) -
             assert refusal(lambda: os.open(new, os.O_CREAT | os.O_WRONLY)) == "ENOSPC"
             assert mount.alive
             set_quota(0)
-            eventually(lambda: write(file, b"f" * MIB, 12 * MIB) == "no error", what="room")
+            write_until("no error", file, b"f" * MIB, 12 * MIB)
             data[12 * MIB : 13 * MIB] = b"f" * MIB
         # What was refused may not have come later, nor in part.
         begin, end = 9 * MIB, 10 * MIB
@@ -83,10 +98,10 @@ def test_full_data_pool(ceph: Ceph, pool: str, image_name: str, mounting: Mounti
             with opened(mount.file(image_name), os.O_RDWR) as file:
                 assert write(file, b"a" * BLOCK, 0) == "no error"
                 set_quota(1)
-                eventually(lambda: write(file, b"b" * BLOCK, 4 * MIB) == "ENOSPC", what="ENOSPC")
+                write_until("ENOSPC", file, b"b" * BLOCK, 4 * MIB)
                 assert os.pread(file, BLOCK, 0) == b"a" * BLOCK
                 set_quota(0)
-                eventually(lambda: write(file, b"c" * BLOCK, 4 * MIB) == "no error", what="room")
+                write_until("no error", file, b"c" * BLOCK, 4 * MIB)
             assert mount.alive
         ceph.rbd("rm", "--no-progress", f"{pool}/{image_name}")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.ceph import run
-from tests.conditions import eventually
+from tests.conditions import SEEN_S, eventually
 from tests.images import MIB, import_image, open_image
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tests.mounts import Mount, Mounting
 
 NOBODY = 65534
-# A change elsewhere is to be seen within two seconds; the rest is for a slow host.
-SEEN_S = 3.0
 
 
 @pytest.fixture

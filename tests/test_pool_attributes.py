@@ -13,7 +13,7 @@ import pytest
 import rbd
 
 from tests.ceph import run
-from tests.conditions import eventually
+from tests.conditions import SEEN_S, eventually
 from tests.images import MIB, import_image, random_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tests.ceph import Ceph
     from tests.mounts import Mounting
 
-SEEN_S = 3.0
 SIZE = MIB + 512
 THIN, DATA_AT = 3 * MIB, 2 * MIB
 DATA = random_bytes(SIZE)

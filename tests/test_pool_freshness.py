@@ -11,7 +11,7 @@ import pytest
 import rbd
 
 from tests.ceph import run
-from tests.conditions import eventually
+from tests.conditions import SEEN_S, eventually
 from tests.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.mounts import opened
 from tests.refusals import refusal
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tests.ceph import Ceph
     from tests.mounts import Mount
 
-# Two seconds, and what a slow host needs.
-SEEN_S = 4.0
 DATA = random_bytes(MIB)
 reading_and_writing = pytest.mark.parametrize(
     ("data_path", "flags"),

@@ -12,7 +12,7 @@ import pytest
 import rbd
 
 from tests.ceph import run
-from tests.conditions import eventually
+from tests.conditions import SEEN_S, eventually
 from tests.images import MIB, open_image
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tests.ceph import Ceph
     from tests.mounts import Mount, Mounting
 
-SEEN_S = 3.0
 IMAGES, WITH_SNAPSHOT = 1000, 400
 FEATURES = rbd.RBD_FEATURE_LAYERING
 SIZE = 4 * MIB

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.ceph import CommandError, run
-from tests.conditions import eventually
+from tests.conditions import SEEN_S, eventually
 from tests.images import (
     MIB,
     export_image,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 # No whole number of objects, of pages or of sectors.
 SIZE = 9 * MIB + 1234
-SEEN_S = 3.0
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,13 @@ import pytest
 import rbd
 
 from tests.ceph import run
-from tests.conditions import eventually
+from tests.conditions import SEEN_S, eventually
 from tests.images import MIB
 
 if TYPE_CHECKING:
     from tests.ceph import Ceph
     from tests.mounts import Mounting
 
-SEEN_S = 3.0
 FEATURES = rbd.RBD_FEATURE_LAYERING
 
 

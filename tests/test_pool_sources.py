@@ -11,7 +11,7 @@ import pytest
 import rbd
 
 from tests.ceph import run
-from tests.conditions import eventually
+from tests.conditions import SEEN_S, eventually
 from tests.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.mounts import RBDFS, Mount, mounted, opened
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tests.ceph import Ceph
     from tests.mounts import Mounting
 
-SEEN_S = 3.0
 DATA = random_bytes(MIB)
 
 

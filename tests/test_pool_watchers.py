@@ -10,7 +10,7 @@ import pytest
 import rbd
 
 from tests.ceph import run
-from tests.conditions import eventually
+from tests.conditions import SEEN_S, eventually
 from tests.images import MIB
 from tests.mounts import opened
 from tests.servers import repeatedly
@@ -27,7 +27,6 @@ WITH_MAP, WITH_SNAPSHOT = 20, 100
 FEATURES = rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_EXCLUSIVE_LOCK
 NAMES = [f"image-{number:03}" for number in range(IMAGES)]
 SNAPSHOTS = [f"{name}@s" for name in NAMES[:WITH_SNAPSHOT]]
-SEEN_S = 3.0
 
 
 @pytest.fixture(scope="module")
