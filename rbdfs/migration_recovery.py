@@ -115,7 +115,13 @@ async def _sources(
     reader = omap_reader(cluster.bridge, ioctx)
     found = []
     for source_id, name in sources.items():
-        header = await read_migration(reader, source_id)
+        try:
+            header = await read_migration(reader, source_id)
+        except FileNotFoundError:
+            # A commit that died removes the image first.
+            place = "/".join(part for part in (pool, namespace, source_id) if part)
+            log.warning("%s was moved: `rbd trash rm %s` removes its last trace", name, place)
+            continue
         found.append((ImageSpec(pool, namespace, name), source_id, header))
     return found
 

@@ -30,7 +30,10 @@ SIZE = 64 * MIB
 BLOCK = 4096
 DONE_S = 40.0
 COPIED = re.compile(r"rbdfs\.copier: .* %, \d+ of \d+ objects")
-PENDING = r"WARNING rbdfs\.(moving|migration_recovery): .*(is gone|is not complete|is copied)"
+PENDING = (
+    r"WARNING rbdfs\.(moving|migration_recovery): "
+    r".*(is gone|is not complete|is copied|last trace)"
+)
 
 
 def whole_cluster(

@@ -452,6 +452,22 @@ async def test_interrupted_while_being_committed(
         await read_migration(reader, entry.image_id)
 
 
+async def test_the_last_trace_of_a_commit_that_died(
+    ceph: Ceph, cluster: Cluster, source: Place, image_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    source.make(image_name, snapshot=False)
+    with source.open(image_name, read_only=True) as image:
+        image_id = image.id()
+    trash_source(source.ioctx, image_name.encode(), image_id)
+    source.ioctx.remove_object(f"rbd_header.{image_id}")
+    assert await found(cluster, source, image_name) is None
+    assert await unmarked_sources(cluster, source.pool) == {}
+    command = f"rbd trash rm {source.pool}/{image_id}"
+    assert f"`{command}`" in caplog.text
+    ceph.rbd("trash", "rm", "--no-progress", f"{source.pool}/{image_id}")
+    assert source.trash() == []
+
+
 async def test_the_source_is_kept_where_the_target_is_gone(
     cluster: Cluster, source: Place, target: Place, image_name: str
 ) -> None:
