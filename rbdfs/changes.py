@@ -83,7 +83,7 @@ def encoded(name: str) -> bytes:
 
 
 def is_utf8(name: bytes) -> bool:
-    """Tell whether the binding can decode *name*."""
+    """Tell whether *name* is UTF-8: the bindings take and return no other str."""
     try:
         name.decode()
     except UnicodeDecodeError:

@@ -15,6 +15,7 @@ import rbd
 import trio
 
 from rbdfs.ceph_errors import from_ceph
+from rbdfs.changes import encoded, is_utf8
 from rbdfs.errors import UserError
 from rbdfs.single_flight import SingleFlight
 
@@ -112,7 +113,7 @@ class Cluster:
     def _lookup(self, pool: str) -> int:
         pool_id: int | None = None
         # The binding encodes what it is given; a name of other bytes no pool can have.
-        if is_utf8(pool):
+        if is_utf8(encoded(pool)):
             with from_ceph(f"pool {pool}"):
                 pool_id = self._client.pool_lookup(pool)
         if pool_id is None:
@@ -271,12 +272,3 @@ def _reason(exc: rados.Error) -> str:
     """Return the text of *exc* without values of settings, which may be keys."""
     code = getattr(exc, "errno", None)
     return errno.errorcode.get(abs(code), str(code)) if code else type(exc).__name__
-
-
-def is_utf8(name: str) -> bool:
-    """Tell whether *name* is UTF-8: the binding of librados takes no other name."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from rbdfs import directory
-from rbdfs.cluster import is_utf8
+from rbdfs.changes import encoded, is_utf8
 from rbdfs.encoding import Decoder, NotUnderstood, encode_string
 from rbdfs.header import ImageAttributes, SnapAttributes, omap_reader, read_header
 from rbdfs.inspection import inspect_image
@@ -87,7 +87,7 @@ class Inventory:
 
     async def namespace_exists(self, pool: str, namespace: str) -> bool:
         """Tell whether *pool* has *namespace*, also where its namespaces cannot be listed."""
-        return is_utf8(namespace) and await self._cluster.namespace_exists(pool, namespace)
+        return is_utf8(encoded(namespace)) and await self._cluster.namespace_exists(pool, namespace)
 
     async def image_id(self, pool: str, namespace: str, name: str) -> str:
         """Return the id of one image, "" for format 1, without listing the pool; ENOENT if none."""
@@ -157,10 +157,10 @@ class Inventory:
     async def _load_namespaces(self, pool: str) -> list[str]:
         ioctx = await self._cluster.ioctx(pool)
         names = await directory.list_namespaces(partial(self._call_class, pool, ioctx))
-        usable = [name for name in names if is_utf8(name)]
+        usable = [name for name in names if is_utf8(encoded(name))]
         if len(usable) < len(names) and pool not in self._warned:
             self._warned.add(pool)
-            hidden = ", ".join(ascii(name) for name in names if not is_utf8(name))
+            hidden = ", ".join(ascii(name) for name in names if name not in usable)
             log.warning("left out of pool %a: namespaces that are not UTF-8: %s", pool, hidden)
         return usable
 
