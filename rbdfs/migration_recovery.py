@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import rbd
 import trio
@@ -39,15 +39,28 @@ log = logging.getLogger(__name__)
 _WATCH_S = 30.0
 
 
-async def pending(cluster: Cluster, pool: str, namespace: str = "") -> list[Migration]:
+class Pending(NamedTuple):
+    """What was begun in a pool or namespace and not ended; another client may still be at it.
+
+    Attributes:
+        migrations: those that are marked.
+        unmarked: by image id, what was put into the trash to be migrated, and not got any further.
+            For some milliseconds every migration is among them.
+    """
+
+    migrations: list[Migration]
+    unmarked: dict[str, ImageSpec]
+
+
+async def pending(cluster: Cluster, pool: str, namespace: str = "") -> Pending:
     """Return the migrations out of *pool* and *namespace* that were begun and not ended.
 
-    Nothing tells those that another client is still at. Those of unmarked_sources() are not among
-    them. Raises OSError and NotUnderstood.
+    Raises OSError and NotUnderstood.
     """
-    found = []
+    found = Pending([], {})
     for source, source_id, header in await _sources(cluster, pool, namespace):
         if header is None:
+            found.unmarked[source_id] = source
             continue
         try:
             target_pool = await pool_name(cluster, header.pool_id)
@@ -57,23 +70,12 @@ async def pending(cluster: Cluster, pool: str, namespace: str = "") -> list[Migr
         target = ImageSpec(target_pool, header.namespace, header.image)
         migration = Migration(cluster, source, source_id, target)
         migration.target_id, migration.state = header.image_id, header.state
-        found.append(migration)
+        found.migrations.append(migration)
     return found
 
 
-async def unmarked_sources(
-    cluster: Cluster, pool: str, namespace: str = ""
-) -> dict[str, ImageSpec]:
-    """Return, by image id, what was put into the trash to be migrated, and not got any further.
-
-    For some milliseconds every migration is among them. Raises OSError and NotUnderstood.
-    """
-    sources = await _sources(cluster, pool, namespace)
-    return {source_id: source for source, source_id, header in sources if header is None}
-
-
 async def take_back(cluster: Cluster, source: ImageSpec, source_id: str) -> None:
-    """Take one of unmarked_sources() back out of the trash: nothing else was done to it.
+    """Take what is unmarked back out of the trash: nothing else was done to it.
 
     Nobody may be at it any more. Raises OSError: EEXIST where another image has its name.
     """

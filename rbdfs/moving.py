@@ -29,7 +29,6 @@ from rbdfs.migration_recovery import (
     take_back,
     take_back_alone,
     undo,
-    unmarked_sources,
 )
 from rbdfs.spec import ImageSpec, parse_file_name
 from rbdfs.switching import go_back, relocation_of, reopen, shut
@@ -167,21 +166,23 @@ class Moves:
         root = self._inodes.entry(ROOT_INODE)
         try:
             for pool, namespace in await self._catalog.places(root):
-                for migration in await pending(self._cluster, pool, namespace):
+                found = await pending(self._cluster, pool, namespace)
+                for migration in found.migrations:
                     _report_pending(migration)
-                unmarked = await unmarked_sources(self._cluster, pool, namespace)
-                for source_id, source in unmarked.items():
+                for source_id, source in found.unmarked.items():
                     self._nursery.start_soon(take_back_alone, self._cluster, source, source_id)
         except (OSError, NotUnderstood) as exc:
             log.warning("cannot tell whether images are being moved: %s", exc)
 
     async def _inherit(self, move: Move) -> Relocation | None:
         found = await pending(self._cluster, move.source.pool, move.source.namespace)
-        move.migration = next((one for one in found if one.source_id == move.source_id), None)
+        move.migration = next(
+            (one for one in found.migrations if one.source_id == move.source_id), None
+        )
         if move.migration is not None and move.migration.state not in _WITH_TARGET:
             await undo(move.migration)
             log.info("%s: not prepared: undone", move.migration)
-        if move.migration is None and await self._is_unmarked(move):
+        if move.source_id in found.unmarked:
             # Its client is gone: it was this mount's server.
             await take_back(self._cluster, move.source, move.source_id)
             log.info("migration of %s to %s: not prepared: undone", move.source, move.target)
@@ -191,10 +192,6 @@ class Moves:
             self._keeping.moved(move.number)
             return None
         return await relocation_of(move.migration, self._catalog)
-
-    async def _is_unmarked(self, move: Move) -> bool:
-        place = move.source.pool, move.source.namespace
-        return move.source_id in await unmarked_sources(self._cluster, *place)
 
     async def _is_gone(self, move: Move) -> bool:
         ioctx = await self._cluster.ioctx(move.source.pool, move.source.namespace)

@@ -27,7 +27,6 @@ from rbdfs.migration_recovery import (
     take_back,
     take_back_alone,
     undo,
-    unmarked_sources,
 )
 from rbdfs.spec import ImageSpec, file_name
 from tests.conditions import eventually_async
@@ -125,7 +124,9 @@ async def entry_of(cluster: Cluster, place: Place, name: str) -> Entry:
 
 async def found(cluster: Cluster, place: Place, name: str) -> Migration | None:
     every = await pending(cluster, place.pool)
-    return next((migration for migration in every if migration.source.image == name), None)
+    return next(
+        (migration for migration in every.migrations if migration.source.image == name), None
+    )
 
 
 def mark(place: Place, image_id: str, method: str, argument: bytes = b"") -> None:
@@ -173,7 +174,7 @@ async def test_an_image_moves_while_it_is_in_use(
     assert reports
     assert all(done <= total == SIZE >> 22 for done, total in reports)
     assert (source.names(), source.trash()) == ([f"{image_name}-clone"], [])
-    assert await pending(cluster, source.pool) == []
+    assert await pending(cluster, source.pool) == ([], {})
     rbd.RBD().remove(source.ioctx, f"{image_name}-clone")
 
 
@@ -351,8 +352,7 @@ async def test_interrupted_before_the_source_is_marked(
         image_id = opened.id()
     trash_source(source.ioctx, image, image_id, how_far)
     spec = source.spec(name)
-    assert await unmarked_sources(cluster, source.pool) == {image_id: spec}
-    assert await found(cluster, source, name) is None
+    assert await pending(cluster, source.pool) == ([], {image_id: spec})
     if how_far == "trashed":
         with pytest.raises(rbd.Error):
             rbd.RBD().migration_abort(source.ioctx, image)
@@ -362,7 +362,8 @@ async def test_interrupted_before_the_source_is_marked(
     with rbd.Image(source.ioctx, image, read_only=True) as opened:
         assert opened.read(0, 4) == b"data"
         assert [snap["name"] for snap in opened.list_snaps()] == ["before"]
-    assert (source.trash(), await unmarked_sources(cluster, source.pool)) == ([], {})
+    assert source.trash() == []
+    assert await pending(cluster, source.pool) == ([], {})
     async with Migration.prepared(
         cluster, await entry_of(cluster, source, file_name(name).decode()), target.spec("there")
     ) as migration:
@@ -461,7 +462,7 @@ async def test_the_last_trace_of_a_commit_that_died(
     trash_source(source.ioctx, image_name.encode(), image_id)
     source.ioctx.remove_object(f"rbd_header.{image_id}")
     assert await found(cluster, source, image_name) is None
-    assert await unmarked_sources(cluster, source.pool) == {}
+    assert (await pending(cluster, source.pool)).unmarked == {}
     command = f"rbd trash rm {source.pool}/{image_id}"
     assert f"`{command}`" in caplog.text
     ceph.rbd("trash", "rm", "--no-progress", f"{source.pool}/{image_id}")
