@@ -19,6 +19,7 @@ from rbdfs.changes import (
     opened,
     opened_for_change,
     refuse_advisory_lock,
+    refuse_watched,
 )
 from rbdfs.spec import FileName, ImageSpec, NameTooLong, parse_directory_name, parse_file_name
 
@@ -237,8 +238,7 @@ def _move_to_trash(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
         # now on keeps it, in the trash.
         for client, _cookie, address in lockers(image):
             raise OSError(errno.EBUSY, f"{action}: locked by {client} at {address}")
-        for watcher in image.watchers_list():
-            raise OSError(errno.EBUSY, f"{action}: watched by {watcher['addr']}")
+        refuse_watched(image, f"{action}: the image")
     rbd.RBD().trash_move(ioctx, encoded(entry.image), 0)
 
 

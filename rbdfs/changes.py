@@ -71,6 +71,12 @@ def refuse_advisory_lock(image: rbd.Image, action: str) -> None:
             raise OSError(errno.EBUSY, f"{action}: {client} at {address} holds lock {cookie!a}")
 
 
+def refuse_watched(image: rbd.Image, what: str) -> None:
+    """Raise OSError EBUSY where a client has *image* open for writing, or did 30 s ago."""
+    for watcher in image.watchers_list():
+        raise OSError(errno.EBUSY, f"{what} is watched by {watcher['addr']}")
+
+
 def lockers(image: rbd.Image) -> list[tuple[str, str, str]]:
     """Return ``(client, cookie, address)`` of who held a lock when *image* was opened."""
     found = image.list_lockers()

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, TypeVar
 import rbd
 import trio
 
-from rbdfs.changes import changing, encoded, lockers, opened
+from rbdfs.changes import changing, encoded, lockers, opened, refuse_watched
 from rbdfs.entries import Entry, Key
 from rbdfs.header import omap_reader
 from rbdfs.image_meta import image_name
@@ -243,8 +243,7 @@ def _refuse_clone(ioctx: rados.Ioctx, entry: Entry, *, namespaces: bool) -> None
     with opened(ioctx, entry) as image:
         if namespaces and not image.op_features() & _CLONE_CHILD:
             raise OSError(errno.EBUSY, f"clone {entry.spec} has an old link to its parent")
-        for watcher in image.watchers_list():
-            raise OSError(errno.EBUSY, f"clone {entry.spec} is watched by {watcher['addr']}")
+        refuse_watched(image, f"clone {entry.spec}")
 
 
 def _clones(ioctx: rados.Ioctx, entry: Entry) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import rbd
 import trio
 
-from rbdfs.changes import encoded, opened
+from rbdfs.changes import encoded, opened, refuse_watched
 from rbdfs.encoding import NotUnderstood
 from rbdfs.header import omap_reader
 from rbdfs.image_meta import image_name, pool_name
@@ -200,8 +200,7 @@ def _remove_empty(ioctx: rados.Ioctx, target: Entry) -> None:
 
 def _refuse_watched(ioctx: rados.Ioctx, entry: Entry) -> None:
     with opened(ioctx, entry) as image:
-        for watcher in image.watchers_list():
-            raise OSError(errno.EBUSY, f"{entry.spec} is watched by {watcher['addr']}")
+        refuse_watched(image, entry.spec)
 
 
 def _remove_committed(ioctx: rados.Ioctx, source: Entry) -> None:
