@@ -182,7 +182,7 @@ def test_signal_while_no_server_is_there(
         file = os.open(mount.file(image), os.O_RDWR)
         pid = signal_server(mount, signal.SIGSTOP, after=kill_server(mount))
         mount.signal(signal.SIGTERM)
-        assert mount.wait(10.0) == 1
+        assert mount.wait(5.0) == 1
         wait_for_end(pid)
         assert not mounted(mount.path)
         assert refusal(lambda: os.pread(file, 1, MIB // 2)) in ("ENOTCONN", "ECONNABORTED")

@@ -146,7 +146,7 @@ def test_second_signal_ends_at_once(
             with pytest.raises(subprocess.TimeoutExpired):
                 mount.wait(0.5)
             mount.signal(second)
-            assert mount.wait(10.0) == 1
+            assert mount.wait(3.0) == 1
             assert reader.wait(TIMEOUT_S) != 0
         for descriptor in (file, other):
             with pytest.raises(OSError, match="not connected"):

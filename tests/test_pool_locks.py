@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.mounts import Mount, Mounting
 
 DATA = random_bytes(4 * MIB)
-ENDS_S = 15.0
+ENDS_S = 5.0
 WRITING = (os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_DIRECT)
 
 

@@ -12,7 +12,7 @@ import pytest
 import rbd
 
 from tests.ceph import run
-from tests.conditions import SEEN_S, eventually
+from tests.conditions import eventually
 from tests.images import MIB, export_image, import_image
 from tests.loops import loop_device
 from tests.mounts import opened
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tests.mounts import Mount, Mounting
 
 SIZE = 32 * MIB
+# What is kept of a partition table is kept for five seconds.
+SEEN_S = 8.0
 # Numbers, and (offset, length) in MiB.
 TABLES = {
     "gpt": (
