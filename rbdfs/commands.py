@@ -22,8 +22,11 @@ _ANSWER_BYTES = 1 << 18
 _TIMEOUT_S = 60.0
 
 
-def _address(mountpoint: str) -> str:
-    """An abstract address: nothing in the file system is left behind or in the way."""
+def address(mountpoint: str) -> str:
+    """Return the address of the one that serves a mount point.
+
+    It is abstract: nothing in the file system is left behind or in the way.
+    """
     digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32]
     return f"\0rbdfs-keeper-{digest}"
 
@@ -35,7 +38,7 @@ def claim(mountpoint: str) -> socket.socket:
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
-        sock.bind(_address(mountpoint))
+        sock.bind(address(mountpoint))
     except OSError as exc:
         sock.close()
         raise UserError(f"another rbdfs starts or serves on {mountpoint!a}") from exc
@@ -106,7 +109,7 @@ def ask(mountpoint: str, command: str) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
         sock.settimeout(_TIMEOUT_S)
         try:
-            sock.connect(_address(mountpoint))
+            sock.connect(address(mountpoint))
             sock.send(command.encode())
             message = sock.recv(_ANSWER_BYTES)
         except TimeoutError as exc:
