@@ -12,17 +12,17 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rbdfs import commands
-from rbdfs.arguments import parse_arguments
-from rbdfs.daemon import Starter, daemonise, open_standard_descriptors
+from rbdfs.config.command_line import parse_arguments
+from rbdfs.config.logging_setup import configure_logging
+from rbdfs.config.secrets import conceal_arguments
 from rbdfs.errors import EXIT_FAILURE, UserError
-from rbdfs.keeper import Keeper
-from rbdfs.logs import configure_logging
-from rbdfs.mountpoint import check_mountpoint
-from rbdfs.secrecy import conceal_arguments
+from rbdfs.keeper.daemonise import Starter, daemonise, open_standard_descriptors
+from rbdfs.keeper import command_socket
+from rbdfs.keeper.keeper import Keeper
+from rbdfs.kernel.mountpoint import check_mountpoint
 
 if TYPE_CHECKING:
-    from rbdfs.options import MountOptions
+    from rbdfs.config.mount_options import MountOptions
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     open_standard_descriptors()
     starter = Starter()
     try:
-        if len(arguments) == 2 and arguments[0] in commands.COMMANDS:
+        if len(arguments) == 2 and arguments[0] in command_socket.COMMANDS:
             return _command(*arguments)
         options = parse_arguments(arguments)
         check_mountpoint(options)
@@ -73,7 +73,7 @@ def _settle() -> None:
 def _command(command: str, mountpoint: str) -> int:
     # As any command in a pipe: `rbdfs status MNT | head -3` is no failure.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    answer = commands.ask(os.path.abspath(mountpoint), command)
+    answer = command_socket.ask(os.path.abspath(mountpoint), command)
     print(json.dumps(answer, indent=2))
     return 0
 
@@ -94,20 +94,20 @@ def _serve_alone(options: MountOptions, starter: Starter) -> int:
     """Serve through pyfuse3 alone, in this process; nobody goes on where it dies."""
     import trio
 
-    from rbdfs import mount
-    from rbdfs.keeping import Unkept
+    from rbdfs.server import lifecycle
+    from rbdfs.server.keeper_link import Unkept
 
     if options.data_path is None:
         log.info("the native data path was not built: everything goes through pyfuse3")
     options = replace(options, data_path="python")
     # Of two that start at the same time, both may have found nothing mounted. Once this one has
     # mounted, whoever looks sees that.
-    with commands.claim(options.mountpoint) as claimed:
+    with command_socket.claim(options.mountpoint) as claimed:
         check_mountpoint(options)
 
         def ready() -> None:
             claimed.close()
             starter.ready()
 
-        code = trio.run(mount.serve, options, Unkept(options, ready), None)
+        code = trio.run(lifecycle.serve, options, Unkept(options, ready), None)
     return code or 0

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.ceph import Ceph
-from tests.mounts import Mounting
+from tests.support.ceph import Ceph
+from tests.support.mounts import Mounting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.mounts import Mount
+    from tests.support.mounts import Mount
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # Their tests run over both data paths, all others over the one that users get: most of what lies
 # above is the same code.
 _OVER_BOTH_DATA_PATHS = frozenset(
-    f"tests.test_mount_{name}" for name in ("fio", "life_cycle", "qemu", "reading", "writing")
+    f"tests.mount.test_{name}" for name in ("fio", "life_cycle", "qemu", "reading", "writing")
 )
 
 
@@ -47,13 +47,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 # What takes longest comes first, or one of the workers ends with it alone.
 _LONGEST = (
-    "tests.test_mount_moving_interrupted",
-    "tests.test_fault_cluster",
-    "tests.test_keeper_load",
-    "tests.test_mount_moving_shared",
-    "tests.test_fault_full",
-    "tests.test_keeper_life_cycle",
-    "tests.test_keeper_stopped",
+    "tests.moves.test_interrupted",
+    "tests.faults.test_cluster",
+    "tests.keeper.test_load",
+    "tests.moves.test_shared",
+    "tests.faults.test_full",
+    "tests.keeper.test_life_cycle",
+    "tests.keeper.test_stopped",
 )
 
 

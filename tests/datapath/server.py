@@ -23,7 +23,6 @@ from typing import Any
 import pyfuse3
 import trio
 
-from rbdfs.datapath import connection, requests
 from rbdfs.datapath.native import (
     INIT_FLAGS,
     UNTHROTTLED,
@@ -33,6 +32,7 @@ from rbdfs.datapath.native import (
     Ioctx,
     Mux,
 )
+from rbdfs.kernel import connection, extra_requests
 
 FIRST_INODE = 2
 
@@ -161,25 +161,25 @@ class Operations(pyfuse3.Operations):
         """The answer to what pyfuse3 does not know."""
         file = self.handles.get(getattr(request, "fh", getattr(request, "fh_out", 0)))
         if file is None:
-            return requests.error_reply(request.unique, errno.EBADF)
-        if isinstance(request, requests.Lseek):
+            return extra_requests.error_reply(request.unique, errno.EBADF)
+        if isinstance(request, extra_requests.Lseek):
             # All data.
             hole = request.whence == os.SEEK_HOLE
             if request.offset >= file.length:
-                return requests.error_reply(request.unique, errno.ENXIO)
-            return requests.lseek_reply(request, file.length if hole else request.offset)
-        if isinstance(request, requests.Fallocate):
+                return extra_requests.error_reply(request.unique, errno.ENXIO)
+            return extra_requests.lseek_reply(request, file.length if hole else request.offset)
+        if isinstance(request, extra_requests.Fallocate):
             start = file.offset + request.offset
             await completed(partial(file.image.aio_write_zeroes, start, request.length))
-            return requests.empty_reply(request.unique)
-        return requests.error_reply(request.unique, errno.EOPNOTSUPP)
+            return extra_requests.empty_reply(request.unique)
+        return extra_requests.error_reply(request.unique, errno.EOPNOTSUPP)
 
 
 async def serve_extra(operations: Operations, extra: trio.socket.SocketType) -> None:
     async with trio.open_nursery() as nursery:
         while message := await extra.recv(4096):
-            request = requests.parse(message)
-            if not isinstance(request, requests.Interrupt):
+            request = extra_requests.parse(message)
+            if not isinstance(request, extra_requests.Interrupt):
                 nursery.start_soon(answer, operations, request)
 
 
@@ -187,7 +187,7 @@ async def answer(operations: Operations, request: Any) -> None:
     try:
         reply = await operations.extra(request)
     except pyfuse3.FUSEError as exc:
-        reply = requests.error_reply(request.unique, exc.errno)
+        reply = extra_requests.error_reply(request.unique, exc.errno)
     operations.mux.reply(reply)
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.datapath import fake_kernel as fuse
 from tests.datapath.conftest import SIZE
-from tests.datapath.fake_kernel import FakeKernel, fake_kernel
+from tests.support import fake_kernel as fuse
+from tests.support.fake_kernel import FakeKernel, fake_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

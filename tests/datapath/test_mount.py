@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rbdfs.datapath import connection
 from rbdfs.datapath.native import FOPEN_PARALLEL_DIRECT_WRITES
-from tests.conditions import eventually
+from rbdfs.kernel import connection
 from tests.datapath.conftest import SIZE
+from tests.support.conditions import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.ceph import Ceph
+    from tests.support.ceph import Ceph
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 and shutil.which("fusermount3") is None, reason="no right to mount"

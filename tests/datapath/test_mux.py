@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rbdfs.datapath import requests
-from tests.conditions import eventually
-from tests.datapath import fake_kernel as fuse
+from rbdfs.kernel import extra_requests
 from tests.datapath.conftest import SIZE
-from tests.datapath.fake_kernel import FakeKernel, fake_kernel, read_body, write_body
+from tests.support import fake_kernel as fuse
+from tests.support.conditions import eventually
+from tests.support.fake_kernel import FakeKernel, fake_kernel, read_body, write_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rbdfs.datapath.native import Image
-    from tests.ceph import Ceph
+    from tests.support.ceph import Ceph
 
 FH, OTHER_FH = 7, 8
 WRITE_OUT = struct.Struct("=I4x")
@@ -217,7 +217,7 @@ def test_what_pyfuse3_does_not_know_goes_to_python(kernel: FakeKernel) -> None:
     assert kernel.passed_to_python()[:2] == (fuse.INTERRUPT, interrupt)
     with pytest.raises(OSError, match="reply"):
         kernel.mux.reply(b"short")
-    reply = requests.error_reply(unique, errno.ENXIO)
+    reply = extra_requests.error_reply(unique, errno.ENXIO)
     kernel.mux.reply(reply)
     assert kernel.receive() == (unique, errno.ENXIO, b"")
     with pytest.raises(FileNotFoundError):

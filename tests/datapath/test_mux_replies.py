@@ -6,9 +6,9 @@ import struct
 from typing import TYPE_CHECKING
 
 from rbdfs.datapath.native import FOPEN_PARALLEL_DIRECT_WRITES, FUSE_WRITEBACK_CACHE, INIT_FLAGS
-from tests.datapath import fake_kernel as fuse
 from tests.datapath.conftest import SIZE
-from tests.datapath.fake_kernel import FakeKernel, fake_kernel
+from tests.support import fake_kernel as fuse
+from tests.support.fake_kernel import FakeKernel, fake_kernel
 
 if TYPE_CHECKING:
     from rbdfs.datapath.native import Image

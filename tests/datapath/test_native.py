@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rbdfs.datapath.native import Image, Ioctx
-    from tests.ceph import Ceph
+    from tests.support.ceph import Ceph
 
 TIMEOUT_S = 20.0
 

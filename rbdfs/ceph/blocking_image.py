@@ -1,0 +1,97 @@
+"""Changing an image or its directory: how it is opened for that, and how it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import TYPE_CHECKING
+
+import rbd
+
+from rbdfs.ceph.errors import from_ceph
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import rados
+
+    from rbdfs.model.entry import Entry
+
+_NO_PERMISSION = frozenset({errno.EPERM, errno.EACCES})
+
+
+@contextlib.contextmanager
+def changing(action: str) -> Iterator[None]:
+    """Raise errors of rados and rbd as OSError: EROFS for a client that may not write."""
+    try:
+        with from_ceph(action):
+            yield
+    except OSError as exc:
+        if exc.errno in _NO_PERMISSION:
+            raise OSError(errno.EROFS, f"{action}: no permission to write") from exc
+        raise
+
+
+@contextlib.contextmanager
+def opened(ioctx: rados.Ioctx, entry: Entry, *, read_only: bool = True) -> Iterator[rbd.Image]:
+    """Open the image of *entry*, by id where it has one; blocks. Raises rbd.Error and OSError.
+
+    A read-only image leaves no watcher.
+    """
+    image_id, name = entry.image_id, encoded(entry.image)
+    # The binding asks an image that was opened by id for its name, and decodes that as UTF-8.
+    by_id = image_id is not None and is_utf8(name)
+    where = {"image_id": image_id} if by_id else {"name": name}
+    with rbd.Image(ioctx, **where, read_only=read_only) as image:
+        if not by_id and image_id is not None and image.id() != image_id:
+            raise OSError(errno.ENOENT, f"{entry.spec}: another image has this name now")
+        yield image
+
+
+@contextlib.contextmanager
+def opened_for_change(ioctx: rados.Ioctx, entry: Entry, action: str) -> Iterator[rbd.Image]:
+    """Open the image of *entry* for writing; blocks. Raises OSError.
+
+    What is done with it, librbd hands to the owner of the exclusive lock where that is another
+    client.
+    """
+    with changing(action), opened(ioctx, entry, read_only=False) as image:
+        refuse_advisory_lock(image, action)
+        yield image
+
+
+def refuse_advisory_lock(image: rbd.Image, action: str) -> None:
+    """Raise OSError EBUSY where somebody holds a lock of `rbd lock add`.
+
+    librbd would not get the exclusive lock, and answers EROFS, or asks for it without an end.
+    """
+    for client, cookie, address in lockers(image):
+        # librbd's own locks have the cookie `auto NUMBER` (ManagedLock.cc).
+        if not cookie.startswith("auto "):
+            raise OSError(errno.EBUSY, f"{action}: {client} at {address} holds lock {cookie!a}")
+
+
+def refuse_watched(image: rbd.Image, what: str) -> None:
+    """Raise OSError EBUSY where a client has *image* open for writing, or did 30 s ago."""
+    for watcher in image.watchers_list():
+        raise OSError(errno.EBUSY, f"{what} is watched by {watcher['addr']}")
+
+
+def lockers(image: rbd.Image) -> list[tuple[str, str, str]]:
+    """Return ``(client, cookie, address)`` of who held a lock when *image* was opened."""
+    found = image.list_lockers()
+    return list(found["lockers"]) if found else []
+
+
+def encoded(name: str) -> bytes:
+    """Return a Ceph name as librbd takes it. The binding refuses a str that is not UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def is_utf8(name: bytes) -> bool:
+    """Tell whether *name* is UTF-8: the bindings take and return no other str."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,274 @@
+"""The connection to the cluster: pools, namespaces and calls to object classes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import math
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import rados
+import rbd
+import trio
+
+from rbdfs.ceph.blocking_image import encoded, is_utf8
+from rbdfs.ceph.errors import from_ceph
+from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from rbdfs.ceph.aio import AioBridge
+    from rbdfs.config.ceph_settings import CephSettings
+    from rbdfs.model.entry import Entry
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How long a fenced client stays fenced: Ceph's own default.
+_FENCE_S = 3600
+# RadosClient.connect gives up by itself after client_mount_timeout; this is the grace in which
+# its own, better worded error may arrive before the caller stops waiting.
+_CONNECT_GRACE_S = 2.0
+# How long a list of pools waits for the monitors' newest map before the last known one has to do.
+_MAP_WAIT_S = 1.0
+# How long the id of a pool is not looked up again, in seconds: it is in the client's own OSD map.
+_POOL_ID_S = 0.1
+_POOLS = 256
+
+
+class Cluster:
+    """A connected RADOS client and its I/O contexts, one a pool and namespace.
+
+    Attributes:
+        user: id of the client without ``client.``.
+        address: of the client, as watchers and the blocklist name it: ``IP:0/NONCE``.
+    """
+
+    def __init__(self, client: rados.Rados, bridge: AioBridge, settings: CephSettings) -> None:
+        self.bridge = bridge
+        self.user = _user(settings)
+        self._full_try = settings.full_try
+        self.address: str = client.get_addrs()
+        self._client = client
+        # By the pool's id: its name may be given to another pool.
+        self._ioctxs: dict[tuple[int, str], rados.Ioctx] = {}
+        self._pool_ids: SingleFlight[int] = SingleFlight(_POOL_ID_S, _POOLS)
+        # A pool that does not answer must not keep the threads that other pools need.
+        self._limiter = trio.CapacityLimiter(32)
+        self._map_limiter = trio.CapacityLimiter(1)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls, settings: CephSettings, bridge: AioBridge, timeout_s: float
+    ) -> AsyncIterator[Cluster]:
+        """Connect; disconnect at the end of the context.
+
+        Raises UserError, saying in one line what is wrong with the configuration, the key or
+        the way to the monitors, within *timeout_s* seconds.
+        """
+        client = await trio.to_thread.run_sync(_configure, settings, timeout_s)
+        with trio.move_on_after(timeout_s + _CONNECT_GRACE_S) as scope:
+            # A connect that hangs in spite of its timeout is left behind: the process ends.
+            await trio.to_thread.run_sync(_connect, client, settings, abandon_on_cancel=True)
+        if scope.cancelled_caught:
+            raise UserError(f"the cluster did not answer within {timeout_s:g} s")
+        cluster = cls(client, bridge, settings)
+        try:
+            yield cluster
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(cluster._shutdown)
+
+    def _shutdown(self) -> None:
+        while self._ioctxs:
+            self._ioctxs.popitem()[1].close()
+        self._client.shutdown()
+
+    async def ioctx(self, pool: str, namespace: str = "") -> rados.Ioctx:
+        """Return the I/O context of *namespace* in the pool that is named *pool* now.
+
+        It lives as long as the cluster. Raises OSError: ENOENT where there is no such pool. A
+        namespace is not checked.
+        """
+        pool_id = await self._pool_ids.get(pool, partial(self._in_thread, self._lookup, pool))
+        return await self._ioctx(pool, pool_id, namespace)
+
+    async def ioctx_of(self, entry: Entry) -> rados.Ioctx:
+        """Return the I/O context of *entry*, in its own pool whatever that is named now.
+
+        Raises OSError: ESTALE where that pool was removed, though another may have its name.
+        """
+        try:
+            return await self._ioctx(entry.pool, entry.key.pool_id, entry.namespace)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, f"pool {entry.pool} of {entry.spec} was removed") from None
+
+    def _lookup(self, pool: str) -> int:
+        pool_id: int | None = None
+        # The binding encodes what it is given; a name of other bytes no pool can have.
+        if is_utf8(encoded(pool)):
+            with from_ceph(f"pool {pool}"):
+                pool_id = self._client.pool_lookup(pool)
+        if pool_id is None:
+            raise OSError(errno.ENOENT, f"there is no pool {pool}")
+        return pool_id
+
+    async def _ioctx(self, pool: str, pool_id: int, namespace: str) -> rados.Ioctx:
+        key = (pool_id, namespace)
+        if key not in self._ioctxs:
+            with from_ceph(f"pool {pool}"):
+                ioctx = await self._in_thread(self._client.open_ioctx2, pool_id)
+            if namespace:
+                ioctx.set_namespace(namespace)
+            if self._full_try:
+                ioctx.set_osdmap_full_try()
+            # Another task may have been quicker: its context is in use already.
+            if self._ioctxs.setdefault(key, ioctx) is not ioctx:
+                ioctx.close()
+        return self._ioctxs[key]
+
+    async def pools(self) -> list[str]:
+        """Return the names of the pools that are meant for RBD, from the OSD map."""
+        # Nobody sends an idle client a new map.
+        refresh = self._client.wait_for_latest_osdmap
+        with trio.move_on_after(_MAP_WAIT_S), from_ceph("asking for the OSD map"):
+            await trio.to_thread.run_sync(
+                refresh, abandon_on_cancel=True, limiter=self._map_limiter
+            )
+        return await self._in_thread(self._rbd_pools)
+
+    def _rbd_pools(self) -> list[str]:
+        pools = []
+        with from_ceph("listing the pools"):
+            for name in self._client.list_pools():
+                try:
+                    with self._client.open_ioctx(name) as ioctx:
+                        if "rbd" in ioctx.application_list():
+                            pools.append(name)
+                except rados.ObjectNotFound:
+                    log.debug("pool %r was removed while pools were listed", name)
+        return pools
+
+    async def is_current(self, pool: str, ioctx: rados.Ioctx) -> bool:
+        """Tell whether *ioctx* still is of the pool that is named *pool*.
+
+        Where an answer of it says that something does not exist, the pool itself may have been
+        removed: that is the same errno, and the client knows it from then on.
+        Raises OSError ESTALE where no pool has the name any more.
+        """
+        self._pool_ids.invalidate(pool)
+        try:
+            current = await self.ioctx(pool)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, f"pool {pool} was removed") from None
+        return bool(current.get_pool_id() == ioctx.get_pool_id())
+
+    async def namespace_exists(self, pool: str, namespace: str) -> bool:
+        """Tell whether *namespace* was made in *pool*; raise OSError where that cannot be read."""
+        ioctx = await self.ioctx(pool)
+        with from_ceph(f"namespace {pool}/{namespace}"):
+            return bool(await self._in_thread(rbd.RBD().namespace_exists, ioctx, namespace))
+
+    async def fence(self, address: str) -> None:
+        """Blocklist the client at *address*; on return nothing that it sent can take effect.
+
+        Raises OSError; profile rbd permits it.
+        """
+        with from_ceph(f"fencing {address}"):
+            await self._in_thread(self._client.blocklist_add, address, _FENCE_S)
+            await self._in_thread(self._client.wait_for_latest_osdmap)
+
+    async def blocklist(self) -> set[str]:
+        """Return the addresses that are blocklisted now. Raises OSError; profile rbd permits it."""
+        return await self._in_thread(self._blocklist)
+
+    def _blocklist(self) -> set[str]:
+        command = json.dumps({"prefix": "osd blocklist ls", "format": "json"})
+        with from_ceph("asking for the blocklist"):
+            code, answer, message = self._client.mon_command(command, b"")
+        if code:
+            raise OSError(abs(code), f"asking for the blocklist: {message}")
+        # A second list, of address ranges, may follow: the whole is not JSON.
+        clients, _ = json.JSONDecoder().raw_decode(answer.decode())
+        return {client["addr"] for client in clients}
+
+    async def usage(self, pool: str) -> tuple[int, int]:
+        """Return ``(used, available)`` bytes of *pool*: stored data, and what still fits.
+
+        As ``ceph df`` has them, which takes replication into account.
+        """
+        ioctx = await self.ioctx(pool)
+        return await self._in_thread(self._usage, ioctx)
+
+    def _usage(self, ioctx: rados.Ioctx) -> tuple[int, int]:
+        command = json.dumps({"prefix": "df", "format": "json"})
+        with from_ceph("asking for the usage of the pools"):
+            code, answer, message = self._client.mon_command(command, b"")
+        if code:
+            raise OSError(abs(code), f"asking for the usage of the pools: {message}")
+        for pool in json.loads(answer)["pools"]:
+            if pool["id"] == ioctx.get_pool_id():
+                return pool["stats"]["stored"], pool["stats"]["max_avail"]
+        # Nobody has reported a new pool's usage yet; what fits is known of the cluster only.
+        with from_ceph("asking for the usage of the cluster"):
+            return 0, self._client.get_cluster_stats()["kb_avail"] * 1024
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        return await trio.to_thread.run_sync(partial(function, *args), limiter=self._limiter)
+
+
+def _user(settings: CephSettings) -> str:
+    return settings.user or "admin"
+
+
+def _configure(settings: CephSettings, timeout_s: float) -> rados.Rados:
+    """Return an unconnected client, configured in the order of QEMU's driver."""
+    try:
+        client = rados.Rados(rados_id=_user(settings), clustername=settings.cluster or "")
+    except rados.Error as exc:
+        raise UserError(f"bad client id {settings.user!a}: {exc}") from exc
+    try:
+        client.conf_read_file(None if settings.conf is None else str(settings.conf))
+    except rados.Error as exc:
+        if settings.conf is not None:
+            raise UserError(f"cannot read configuration file {settings.conf}: {exc}") from exc
+    # Before the user's own settings, which may say otherwise. Ceph's default is 300 s.
+    client.conf_set("client_mount_timeout", str(math.ceil(timeout_s)))
+    for key, value in settings.pairs:
+        try:
+            client.conf_set(key, value)
+        except rados.Error as exc:
+            raise UserError(f"unknown option, or a value that Ceph refuses: {key}") from exc
+    return client
+
+
+def _connect(client: rados.Rados, settings: CephSettings) -> None:
+    user = f"client.{_user(settings)}"
+    try:
+        client.connect()
+    except rados.ObjectNotFound as exc:
+        # librados says "error calling conf_read_file" or nothing useful: this is what it means.
+        raise UserError(f"no monitor address or no keyring found for {user}") from exc
+    except rados.TimedOut as exc:
+        raise UserError("the cluster did not answer in time: are the monitors up?") from exc
+    except (rados.PermissionDeniedError, rados.PermissionError) as exc:
+        raise UserError(
+            f"permission denied for {user}: unknown user, wrong key or unreadable keyring"
+        ) from exc
+    except rados.Error as exc:
+        if getattr(exc, "errno", None) == errno.EIO:
+            raise UserError(f"authentication of {user} failed: wrong key?") from exc
+        raise UserError(f"cannot connect as {user}: {_reason(exc)}") from exc
+
+
+def _reason(exc: rados.Error) -> str:
+    """Return the text of *exc* without values of settings, which may be keys."""
+    code = getattr(exc, "errno", None)
+    return errno.errorcode.get(abs(code), str(code)) if code else type(exc).__name__

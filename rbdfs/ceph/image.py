@@ -1,0 +1,266 @@
+"""One open image or snapshot: its data, through librbd's aio requests."""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import rbd
+import trio
+
+from rbdfs.ceph.errors import from_ceph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rbdfs.ceph.aio import AioBridge
+
+T = TypeVar("T")
+Extent = tuple[int, int, bool]
+
+_OBJECT_MAP_INVALID: int = rbd.RBD_FLAG_OBJECT_MAP_INVALID
+_FAST_DIFF_INVALID: int = rbd.RBD_FLAG_FAST_DIFF_INVALID
+_EXCLUSIVE_LOCK: int = rbd.RBD_FEATURE_EXCLUSIVE_LOCK
+_NON_PRIMARY: int = rbd.RBD_FEATURE_NON_PRIMARY
+
+# A fenced client stays one under an open file, even when the fence is lifted; and what has timed
+# out may land at any time, so that nothing may be built upon it.
+_FINAL = frozenset({errno.ESHUTDOWN, errno.ETIMEDOUT})
+# librbd takes less than 2 GiB in one request; less than that lets other requests in between.
+_ZERO_CHUNK = 1 << 30
+
+
+class Binding(Protocol):
+    """What this module uses of an open ``rbd.Image``; a fake for the tests has the same."""
+
+    def size(self) -> int: ...
+    def features(self) -> int: ...
+    def flags(self) -> int: ...
+    def resize(self, size: int) -> None: ...
+    def lock_acquire(self, lock_mode: int) -> None: ...
+    def is_exclusive_lock_owner(self) -> bool: ...
+    def watchers_list(self) -> Iterable[dict[str, Any]]: ...
+    def aio_write_zeroes(
+        self, offset: int, length: int, oncomplete: Callable[..., None], zero_flags: int = 0
+    ) -> object: ...
+    def aio_read(self, offset: int, length: int, oncomplete: Callable[..., None]) -> object: ...
+    def aio_write(self, data: bytes, offset: int, oncomplete: Callable[..., None]) -> object: ...
+    def aio_flush(self, oncomplete: Callable[..., None]) -> object: ...
+    def close(self) -> None: ...
+
+
+def iterate_diff(binding: rbd.Image) -> list[Extent]:
+    """Return ``(off, length, exists)`` of a diff of the whole image, in whole objects; blocks."""
+    extents: list[Extent] = []
+
+    def add(off: int, length: int, exists: bool) -> None:
+        extents.append((off, length, exists))
+
+    binding.diff_iterate(0, binding.size(), None, add, include_parent=True, whole_object=True)
+    return extents
+
+
+class Image:
+    """An open image or snapshot.
+
+    Attributes:
+        spec: ``POOL/[NAMESPACE/]IMAGE[@SNAP]``, for messages.
+        read_only: whether it was opened so; librbd refuses writes to it then.
+        size: bytes, as of the opening or the last refresh().
+        lock_held: whether acquire_lock() has taken the exclusive lock.
+        binding: the open ``rbd.Image``, or the native one that the data path serves.
+    """
+
+    def __init__(
+        self,
+        bridge: AioBridge,
+        binding: Binding,
+        spec: str,
+        *,
+        read_only: bool,
+        list_extents: Callable[[Any], list[Extent]] = iterate_diff,
+    ) -> None:
+        self.spec = spec
+        self.read_only = read_only
+        self.size = binding.size()
+        self.lock_held = False
+        self._bridge = bridge
+        self._list_extents = list_extents
+        self.binding = binding
+        self._failed = 0
+        self._changes = 0
+        self._in_flight = 0
+        self._idle = trio.Event()
+        self._idle.set()
+        # A stuck image holds its own threads only.
+        self._limiter = trio.CapacityLimiter(1)
+
+    @property
+    def changes(self) -> int:
+        """A number that is another one whenever a change of the data is complete.
+
+        It is so before whoever asked for the change is answered. What begins after this number
+        was read, and before another change is complete, sees what all changes have made.
+        """
+        return self._changes + getattr(self.binding, "written", 0)
+
+    def check(self) -> None:
+        """Raise OSError where the image has failed for good: fenced, or a request timed out."""
+        failed = self._failed or getattr(self.binding, "failed", 0)
+        if failed:
+            raise OSError(failed, f"{self.spec}: {os.strerror(failed)}, until it is opened anew")
+
+    async def read(self, off: int, length: int) -> bytes:
+        """Return *length* bytes at *off*, fewer only at the end of the image.
+
+        Raises OSError: librbd's error, or EIO where it returned fewer bytes without one.
+        """
+        # librbd refuses a range that leaves the image (EINVAL), and an empty one is no request.
+        length = min(length, self.size - off)
+        if length <= 0:
+            return b""
+        submit = partial(self.binding.aio_read, off, length)
+        ret, data = await self._call(f"read {off}~{length}", submit)
+        if ret != length:
+            raise OSError(errno.EIO, f"{self.spec}: read {off}~{length} returned {ret} bytes")
+        return bytes(data)
+
+    async def write(self, off: int, data: bytes) -> int:
+        """Write *data* at *off*, as far as it lies inside the image; return the bytes written.
+
+        Raises OSError: ENOSPC at or past the end, as a block device does. librbd itself would
+        report success for a write that straddles the end, and drop the tail.
+        """
+        room = self.size - off
+        if room <= 0:
+            raise OSError(errno.ENOSPC, f"{self.spec}: write {off}~{len(data)} is past the end")
+        data = data[:room]
+        if data:
+            submit = partial(self.binding.aio_write, data, off)
+            await self._change(f"write {off}~{len(data)}", submit)
+        return len(data)
+
+    async def write_zeroes(self, off: int, length: int) -> None:
+        """Make ``off~length`` read as zeros, freeing the space where whole objects allow it.
+
+        Clipped at the end of the image. Not discard: librbd leaves the old bytes of what is less
+        than a discard granule. Raises OSError.
+        """
+        end = min(off + length, self.size)
+        while off < end:
+            # Aligned, so that no object is cut in two: its halves would be zeroed, not removed.
+            chunk = min(end - off, _ZERO_CHUNK - off % _ZERO_CHUNK)
+            submit = partial(self.binding.aio_write_zeroes, off, chunk)
+            await self._change(f"write_zeroes {off}~{chunk}", submit)
+            off += chunk
+
+    async def extents(self) -> list[Extent] | None:
+        """Return what is allocated, in whole objects, or None where librbd cannot quickly tell.
+
+        That takes a valid fast-diff map; without it every object would have to be asked.
+        """
+        return await self._blocking("extents", self._known_extents)
+
+    def _known_extents(self) -> list[Extent] | None:
+        features = self.binding.features()
+        # While an image is being moved, its holes may be filled by where it comes from.
+        if not features & rbd.RBD_FEATURE_FAST_DIFF or features & rbd.RBD_FEATURE_MIGRATING:
+            return None
+        if self.binding.flags() & (_OBJECT_MAP_INVALID | _FAST_DIFF_INVALID):
+            return None
+        return self._list_extents(self.binding)
+
+    async def flush(self) -> None:
+        """Return when everything acknowledged so far is on the OSDs; raise OSError if not."""
+        await self._call("flush", self.binding.aio_flush)
+
+    async def refresh(self) -> None:
+        """Learn the size anew: librbd may have to read the header for it."""
+        self.size = await self._blocking("size", self.binding.size)
+
+    async def check_primary(self) -> None:
+        """Raise OSError EROFS for an image that another cluster is the primary of, by snapshots.
+
+        librbd opens it for writing, answers EINVAL to lock_acquire(), and EROFS to each write.
+        """
+        if await self._blocking("features", self.binding.features) & _NON_PRIMARY:
+            raise OSError(errno.EROFS, f"{self.spec}: not the primary image of a mirror")
+
+    async def acquire_lock(self) -> None:
+        """Take librbd's exclusive lock and keep it: no other client gets it until the close.
+
+        Raises OSError: EBUSY or EROFS where another client keeps it, EROFS for an image that is
+        not the primary of a mirror. Does nothing for an image without the feature.
+        """
+        if not await self._blocking("features", self.binding.features) & _EXCLUSIVE_LOCK:
+            return
+        mode = rbd.RBD_LOCK_MODE_EXCLUSIVE
+        await self._blocking("exclusive lock", self.binding.lock_acquire, mode)
+        self.lock_held = True
+
+    async def check_lock(self) -> None:
+        """Raise OSError ESHUTDOWN where this client was fenced, which then is so for good.
+
+        It asks the OSD, if the lock was taken here. That the lock is another's, or nobody's, is
+        no error: after a lost watch librbd takes it again in its own time.
+        """
+        if not self.lock_held:
+            return
+        try:
+            await self._blocking("lock", self.binding.is_exclusive_lock_owner)
+        except OSError as exc:
+            if exc.errno == errno.ESHUTDOWN:
+                self._failed = errno.ESHUTDOWN
+            raise
+
+    async def watchers(self) -> list[str]:
+        """Return the addresses of the clients that have the image open for writing."""
+        found = await self._blocking("watchers", lambda: list(self.binding.watchers_list()))
+        return [watcher["addr"] for watcher in found]
+
+    async def resize(self, size: int) -> None:
+        """Resize to *size* bytes, which librbd hands to the lock's owner where that is another.
+
+        Raises OSError. Shrinking is the caller's decision: what lies beyond is gone.
+        """
+        try:
+            await self._blocking(f"resize to {size}", self.binding.resize, size)
+        finally:
+            self._changes += 1
+        await self.refresh()
+
+    async def close(self) -> None:
+        """Close, after the requests in flight are complete; raise OSError if librbd cannot."""
+        await self._idle.wait()
+        await self._blocking("close", self.binding.close)
+
+    async def _blocking(self, action: str, call: Callable[..., T], *args: object) -> T:
+        with from_ceph(f"{self.spec}: {action}"):
+            return await trio.to_thread.run_sync(partial(call, *args), limiter=self._limiter)
+
+    async def _change(self, action: str, submit: Callable[..., object]) -> None:
+        try:
+            await self._call(action, submit)
+        finally:
+            # What has failed may have changed something.
+            self._changes += 1
+
+    async def _call(self, action: str, submit: Callable[..., object]) -> tuple[int, Any]:
+        self.check()
+        if self._in_flight == 0:
+            self._idle = trio.Event()
+        self._in_flight += 1
+        message = f"{self.spec}: {action}"
+        try:
+            with from_ceph(message):
+                return await self._bridge.call(message, submit)
+        except OSError as exc:
+            if exc.errno in _FINAL:
+                self._failed = exc.errno
+            raise
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()

@@ -1,0 +1,118 @@
+"""Images of the native data path, opened by a client of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from rbdfs.ceph.image import Extent, Image
+from rbdfs.datapath import native
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from rbdfs.ceph.aio import AioBridge
+    from rbdfs.config.ceph_settings import CephSettings
+    from rbdfs.model.entry import Entry
+
+# Images that may be on their way to being open at once in one pool: a pool that does not answer
+# keeps its own threads, not those of other pools.
+_OPENING_A_POOL = 16
+
+
+class NativeLibrary:
+    """Images of the native data path, on a client of its own with the same configuration."""
+
+    def __init__(
+        self, client: native.Client, bridge: AioBridge, others: Iterable[str], *, full_try: bool
+    ) -> None:
+        self.address: str = client.addrs()
+        self.addresses = frozenset({self.address, *others})
+        self._client = client
+        self._bridge = bridge
+        self._full_try = full_try
+        # By the pool's id: its name may be given to another pool.
+        self._ioctxs: dict[tuple[int, str], native.Ioctx] = {}
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls, settings: CephSettings, bridge: AioBridge, others: Iterable[str]
+    ) -> AsyncIterator[NativeLibrary]:
+        """Connect, as the cluster's own client was able to before; raises OSError.
+
+        *others* are further clients that are this process, or one that it succeeds.
+        """
+        client = native.Client(
+            settings.user or "admin",
+            settings.conf,
+            (*native.UNTHROTTLED, *settings.pairs),
+            cluster=settings.cluster or "ceph",
+        )
+        try:
+            await trio.to_thread.run_sync(client.connect)
+            library = cls(client, bridge, others, full_try=settings.full_try)
+            try:
+                yield library
+            finally:
+                while library._ioctxs:
+                    library._ioctxs.popitem()[1].close()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(client.close)
+
+    async def open(self, entry: Entry, *, read_only: bool) -> Image:
+        """Open, as Library.open() says, in a thread."""
+        limiter = self._limiters.setdefault(entry.pool, trio.CapacityLimiter(_OPENING_A_POOL))
+        open_binding = partial(self._open, entry, read_only=read_only)
+        try:
+            binding = await trio.to_thread.run_sync(open_binding, limiter=limiter)
+        except OSError as exc:
+            raise OSError(exc.errno, f"{entry.spec}: open: {exc.strerror}") from exc
+        return Image(
+            self._bridge,
+            binding,
+            entry.spec,
+            read_only=read_only or entry.is_snapshot,
+            list_extents=_list_extents,
+        )
+
+    def _open(self, entry: Entry, *, read_only: bool) -> native.Image:
+        return native.Image(
+            self._ioctx(entry),
+            None if entry.image_id is not None else _encoded(entry.image),
+            snapshot=entry.key.snap_id or None,
+            read_only=read_only,
+            image_id=entry.image_id,
+        )
+
+    def _ioctx(self, entry: Entry) -> native.Ioctx:
+        key = (entry.key.pool_id, entry.namespace)
+        if key not in self._ioctxs:
+            try:
+                ioctx = self._client.open_ioctx(entry.key.pool_id, _encoded(entry.namespace))
+            except FileNotFoundError:
+                raise OSError(errno.ESTALE, f"pool {entry.pool} was removed") from None
+            if self._full_try:
+                ioctx.set_full_try()
+            # Another thread may have been quicker: its context is in use already.
+            if self._ioctxs.setdefault(key, ioctx) is not ioctx:
+                ioctx.close()
+        return self._ioctxs[key]
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _list_extents(binding: native.Image) -> list[Extent]:
+    numbers = memoryview(binding.allocated_extents(whole_object=True)).cast("Q")
+    return [
+        (off, length, bool(exists))
+        for off, length, exists in zip(*[iter(numbers)] * 3, strict=True)
+    ]

@@ -1,0 +1,236 @@
+"""Mount options: their values, defaults and the ``-o`` syntax."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.config.ceph_settings import CephSettings
+from rbdfs.config.source import Source
+from rbdfs.errors import EXIT_USAGE, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+# What each cache mode tells librbd, after everything else, as QEMU does. An acknowledged write
+# is on the OSDs with none and writethrough, and may be in memory with the others.
+_CACHE_SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
+    "none": (("rbd_cache", "false"),),
+    "writethrough": (("rbd_cache", "true"), ("rbd_cache_policy", "writethrough")),
+    "writeback": (("rbd_cache", "true"), ("rbd_cache_policy", "writeback")),
+    "unsafe": (
+        ("rbd_cache", "true"),
+        ("rbd_cache_policy", "writeback"),
+        ("rbd_cache_writethrough_until_flush", "false"),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """Everything that one mount was asked for. Defaults are what an operator gets.
+
+    Attributes:
+        source: what is mounted.
+        mountpoint: absolute path.
+        uid, gid: owner of every file.
+        umask: bits taken off 0666 for images, 0444 for snapshots, 0777 for directories.
+        snapshots: visible, hidden (found by name, not listed), off, or all (any by its id).
+        partitions: whether partitions are files too.
+        sector_size: of MBR partition tables, in bytes: 512 or 4096.
+        lock: exclusive (one writing client, which keeps the image), or auto (cooperating ones).
+        cache: librbd's cache: none, writethrough, writeback or unsafe.
+        direct_io: never use the kernel's page cache.
+        trim: whether discards reach the cluster.
+        data_path: native or python; None means native where the extension is there.
+        manage: whether images can be made, removed, renamed and moved to other pools.
+        data_pool, object_size: for images that are made; None means the cluster's default.
+        connect_timeout_s: how long reaching the cluster may take, in seconds.
+        timeout_s: how long a request may take, in seconds; None means that it waits for ever.
+        abort_on_full: whether what a full pool has no room for fails, instead of waiting.
+    """
+
+    source: Source = Source("rbd")
+    mountpoint: str = ""
+    ceph: CephSettings = field(default_factory=CephSettings)
+    read_only: bool = False
+    allow_other: bool = False
+    nonempty: bool = False
+    uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
+    umask: int = 0o077
+    snapshots: str = "visible"
+    partitions: bool = False
+    sector_size: int = 512
+    lock: str = "exclusive"
+    cache: str = "none"
+    direct_io: bool = False
+    trim: bool = True
+    manage: bool = False
+    data_path: str | None = None
+    data_pool: str | None = None
+    object_size: int | None = None
+    connect_timeout_s: float = 30.0
+    timeout_s: float | None = None
+    abort_on_full: bool = False
+    foreground: bool = False
+    debug: bool = False
+    log_file: Path | None = None
+
+    @property
+    def ceph_settings(self) -> CephSettings:
+        """How to reach the cluster, with what the mount itself dictates as the last word."""
+        pairs = [*self.ceph.pairs, *_CACHE_SETTINGS[self.cache]]
+        if self.timeout_s is not None:
+            # librados answers with ETIMEDOUT then, and the image has failed: see Image.check().
+            pairs.append(("rados_osd_op_timeout", f"{self.timeout_s:g}"))
+        return replace(self.ceph, pairs=tuple(pairs), full_try=self.abort_on_full)
+
+
+# Options of mount(8) and fstab that say nothing to a FUSE file system, or what it does anyway.
+_IGNORED = frozenset(
+    {"defaults", "nosuid", "nodev", "auto", "noauto", "user", "users", "nouser", "nofail"}
+    | {"_netdev", "noatime", "nodiratime", "relatime", "async", "exec", "noexec", "suid", "dev"}
+)
+
+
+def _number(text: str, base: int = 10) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(text)
+    number = int(text, base)
+    if number >= 2**32 - 1:
+        raise ValueError(text)
+    return number
+
+
+def _octal(text: str) -> int:
+    number = _number(text, 8)
+    if number > 0o777:
+        raise ValueError(text)
+    return number
+
+
+def parse_seconds(text: str) -> float:
+    """Return *text* as a positive, finite number of seconds; raise ValueError otherwise."""
+    # float() takes digits of other scripts, and underscores.
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
+    seconds = float(text)
+    if not math.isfinite(seconds) or not 0 < seconds <= 86400:
+        raise ValueError(text)
+    return seconds
+
+
+def parse_size(text: str) -> int:
+    """Return *text*, a number with an optional K, M, G or T, in bytes; raise ValueError."""
+    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(text[-1:].upper(), 1)
+    return _number(text[:-1] if factor > 1 else text) * factor
+
+
+def _object_size(text: str) -> int:
+    size = parse_size(text)
+    # The range of librbd's orders: 4 KiB to 32 MiB.
+    if size & (size - 1) or not 1 << 12 <= size <= 1 << 25:
+        raise ValueError(text)
+    return size
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise ValueError(text)
+    return text
+
+
+_FLAGS: dict[str, tuple[str, Any]] = {
+    "ro": ("read_only", True),
+    "rw": ("read_only", False),
+    "allow_other": ("allow_other", True),
+    "nonempty": ("nonempty", True),
+    "partitions": ("partitions", True),
+    "direct_io": ("direct_io", True),
+    "notrim": ("trim", False),
+    "manage": ("manage", True),
+    "abort_on_full": ("abort_on_full", True),
+}
+_VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "uid": ("uid", _number),
+    "gid": ("gid", _number),
+    "umask": ("umask", _octal),
+    "snapshots": ("snapshots", _one_of("visible", "hidden", "off", "all")),
+    "datapath": ("data_path", _one_of("native", "python")),
+    "sector_size": ("sector_size", lambda text: int(_one_of("512", "4096")(text))),
+    "lock": ("lock", _one_of("exclusive", "auto")),
+    "cache": ("cache", _one_of(*_CACHE_SETTINGS)),
+    "data_pool": ("data_pool", _name),
+    "object_size": ("object_size", _object_size),
+    "timeout": ("timeout_s", parse_seconds),
+    "connect_timeout": ("connect_timeout_s", parse_seconds),
+}
+_CEPH: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "id": ("user", _name),
+    "conf": ("conf", Path),
+    "cluster": ("cluster", _name),
+}
+
+
+def split_options(text: str) -> list[str]:
+    r"""Split ``a,b=c`` at its commas; ``\,`` is a comma and ``\\`` a backslash in a value."""
+    parts, current, escaped = [], "", False
+    for char in text:
+        if escaped:
+            current += char
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif char == ",":
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    parts.append(current + ("\\" if escaped else ""))
+    return [part for part in parts if part]
+
+
+def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
+    """Return *options* changed by the values of ``-o``, the last of a kind winning.
+
+    ``KEY=VALUE`` of an unknown key is a setting of Ceph, which refuses those that it does not
+    know when the cluster is reached. Raises UserError for everything else that is unknown.
+    """
+    changes: dict[str, Any] = {}
+    ceph: dict[str, Any] = {}
+    pairs = list(options.ceph.pairs)
+    for part in (part for text in texts for part in split_options(text)):
+        key, separator, value = part.partition("=")
+        if separator and key in _VALUES:
+            name, parse = _VALUES[key]
+            try:
+                changes[name] = parse(value)
+            except ValueError:
+                raise UserError(f"bad value in option: {part}", EXIT_USAGE) from None
+        elif not separator and key in _FLAGS:
+            name, setting = _FLAGS[key]
+            changes[name] = setting
+        elif not separator and key in _IGNORED or key.startswith("x-"):
+            continue
+        elif separator and value and key in _CEPH:
+            name, parse = _CEPH[key]
+            ceph[name] = parse(value)
+        elif separator and key and value and key not in _FLAGS:
+            pairs.append((key, value))
+        else:
+            raise UserError(f"unknown option: {part}", EXIT_USAGE)
+    return replace(options, **changes, ceph=replace(options.ceph, **ceph, pairs=tuple(pairs)))

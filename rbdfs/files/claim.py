@@ -1,0 +1,62 @@
+"""Opening an image for those who share it, claiming it for its writers, and closing it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from rbdfs.ceph.image import Image
+    from rbdfs.ceph.opener import Library
+    from rbdfs.model.entry import Entry
+
+log = logging.getLogger(__name__)
+
+
+async def open_image(library: Library, entry: Entry, *, read_only: bool, exclusive: bool) -> Image:
+    """Open, as Library.open() says; for writing, keep other writers out if *exclusive*.
+
+    Raises OSError: EROFS where the client may not write, EBUSY where others write.
+    """
+    try:
+        image = await library.open(entry, read_only=read_only)
+    except OSError as exc:
+        if not read_only and exc.errno in (errno.EPERM, errno.EACCES):
+            raise OSError(errno.EROFS, f"{entry.spec}: no permission to write") from exc
+        raise
+    try:
+        if not read_only:
+            await image.check_primary()
+        if exclusive and not read_only:
+            await _claim(image, library.addresses)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await close_image(image)
+        raise
+    return image
+
+
+async def _claim(image: Image, own: frozenset[str]) -> None:
+    """Make sure that nobody but *own* clients writes to *image*, opened for writing just now.
+
+    Whoever has it open for writing watches it, so a look at the watchers finds them before the
+    lock would be asked of them. It is after the open, so that of two clients that open at the
+    same moment at least one sees the other. Raises OSError EBUSY.
+    """
+    others = [watcher for watcher in await image.watchers() if watcher not in own]
+    if others:
+        raise OSError(errno.EBUSY, f"{image.spec}: in use by {', '.join(others)}")
+    await image.acquire_lock()
+
+
+async def close_image(image: Image) -> None:
+    """Close; an error has nobody to go to but the log: close(2) has had its answer from FLUSH."""
+    try:
+        # Cancelled half-way it would stay open, and nobody would know of it.
+        with trio.CancelScope(shield=True):
+            await image.close()
+    except OSError:
+        log.exception("closing %s failed", image.spec)

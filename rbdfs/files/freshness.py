@@ -1,0 +1,130 @@
+"""Changes made elsewhere to what is open here: noticed by looking, within two seconds.
+
+librbd tells an image that is open for writing of changes, but not Python of them, and a read-only
+image nothing: it would go on with the old size, and answer reads of a removed snapshot with zeros.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rbdfs.ceph.image import Image
+    from rbdfs.files.shared_image import SharedImage
+    from rbdfs.files.table import HandleTable
+    from rbdfs.metadata.lineage import Lineage, Lineages
+    from rbdfs.model.entry import Entry, Key
+    from rbdfs.names.catalog import Catalog
+
+log = logging.getLogger(__name__)
+
+# With what the inventory may be late, below two seconds.
+_PERIOD_S = 0.9
+# Removed, fenced: no open file gets over that. A look that has timed out says nothing of the file.
+_FINAL = frozenset({errno.ESTALE, errno.ESHUTDOWN})
+
+
+class Freshness:
+    """Looks after everything that is open."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        lineages: Lineages,
+        handles: HandleTable,
+        invalidate: Callable[[Entry], None],
+    ) -> None:
+        self._catalog = catalog
+        self._lineages = lineages
+        self._handles = handles
+        # Where librbd has found the data of an open image, if that is known.
+        self._found: WeakKeyDictionary[Image, tuple[Key, ...]] = WeakKeyDictionary()
+        self._invalidate = invalidate
+        self._looking: set[SharedImage] = set()
+
+    async def run(self) -> None:
+        """Look at every open image once a period, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(_PERIOD_S)
+                # One that does not answer is not asked again, and keeps nobody else waiting.
+                for shared in self._handles.images():
+                    if shared not in self._looking and shared.error is None:
+                        self._looking.add(shared)
+                        nursery.start_soon(self._look, shared)
+
+    async def _look(self, shared: SharedImage) -> None:
+        try:
+            await self._compare(shared)
+        except OSError as exc:
+            log.warning("cannot tell whether %s has changed: %s", shared.entry.spec, exc)
+        except Exception:
+            # Nobody awaits this task: what it raised would take the mount down.
+            log.exception("looking at %s failed", shared.entry.spec)
+        finally:
+            self._looking.discard(shared)
+
+    async def _compare(self, shared: SharedImage) -> None:
+        known = shared.entry
+        try:
+            if shared.image is not None:
+                shared.image.check()
+                # An idle writer would hear of a fence with its next request only, and go on with
+                # the pages that the kernel has, which others may have written to since.
+                await shared.image.check_lock()
+            entry = await self._catalog.current(known)
+            lineage = await self._lineages.of(known)
+            if lineage.moved_away:
+                raise OSError(errno.ESTALE, f"{known.spec} is being moved elsewhere")
+            if shared.gate.closed or shared.entry is not known:
+                return
+        except OSError as exc:
+            reason = _reason_to_fail(shared, exc)
+            if reason is None:
+                raise
+            # This mount moves it: the files follow.
+            if shared.gate.closed or shared.entry is not known:
+                return
+            log.warning("open files of %s are lost: %s", shared.entry.spec, reason)
+            shared.fail(reason)
+        else:
+            await self._find_anew(shared, lineage)
+            if not await shared.follow(entry.size):
+                return
+            log.info("%s has %d bytes now", entry.spec, entry.size)
+        await trio.to_thread.run_sync(self._invalidate, shared.entry)
+
+    async def _find_anew(self, shared: SharedImage, lineage: Lineage) -> None:
+        """Have librbd look where the data is, if an image that it comes from has moved.
+
+        Not before all is copied; and whoever moves it waits with the commit for a while then. A
+        clone that is open for writing he waits for in any case.
+        """
+        image = shared.image
+        if image is None:
+            return
+        if image not in self._found and not lineage.moving:
+            self._found[image] = lineage.images
+        if self._found.get(image) == lineage.images or not lineage.copied or not image.read_only:
+            return
+        await shared.renew()
+        if shared.image is not None:
+            self._found[shared.image] = lineage.images
+        log.info("%s is opened anew: its data is elsewhere now", shared.entry.spec)
+
+
+def _reason_to_fail(shared: SharedImage, found: OSError) -> OSError | None:
+    """Return why the files of *shared* are lost, if they are, when a look *found* an error."""
+    try:
+        if shared.image is not None:
+            shared.image.check()
+    except OSError as failure:
+        return failure
+    return found if found.errno in _FINAL else None

@@ -1,0 +1,182 @@
+"""One open file: an image, a snapshot, or a partition of one."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.files.use import Use
+from rbdfs.model.extents import ExtentMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rbdfs.ceph.image import Image
+    from rbdfs.files.shared_image import SharedImage
+    from rbdfs.model.entry import Entry
+
+
+class Handle:
+    """One open file: an image, a snapshot, or a partition of one.
+
+    Attributes:
+        fh: the number that the kernel knows it by.
+        inode: the inode that it was opened by.
+        entry: what was opened, as it was then.
+        shared: the open image under it.
+        grown: called when a write has made the file longer.
+        sync: whether each write is flushed, as O_DSYNC wants it; the kernel leaves that to us
+            where it does not use its page cache.
+        dirty: written to since its last flush.
+    """
+
+    def __init__(
+        self,
+        fh: int,
+        inode: int,
+        entry: Entry,
+        shared: SharedImage,
+        use: Use,
+        grown: Callable[[Handle], None],
+    ) -> None:
+        self.fh = fh
+        self.inode = inode
+        self.entry = entry
+        self.shared = shared
+        self.use = use
+        self.grown = grown
+        self.sync = False
+        self.dirty = False
+
+    def record(self) -> dict[str, Any]:
+        """Return what another server needs to open this file again, fit for JSON."""
+        growth = self.shared.growth
+        return {
+            "fh": self.fh,
+            "inode": self.inode,
+            "entry": self.entry.record(),
+            "writable": self.writable,
+            "sync": self.sync,
+            "length": None if growth is None else growth.length,
+            "error": None if self.shared.error is None else self.shared.error.errno,
+        }
+
+    @property
+    def writable(self) -> bool:
+        return self.use is not Use.READ
+
+    @property
+    def growing(self) -> bool:
+        """Whether writes past the end make the file longer."""
+        return self.shared.growth is not None
+
+    @property
+    def length(self) -> int:
+        """Bytes that the file has now."""
+        if self.entry.key.partition:
+            return min(self.entry.size, max(0, self.shared.length - self.entry.offset))
+        return self.shared.length
+
+    async def read(self, off: int, size: int) -> bytes:
+        """Read as Image.read() does, up to the end of the file."""
+        async with self.shared.using() as image:
+            return await image.read(self.entry.offset + off, min(size, self.length - off))
+
+    async def write(self, off: int, data: bytes) -> int:
+        """Write as Image.write() does, and remember that there is something to flush."""
+        written = await self._write(off, data)
+        if self.sync:
+            await self.flush()
+        return written
+
+    async def _write(self, off: int, data: bytes) -> int:
+        async with self.shared.using() as image:
+            return await self._write_to(image, off, data)
+
+    async def _write_to(self, image: Image, off: int, data: bytes) -> int:
+        growth = self.shared.growth
+        # Before the write: a flush that runs beside it must not take the mark for its own.
+        self.dirty = True
+        if growth is not None:
+            await self.shared.reserve(off + len(data))
+            written = await image.write(off, data)
+            growth.written(off + written)
+            self.grown(self)
+            return written
+        room = self.length - off
+        if room <= 0:
+            # As a block device does. librbd would report success for what straddles the end.
+            raise OSError(errno.ENOSPC, f"{self.entry.spec}: write {off}~{len(data)}: past the end")
+        return await image.write(self.entry.offset + off, data[:room])
+
+    async def extend(self, end: int) -> None:
+        """Make a file that grows at least *end* bytes long; any other is what it is."""
+        growth = self.shared.growth
+        if growth is not None:
+            await self.shared.reserve(end)
+            growth.written(end)
+            self.grown(self)
+
+    async def write_zeroes(self, off: int, length: int) -> None:
+        """Make ``off~length`` read as zeros, as far as it lies inside the file."""
+        async with self.shared.using() as image:
+            self.dirty = True
+            length = min(length, self.length - off)
+            if length > 0:
+                await image.write_zeroes(self.entry.offset + off, length)
+        if self.sync:
+            await self.flush()
+
+    async def seek_data(self, off: int) -> int:
+        """Return the first offset at or after *off* with data; raise OSError ENXIO if none."""
+        return await self._seek(off, ExtentMap.seek_data)
+
+    async def seek_hole(self, off: int) -> int:
+        """Return the first offset at or after *off* in a hole; the end of the file is one."""
+        return await self._seek(off, ExtentMap.seek_hole)
+
+    async def data_within(self, off: int, length: int) -> list[tuple[int, int]]:
+        """Return ``(start, end)`` of all that may be data in ``off~length``, in order."""
+        extents = await self._extents()
+        if extents is None:
+            return [(off, off + length)]
+        begin = self.entry.offset
+        return [(start - begin, end - begin) for start, end in extents.within(begin + off, length)]
+
+    async def _seek(self, off: int, seek: Callable[[ExtentMap, int], int]) -> int:
+        if off >= self.length:
+            raise OSError(errno.ENXIO, f"{self.entry.spec}: seek to {off} is past the end")
+        extents = await self._extents()
+        if extents is None:
+            # The end is a hole.
+            return off if seek is ExtentMap.seek_data else self.length
+        begin = self.entry.offset
+        found = seek(extents, begin + off) - begin
+        if found >= self.length and seek is ExtentMap.seek_data:
+            raise OSError(errno.ENXIO, f"{self.entry.spec}: no data from {off}")
+        return min(found, self.length)
+
+    async def _extents(self) -> ExtentMap | None:
+        """Return where the image holds data; None where all of it may be."""
+        extents = await self.shared.extents()
+        # An image that has grown may have data where the map ends.
+        if extents is None or extents.size < self.entry.offset + self.length:
+            return None
+        return extents
+
+    async def flush(self) -> None:
+        """Flush what this handle may have written; raise OSError, and stay dirty, if that fails."""
+        async with self.shared.using() as image:
+            self.dirty = False
+            try:
+                await image.flush()
+            except BaseException:
+                self.dirty = True
+                raise
+
+    async def closing(self) -> None:
+        """Do what close(2) shall report: flush what was written, trim what has grown."""
+        if self.writable:
+            await self.shared.trim()
+        if self.dirty:
+            await self.flush()

@@ -1,0 +1,87 @@
+"""Images that another server had open, until they are open here: each by itself."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from rbdfs.files.shared_image import SharedImage
+    from rbdfs.model.entry import Entry
+
+    Check = Callable[[Entry], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Resumption:
+    over: trio.Event = field(default_factory=trio.Event)
+    length: int | None = None
+
+
+class Resumptions:
+    """What there is to open; *opened* is called with each image, and with why it cannot be.
+
+    One that does not answer keeps those waiting who use it, and nobody else.
+    """
+
+    def __init__(self, opened: Callable[[SharedImage, OSError | None], None]) -> None:
+        self._opened = opened
+        self._resumptions: dict[SharedImage, _Resumption] = {}
+
+    def __contains__(self, shared: SharedImage) -> bool:
+        return shared in self._resumptions
+
+    def add(self, shared: SharedImage, length: int | None) -> None:
+        """Have *shared* opened by run(); its file grows, if it has a *length*, and is so long."""
+        resumption = self._resumptions.setdefault(shared, _Resumption())
+        # Each file handle knows how far it has written itself.
+        lengths = [known for known in (resumption.length, length) if known is not None]
+        resumption.length = max(lengths, default=None)
+
+    def length(self, shared: SharedImage) -> int | None:
+        """Return how long the file on *shared* is, if it is one that grows."""
+        return self._resumptions[shared].length
+
+    async def over(self, shared: SharedImage) -> None:
+        """Return when *shared* is open, or known to be lost."""
+        if shared in self._resumptions:
+            await self._resumptions[shared].over.wait()
+
+    async def run(self, nursery: trio.Nursery, check: Check) -> None:
+        """Have *nursery* open them all. Nobody else changes one from when this returns.
+
+        What *check* raises an OSError for is not opened, and lost.
+        """
+        for shared in list(self._resumptions):
+            await nursery.start(self._resume, shared, check)
+
+    async def _resume(
+        self,
+        shared: SharedImage,
+        check: Check,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        resumption = self._resumptions[shared]
+        error: OSError | None = None
+        task_status.started()
+        try:
+            await shared.resume(resumption.length, check)
+        except FileNotFoundError:
+            error = OSError(errno.ESTALE, f"{shared.entry.spec} was removed")
+        except OSError as exc:
+            error = exc
+        except Exception as exc:
+            # One file that nobody expected must not take all others along.
+            log.exception("%s cannot be taken over", shared.entry.spec)
+            error = OSError(errno.EIO, f"{type(exc).__name__}: {exc}")
+        del self._resumptions[shared]
+        self._opened(shared, error)
+        resumption.over.set()

@@ -1,0 +1,289 @@
+"""One image that files are open on: opened once, in the mode that its users need together."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from rbdfs.files.claim import close_image, open_image
+from rbdfs.files.gate import Gate
+from rbdfs.files.growth import Growth
+from rbdfs.files.use import Use
+from rbdfs.model.extents import ExtentMap
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from rbdfs.ceph.image import Image
+    from rbdfs.ceph.opener import Library
+    from rbdfs.model.entry import Entry
+
+log = logging.getLogger(__name__)
+
+
+class SharedImage:
+    """An image or snapshot that is open while it has users.
+
+    It is read-only until somebody writes, and again when the last writer has left. *changed* is
+    called when what serves it has to know: another image, length or error, and before an image
+    that was replaced is closed.
+
+    Attributes:
+        entry: what is open, as it was at the first open.
+        image: the open librbd image; requests that run on one that was replaced finish there.
+        growth: how long the file really is, while it is being grown.
+        error: why every request is refused, if it is: the image or snapshot is gone.
+        gate: what requests pass.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        entry: Entry,
+        *,
+        exclusive: bool,
+        changed: Callable[[SharedImage], None],
+    ) -> None:
+        self.entry = entry
+        self.image: Image | None = None
+        self.growth: Growth | None = None
+        self.error: OSError | None = None
+        self.gate = Gate()
+        self._library = library
+        self._exclusive = exclusive
+        self._changed = changed
+        self._last_size = 0
+        self._users = dict.fromkeys(Use, 0)
+        self._extents: ExtentMap | None = None
+        # The image that they are of, how large it was, and Image.changes before they were learnt.
+        self._extents_of: tuple[Image, int, int] | None = None
+        self._learning = trio.Lock()
+        # Taken while `image` is opened, replaced or closed, and by nobody else. No lock: what one
+        # task holds back, another lets go at the end of the mount.
+        self._changing = trio.Semaphore(1)
+
+    @property
+    def unused(self) -> bool:
+        return not any(self._users.values())
+
+    @property
+    def writers(self) -> int:
+        return self._users[Use.WRITE_WHOLE] + self._users[Use.WRITE_PARTITION]
+
+    @property
+    def length(self) -> int:
+        """Bytes that reads are clamped to."""
+        if self.growth is not None:
+            return self.growth.length
+        return self._last_size if self.image is None else self.image.size
+
+    @contextlib.asynccontextmanager
+    async def using(self) -> AsyncIterator[Image]:
+        """Yield the image for one request, which keeps it open; raise OSError as usable().
+
+        Waits while requests are held back, and so must not be done inside itself.
+        """
+        async with self.gate.passed():
+            yield self.usable()
+
+    def usable(self) -> Image:
+        """Return the open image; raise OSError where it is gone or closed."""
+        if self.error is not None:
+            raise OSError(self.error.errno, str(self.error.strerror))
+        if self.image is None:
+            raise OSError(errno.EBADF, f"{self.entry.spec}: file is closed")
+        return self.image
+
+    async def acquire(self, use: Use) -> None:
+        """Become a user, opening the image or making it writable where that is needed.
+
+        Raises OSError, as HandleTable.open() says, and then is not used.
+        """
+        if (use is Use.WRITE_WHOLE and self._users[Use.WRITE_PARTITION]) or (
+            use is Use.WRITE_PARTITION and self._users[Use.WRITE_WHOLE]
+        ):
+            raise OSError(errno.EBUSY, f"{self.entry.spec}: partition and whole, both for writing")
+        self._users[use] += 1
+        try:
+            async with self._changing:
+                if self.error is not None:
+                    self.usable()
+                # A writer that waits for its turn must not make this reader fail for it.
+                if self.image is None or (use is not Use.READ and self.image.read_only):
+                    await self._reopen(read_only=use is Use.READ)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.put(use)
+            raise
+
+    async def put(self, use: Use) -> None:
+        """Stop being a user; the last one closes the image, the last writer makes it read-only."""
+        self._users[use] -= 1
+        async with self._changing:
+            if self.growth is not None and not self.writers:
+                await self._finish_growth()
+            if self.unused:
+                image, self.image, self.error = self.image, None, None
+                if image is not None:
+                    await close_image(image)
+            elif self.image is not None and not self.writers and not self.image.read_only:
+                # Readers remain: give up the watch and the lock, which `rbd status` shows.
+                await self._reopen_for_readers()
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Let nothing be opened or closed for the time of the context, and no request begin.
+
+        Those that had begun are over, but for the data path's own, which shut() waits for.
+        """
+        async with self._changing:
+            try:
+                with self.gate.held():
+                    self._changed(self)
+                    await self.gate.emptied()
+                    yield
+            finally:
+                self._changed(self)
+
+    async def shut(self) -> None:
+        """Close an image that is held; raise OSError where what was written may be lost by that."""
+        image = self.usable()
+        if not image.read_only:
+            await image.flush()
+        self.image, self._last_size = None, image.size
+        try:
+            with trio.CancelScope(shield=True):
+                await image.close()
+        except OSError as exc:
+            self.fail(exc)
+            raise
+
+    async def reopen(self, entry: Entry) -> None:
+        """Open what was shut() as *entry*, for its users; raise OSError as acquire() does."""
+        await self._reopen(entry=entry, read_only=not self.writers)
+        self.entry = entry
+
+    async def renew(self) -> None:
+        """Open anew what is open for reading, so that librbd looks where the data is now."""
+        async with self._changing:
+            if self.image is not None and self.image.read_only:
+                await self._reopen(read_only=True)
+
+    async def settled(self) -> None:
+        """Wait until no opening or closing is under way."""
+        async with self._changing:
+            pass
+
+    async def follow(self, size: int) -> bool:
+        """Take over that the image has *size* bytes now; return whether that is news here."""
+        async with self._changing:
+            if self.image is None or self.growth is not None or self.image.size == size:
+                return False
+            if self.image.read_only and not self.entry.is_snapshot:
+                # librbd keeps what it read at the opening, until the image is opened anew.
+                await self._reopen(read_only=True)
+            else:
+                await self.image.refresh()
+                self._changed(self)
+            return True
+
+    async def extents(self) -> ExtentMap | None:
+        """Return where the image holds data, or None where that cannot be told for sure.
+
+        A snapshot's is learnt once, an image's while nobody else can write to it, and again
+        when something was written since. Raises OSError.
+        """
+        async with self._learning, self.using() as image:
+            if not (self.entry.is_snapshot or image.lock_held):
+                return None
+            # Before the diff: what is complete after this is not in it, or may not be.
+            state = (image, image.size, 0 if self.entry.is_snapshot else image.changes)
+            if self._extents is None or self._extents_of != state:
+                extents = await image.extents()
+                if extents is None:
+                    return None
+                granule = 1 << self.entry.order
+                self._extents = ExtentMap(state[1], extents, granule=granule)
+                self._extents_of = state
+            return self._extents
+
+    def fail(self, error: OSError) -> None:
+        """Refuse every request from now on, with the errno of *error*."""
+        self.error = error
+        self._changed(self)
+
+    async def resize(self, length: int) -> None:
+        """Give the file *length* bytes, as ftruncate(2)."""
+        if self.growth is not None:
+            await self.growth.truncate(length)
+        else:
+            async with self.using() as image:
+                await image.resize(length)
+        self._changed(self)
+
+    async def reserve(self, end: int) -> None:
+        """Make room for a write up to *end* in a file that grows."""
+        if self.growth is not None and end > self.growth.length:
+            await self.growth.reserve(end)
+            self._changed(self)
+
+    async def trim(self) -> None:
+        """End the room that reserve() made beyond the file's end; raise OSError if that fails."""
+        if self.growth is not None:
+            await self.growth.trim()
+            self._changed(self)
+
+    def start_growth(self, length: int | None = None) -> None:
+        """Let the file grow as it is written, until its last writer has left.
+
+        *length* is how long it is already, if not as long as its image.
+        """
+        if self.growth is None:
+            image = self.usable()
+            self.growth = Growth(image, image.size if length is None else length)
+            self._changed(self)
+
+    def expect(self, use: Use) -> None:
+        """Have one user, for whom resume() opens the image."""
+        self._users[use] += 1
+
+    async def resume(self, length: int | None, check: Callable[[Entry], Awaitable[None]]) -> None:
+        """Open the image for the users that were expected, if *check* lets it; raise OSError.
+
+        With *length* the file grows, and is so long already.
+        """
+        async with self._changing:
+            await check(self.entry)
+            if self.image is None or (self.writers and self.image.read_only):
+                await self._reopen(read_only=not self.writers)
+            if length is not None and self.writers:
+                self.start_growth(length)
+
+    async def _reopen_for_readers(self) -> None:
+        try:
+            await self._reopen(read_only=True)
+        except OSError as exc:
+            # The readers go on with the writable one.
+            log.warning("%s stays open for writing: %s", self.entry.spec, exc)
+
+    async def _finish_growth(self) -> None:
+        growth, self.growth = self.growth, None
+        try:
+            assert growth is not None
+            await growth.trim()
+        except OSError as exc:
+            # close(2) has reported it already, if it could: trim() runs there first.
+            log.error("%s keeps its size: %s", self.entry.spec, exc)
+
+    async def _reopen(self, *, read_only: bool, entry: Entry | None = None) -> None:
+        old, entry = self.image, entry or self.entry
+        self.image = await open_image(
+            self._library, entry, read_only=read_only, exclusive=self._exclusive
+        )
+        self._changed(self)
+        if old is not None:
+            await close_image(old)

@@ -1,0 +1,287 @@
+"""The open-file table: file handles, and the librbd images that they share."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from rbdfs.files.handle import Handle
+from rbdfs.files.reopening import Resumptions
+from rbdfs.files.shared_image import SharedImage
+from rbdfs.files.use import Use
+from rbdfs.model.entry import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from rbdfs.files.reopening import Check
+    from rbdfs.fuse.data_path import DataPath
+    from rbdfs.model.entry import Key
+    from rbdfs.model.relocation import Relocation
+
+log = logging.getLogger(__name__)
+
+
+class Keeping(Protocol):
+    """What remembers open files for a server that comes after this one."""
+
+    def opened(self, handle: Handle) -> None:
+        """Remember *handle*, as it is now."""
+
+    def released(self, fh: int) -> None:
+        """Forget it."""
+
+
+class HandleTable:
+    """Open files by file handle, and the images under them by key."""
+
+    def __init__(self, data_path: DataPath, keeping: Keeping, *, exclusive: bool) -> None:
+        self._library = data_path.library
+        self._data_path = data_path
+        self._keeping = keeping
+        self._exclusive = exclusive
+        self._handles: dict[int, Handle] = {}
+        self._shared: dict[Key, SharedImage] = {}
+        self._resumptions = Resumptions(self._resumed)
+        # Images on their way to another place, and where those are that have gone from one.
+        self._held: dict[Key, trio.Event] = {}
+        self._relocations: dict[Key, Relocation] = {}
+        self._numbers = itertools.count(1)
+
+    def __getitem__(self, fh: int) -> Handle:
+        """Return the open file *fh*; raise OSError EBADF where there is none."""
+        try:
+            return self._handles[fh]
+        except KeyError:
+            raise OSError(errno.EBADF, f"file handle {fh} is not open") from None
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __iter__(self) -> Iterator[Handle]:
+        return iter(list(self._handles.values()))
+
+    def images(self) -> list[SharedImage]:
+        """Return the images that are open."""
+        return list(self._shared.values())
+
+    def length(self, entry: Entry) -> int | None:
+        """Return how long the file of *entry* is, if its image is open: what I/O is clamped to."""
+        shared = self._shared.get(entry.whole_key)
+        if shared is None or entry.key.partition:
+            return None
+        if shared in self._resumptions:
+            return self._resumptions.length(shared)
+        return None if shared.image is None else shared.length
+
+    async def ready(self, fh: int) -> Handle:
+        """Return the open file *fh* once its image is open, or known to be lost; as [] does."""
+        handle = self[fh]
+        await self._resumptions.over(handle.shared)
+        return handle
+
+    async def open(
+        self,
+        entry: Entry,
+        inode: int,
+        *,
+        writable: bool,
+        growing: bool = False,
+        sync: bool = False,
+    ) -> Handle:
+        """Open a file on *entry*, opening or upgrading its image where that is needed.
+
+        A file that is *growing* takes writes past its end for as long as it has a writer; of one
+        that is *sync* each write is flushed.
+
+        Raises OSError: EROFS where the client may not write, EBUSY where the image is in use by
+        another client, or by a partition of it or the whole of it; otherwise librbd's errno.
+        """
+        entry = await self.where(entry)
+        use = Use.of(entry, writable=writable)
+        shared = await self._acquire(entry, use)
+        if growing:
+            shared.start_growth()
+        handle = Handle(next(self._numbers), inode, entry, shared, use, self._keeping.opened)
+        handle.sync = sync
+        self._handles[handle.fh] = handle
+        # Before the kernel hears of it: what it knows, a successor has to know.
+        self._keeping.opened(handle)
+        self._data_path.serve(handle)
+        return handle
+
+    def restore(self, record: dict[str, Any], error: OSError | None) -> None:
+        """Have a file open as *record* (of Handle.record()) says, under its old number.
+
+        Its image is opened by resume(). One for which *error* is given is lost: it answers every
+        request with that error, until it is closed.
+        """
+        entry = Entry.from_record(record["entry"])
+        use = Use.of(entry, writable=record["writable"])
+        # Until it is open, or lost, the keeper knows of it what *record* says.
+        if record["error"] is not None:
+            error = OSError(record["error"], f"{entry.spec} was lost to the server before")
+        shared = self._new_shared(entry)
+        if error is None:
+            shared = self._shared.setdefault(entry.whole_key, shared)
+            self._resumptions.add(shared, record["length"])
+        shared.expect(use)
+        self._numbers = itertools.count(max(next(self._numbers), record["fh"] + 1))
+        handle = Handle(record["fh"], record["inode"], entry, shared, use, self._keeping.opened)
+        handle.sync = record["sync"]
+        # A file that grew has room at its end to give back; what else was acknowledged is there.
+        handle.dirty = record["length"] is not None
+        self._handles[handle.fh] = handle
+        if error is not None:
+            self._lose(shared, error)
+
+    async def resume(self, nursery: trio.Nursery, check: Check) -> None:
+        """Have *nursery* open the images of the restored files; requests wait by ready().
+
+        A file whose entry *check* raises an OSError for is lost.
+        """
+        await self._resumptions.run(nursery, check)
+
+    def _resumed(self, shared: SharedImage, error: OSError | None) -> None:
+        if error is None:
+            self._changed(shared)
+        else:
+            self._lose(shared, error)
+
+    def _lose(self, shared: SharedImage, error: OSError) -> None:
+        spec = shared.entry.spec
+        log.warning("%s was open and is lost until it is opened anew: %s", spec, error)
+        # Whoever opens the file from now on has nothing to do with it.
+        if self._shared.get(shared.entry.whole_key) is shared:
+            del self._shared[shared.entry.whole_key]
+        for handle in self:
+            # So that close(2) says it too.
+            if handle.shared is shared:
+                handle.dirty = handle.writable
+        shared.fail(error)
+
+    def _new_shared(self, entry: Entry) -> SharedImage:
+        return SharedImage(
+            self._library,
+            entry.whole,
+            exclusive=self._exclusive,
+            changed=self._changed,
+        )
+
+    async def release(self, fh: int) -> Handle:
+        """Close file *fh*, and its image if it was the last; return what was closed."""
+        handle = self[fh]
+        self._data_path.forget(handle)
+        del self._handles[fh]
+        # Whoever gives up waiting must not leave the image open, of which nobody would know.
+        with trio.CancelScope(shield=True):
+            await self._put(handle.shared, handle.use)
+            self._keeping.released(fh)
+        return handle
+
+    async def settled(self, entry: Entry) -> None:
+        """Wait until an image that nobody uses any more is closed.
+
+        The kernel does not wait for RELEASE, and so what follows a close(2) may be quicker.
+        """
+        shared = self._shared.get(entry.whole_key)
+        if shared is not None and shared.unused:
+            await shared.settled()
+
+    @contextlib.asynccontextmanager
+    async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
+        """Open the image of *entry*, as open() does, for one operation without a file."""
+        entry = await self.where(entry)
+        use = Use.of(entry, writable=writable)
+        shared = await self._acquire(entry, use)
+        try:
+            yield shared
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._put(shared, use)
+
+    @contextlib.asynccontextmanager
+    async def held(self, image: Key) -> AsyncIterator[list[SharedImage]]:
+        """Let no request to an image and its snapshots begin for the time of the context.
+
+        Yields what of them is open. Nothing else of them is opened meanwhile, and nothing closed;
+        what waits goes on at the end, where relocate() has said to.
+        """
+        if image in self._held:
+            raise OSError(errno.EBUSY, f"image {image.image_id} is being moved already")
+        held = self._held[image] = trio.Event()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                images = [shared for shared in self.images() if shared.entry.image_key == image]
+                for shared in images:
+                    await stack.enter_async_context(shared.held())
+                yield [shared for shared in images if not shared.unused]
+        finally:
+            self._held = {key: event for key, event in self._held.items() if event is not held}
+            held.set()
+
+    @property
+    def holding(self) -> bool:
+        """Whether requests to an image are held back."""
+        return bool(self._held)
+
+    def relocate(self, relocation: Relocation) -> None:
+        """Have the open files of an image that is held be open on it where it has gone."""
+        for key, shared in list(self._shared.items()):
+            if key._replace(snap_id=0) == relocation.source:
+                del self._shared[key]
+                shared.entry = relocation.follow(shared.entry)
+                self._shared[shared.entry.whole_key] = shared
+        for handle in self:
+            if relocation.covers(handle.entry):
+                handle.entry = relocation.follow(handle.entry)
+                self._keeping.opened(handle)
+        self._relocations[relocation.source] = relocation
+        self._held[relocation.target.image_key] = self._held[relocation.source]
+
+    async def where(self, entry: Entry) -> Entry:
+        """Return *entry* as it is once it is held no more: another one where it has moved."""
+        while (held := self._held.get(entry.image_key)) is not None:
+            await held.wait()
+        relocation = self._relocations.get(entry.image_key)
+        return entry if relocation is None else await self.where(relocation.follow(entry))
+
+    async def close(self) -> None:
+        """Flush and close everything that is open, all images at once: the end of the mount."""
+        async with trio.open_nursery() as nursery:
+            for fh in list(self._handles):
+                nursery.start_soon(self.release, fh)
+
+    async def _acquire(self, entry: Entry, use: Use) -> SharedImage:
+        key = entry.whole_key
+        if key not in self._shared:
+            self._shared[key] = self._new_shared(entry)
+        shared = self._shared[key]
+        try:
+            await shared.acquire(use)
+        except BaseException:
+            self._drop_unused(shared)
+            raise
+        return shared
+
+    async def _put(self, shared: SharedImage, use: Use) -> None:
+        await shared.put(use)
+        self._drop_unused(shared)
+
+    def _changed(self, shared: SharedImage) -> None:
+        if shared in self._resumptions:
+            return
+        for handle in self:
+            if handle.shared is shared:
+                self._keeping.opened(handle)
+                self._data_path.serve(handle)
+
+    def _drop_unused(self, shared: SharedImage) -> None:
+        key = shared.entry.whole_key
+        if shared.unused and self._shared.get(key) is shared:
+            del self._shared[key]

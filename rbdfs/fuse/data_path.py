@@ -1,0 +1,81 @@
+"""What serves the reads and writes of open files, and stands between the kernel and pyfuse3."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from rbdfs.ceph.opener import Library
+    from rbdfs.files.handle import Handle
+
+
+class DataPath(Protocol):
+    """A way from the kernel to librbd."""
+
+    @property
+    def library(self) -> Library:
+        """What opens the images that it serves."""
+
+    def serve(self, handle: Handle) -> None:
+        """Take over *handle* as it is now: new, or with another image, length or error."""
+
+    def forget(self, handle: Handle) -> None:
+        """Serve *handle* no longer; requests under way go on."""
+
+    def connected(
+        self, descriptor: int, operations: Any, init_request: bytes
+    ) -> AbstractAsyncContextManager[str]:
+        """Serve the kernel at *descriptor*; yield the device for pyfuse3, as ``/dev/fd/N``.
+
+        With *init_request* the connection goes on that a server before this one had.
+        """
+
+    def init_request(self) -> bytes:
+        """Return how the kernel introduced itself, for the next server."""
+
+    def stats(self) -> dict[str, int]:
+        """Return counters of requests, by name."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Read no more from the kernel, and wait until every request is answered.
+
+        Raises OSError ETIMEDOUT.
+        """
+
+
+class PythonDataPath:
+    """libfuse talks to the kernel, and every request comes through pyfuse3."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+
+    def serve(self, handle: Handle) -> None:
+        """Nothing to do."""
+
+    def forget(self, handle: Handle) -> None:
+        """Nothing to do."""
+
+    @contextlib.asynccontextmanager
+    async def connected(
+        self, descriptor: int, operations: Any, init_request: bytes
+    ) -> AsyncIterator[str]:
+        """Serve the kernel; nothing stands in between, and so no connection can go on."""
+        # A duplicate, because libfuse closes what it is given.
+        yield f"/dev/fd/{os.dup(descriptor)}"
+
+    def init_request(self) -> bytes:
+        """Return nothing: libfuse keeps it to itself."""
+        return b""
+
+    def stats(self) -> dict[str, int]:
+        """Return nothing: libfuse does not count."""
+        return {}
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse: there is no keeper, for whose sake a mount would be drained."""
+        raise NotImplementedError

@@ -1,0 +1,52 @@
+"""Directories that are open for reading, by file handle."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rbdfs.model.entry import Entry
+    from rbdfs.names.catalog import Catalog
+    from rbdfs.names.listing import Listing
+    from rbdfs.server.keeper_link import Keeping
+
+
+class OpenDirectories:
+    """One reading each. The keeper remembers them, so that they go on after a server's end."""
+
+    def __init__(self, catalog: Catalog, keeping: Keeping) -> None:
+        self._catalog = catalog
+        self._keeping = keeping
+        self._directories: dict[int, Listing] = {}
+        self._numbers = itertools.count(1)
+
+    def open(self, inode: int, entry: Entry) -> int:
+        """Return a new file handle on *entry*; raise OSError ENOTDIR for a file."""
+        fh = next(self._numbers)
+        self._add(fh, inode, entry)
+        return fh
+
+    def restore(self, record: dict[str, Any], entry: Entry) -> None:
+        """Open again what another server had open, under its number; reading begins anew."""
+        # The keeper knows directories by negative numbers: those of files are the same.
+        fh = -record["fh"]
+        self._numbers = itertools.count(max(next(self._numbers), fh + 1))
+        self._add(fh, record["inode"], entry)
+
+    def _add(self, fh: int, inode: int, entry: Entry) -> None:
+        self._directories[fh] = self._catalog.listing(entry)
+        self._keeping.opened_directory(fh, inode, entry)
+
+    def listing(self, fh: int) -> Listing:
+        """Return the reading of open directory *fh*; raise OSError EBADF where there is none."""
+        try:
+            return self._directories[fh]
+        except KeyError:
+            raise OSError(errno.EBADF, f"directory handle {fh} is not open") from None
+
+    def release(self, fh: int) -> None:
+        """Close directory *fh*."""
+        self._directories.pop(fh, None)
+        self._keeping.released_directory(fh)

@@ -1,0 +1,108 @@
+"""Operations on open files. What they raise, operations.py answers."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+import pyfuse3
+
+from rbdfs.fuse.copy_range import copy_range
+
+if TYPE_CHECKING:
+    from pyfuse3 import FileHandleT, FlagT, InodeT, RequestContext
+
+    from rbdfs.fuse.mounted import Served
+
+# linux/falloc.h
+_KEEP_SIZE = 0x01
+_PUNCH_HOLE = 0x02
+_ZERO_RANGE = 0x10
+
+
+class FileOperations(pyfuse3.Operations):
+    """open, read, write, fsync, flush, release; and what pyfuse3 does not know."""
+
+    served: Served
+
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
+        return await self.served.open(inode, flags)
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return await (await self.served.handles.ready(fh)).read(off, size)
+
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        handle = await self.served.handles.ready(fh)
+        if not handle.writable:
+            raise OSError(errno.EBADF, f"{handle.entry.spec} is not open for writing")
+        return await handle.write(off, buf)
+
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        handle = await self.served.handles.ready(fh)
+        if self.served.options.cache == "unsafe":
+            async with handle.shared.using():
+                pass
+        else:
+            await handle.flush()
+
+    async def flush(self, fh: FileHandleT) -> None:
+        handle = self.served.handles[fh]
+        # One that has nothing to flush has nothing to wait for.
+        if handle.dirty:
+            await self.served.handles.ready(fh)
+        await handle.closing()
+
+    async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:
+        """Punch, zero or reserve ``off~length``, as fallocate(2); for the data path.
+
+        Raises OSError: EOPNOTSUPP for a mode that an image cannot do, and with -o notrim.
+        """
+        handle = await self.served.handles.ready(fh)
+        if not handle.writable:
+            raise OSError(errno.EBADF, f"{handle.entry.spec} is not open for writing")
+        if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE):
+            raise OSError(errno.EOPNOTSUPP, f"fallocate mode {mode:#x}")
+        zeroes = mode & (_PUNCH_HOLE | _ZERO_RANGE)
+        if zeroes and not self.served.options.trim:
+            raise OSError(errno.EOPNOTSUPP, "the mount was made with -o notrim")
+        if handle.growing:
+            if not mode & _KEEP_SIZE:
+                await handle.extend(off + length)
+        elif off + length > handle.length and not (zeroes and mode & _KEEP_SIZE):
+            # Images are thin: there is nothing to reserve, and their size is not changed so.
+            raise OSError(errno.ENOSPC, f"{handle.entry.spec}: {off}~{length} is past the end")
+        if zeroes:
+            await handle.write_zeroes(off, length)
+
+    async def lseek(self, fh: int, off: int, whence: int) -> int:
+        """Return where data or a hole begins at or after *off*, as lseek(2); for the data path.
+
+        Raises OSError ENXIO at or past the end, and for SEEK_DATA where only a hole follows.
+        """
+        handle = await self.served.handles.ready(fh)
+        if whence == os.SEEK_DATA:
+            return await handle.seek_data(off)
+        if whence == os.SEEK_HOLE:
+            return await handle.seek_hole(off)
+        raise OSError(errno.EINVAL, f"lseek whence {whence}")
+
+    async def copy_file_range(
+        self, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int
+    ) -> int:
+        """Copy between two open files, as copy_file_range(2); return the bytes copied.
+
+        Less than was asked for is normal: the caller goes on from there. For the data path.
+        """
+        source = await self.served.handles.ready(fh_in)
+        target = await self.served.handles.ready(fh_out)
+        if not target.writable:
+            raise OSError(errno.EBADF, f"{target.entry.spec} is not open for writing")
+        return await copy_range(source, off_in, target, off_out, length)
+
+    async def release(self, fh: FileHandleT) -> None:
+        handle = await self.served.handles.release(fh)
+        self.served.inodes.released(handle.inode)
+        if handle.writable:
+            # Sizes and partition tables may be others now.
+            self.served.catalog.changed(handle.entry)

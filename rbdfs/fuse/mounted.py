@@ -1,0 +1,148 @@
+"""What the operations of one mount work on, and what they share in answering."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyfuse3
+
+from rbdfs.fuse.stat import entry_attributes
+
+if TYPE_CHECKING:
+    from rbdfs.ceph.image import Image
+    from rbdfs.config.mount_options import MountOptions
+    from rbdfs.files.handle import Handle
+    from rbdfs.files.table import HandleTable
+    from rbdfs.fuse.directory_handles import OpenDirectories
+    from rbdfs.metadata.lineage import Lineages
+    from rbdfs.model.entry import Entry
+    from rbdfs.model.inode_table import InodeTable
+    from rbdfs.moves.moves import Moves
+    from rbdfs.names.catalog import Catalog
+    from rbdfs.names.manage import Administration
+    from rbdfs.names.xattrs import Xattrs
+    from rbdfs.server.inherited_inodes import InheritedInodes
+
+
+@dataclass(slots=True)
+class Served:
+    """One mount.
+
+    Attributes:
+        administration: makes, removes and renames; None unless the mount was asked to.
+        moves: takes images to other pools; None as administration.
+        inherited: finds inodes that the kernel knows from another server; None without one.
+        closing: set while the mount is being ended: nothing is opened any more.
+    """
+
+    options: MountOptions
+    inodes: InodeTable
+    catalog: Catalog
+    handles: HandleTable
+    directories: OpenDirectories
+    xattrs: Xattrs
+    lineages: Lineages
+    administration: Administration | None = None
+    moves: Moves | None = None
+    inherited: InheritedInodes | None = None
+    closing: bool = False
+
+    async def entry(self, inode: int) -> Entry:
+        """Return what *inode* stands for; raise OSError ESTALE where nothing does (any more)."""
+        if self.inherited is None:
+            return self.inodes.entry(inode)
+        return await self.inherited.entry(inode)
+
+    def attributes(self, entry: Entry, inode: int) -> pyfuse3.EntryAttributes:
+        """Return what the kernel is told of *entry*.
+
+        It drops the pages of a file whose size changes: of an open file it is told the size that
+        reads and writes are clamped to, and no other.
+        """
+        return entry_attributes(entry, inode, self.options, self.handles.length(entry))
+
+    def check_writable(self, entry: Entry) -> None:
+        """Raise OSError EROFS for a snapshot, and for everything in a read-only mount."""
+        if entry.is_snapshot or self.options.read_only:
+            raise OSError(errno.EROFS, f"{entry.spec} is read-only")
+
+    def check_managed(self) -> Administration:
+        """Return what makes, removes and renames; raise OSError EPERM where nothing may."""
+        if self.options.read_only:
+            raise OSError(errno.EROFS, "the mount is read-only")
+        if self.administration is None:
+            raise OSError(errno.EPERM, "the mount was not made with -o manage")
+        return self.administration
+
+    async def open(self, inode: int, flags: int, *, created: bool = False) -> pyfuse3.FileInfo:
+        """Open the file of *inode* as open(2) *flags* say; return what the kernel is told.
+
+        One that was *created* or emptied by this open grows as it is written.
+        """
+        if self.closing:
+            raise OSError(errno.ESHUTDOWN, "the mount is being ended")
+        entry = await self.entry(inode)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        truncate = bool(flags & os.O_TRUNC) and not created
+        if writable or truncate:
+            self.check_writable(entry)
+        if truncate:
+            truncate = (await self.catalog.current(entry)).size != 0
+        if truncate:
+            self.check_managed()
+            if entry.key.partition:
+                raise OSError(errno.EPERM, f"{entry.spec} is a partition")
+        await self._check_copied(entry)
+        growing = (created or truncate) and writable
+        handle = await self.handles.open(
+            entry, inode, writable=writable, growing=growing, sync=bool(flags & os.O_DSYNC)
+        )
+        self.inodes.opened(inode, entry)
+        if truncate:
+            await self.set_length(entry, 0)
+        async with handle.shared.using() as image:
+            return self._file_info(handle, image, flags)
+
+    async def _check_copied(self, entry: Entry) -> None:
+        """Raise OSError EBUSY for what librbd would not read right, until a move is over."""
+        # A move of this mount's own is waited for.
+        entry = await self.handles.where(entry)
+        if not (await self.lineages.of(entry)).copied:
+            raise OSError(errno.EBUSY, f"{entry.spec}, or what it was cloned from, is being moved")
+
+    def _file_info(self, handle: Handle, image: Image, flags: int) -> pyfuse3.FileInfo:
+        snapshot = handle.entry.is_snapshot
+        # The pages of a snapshot stay true for ever. Those of an image are trusted while nobody
+        # else can write to it, and not across opens: somebody may have, in between.
+        trusted = snapshot or (
+            handle.writable and image.lock_held and not handle.entry.key.partition
+        )
+        return pyfuse3.FileInfo(
+            fh=pyfuse3.FileHandleT(handle.fh),
+            # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
+            direct_io=self.options.direct_io or bool(flags & os.O_DIRECT) or not trusted,
+            keep_cache=snapshot,
+        )
+
+    async def set_length(self, entry: Entry, length: int) -> None:
+        """Resize the image of *entry* to *length* bytes; shrinking is for a managed mount only."""
+        self.check_writable(entry)
+        if entry.key.partition:
+            raise OSError(errno.EPERM, f"{entry.spec} is a partition")
+        async with self.handles.borrowed(entry, writable=True) as shared:
+            if length < shared.length:
+                self.check_managed()
+            await shared.resize(length)
+        self.catalog.changed(entry)
+
+    def invalidate(self, entry: Entry) -> None:
+        """Make the kernel forget pages and attributes of *entry*; blocks, for a thread."""
+        try:
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(self.inodes.number(entry.key)))
+        except OSError as exc:
+            # The kernel does not know the inode, and so has nothing to forget.
+            if exc.errno != errno.ENOENT:
+                raise

@@ -1,0 +1,201 @@
+"""Open files handed to the native data path, and the requests that come back from it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyfuse3
+import trio
+
+from rbdfs.datapath import native
+from rbdfs.kernel import connection, extra_requests
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from rbdfs.ceph.native_opener import NativeLibrary
+    from rbdfs.files.handle import Handle
+    from rbdfs.fuse.operations import Operations
+
+log = logging.getLogger(__name__)
+
+
+class _Registration(NamedTuple):
+    image: native.Image
+    length: int
+
+
+class NativePath:
+    """The files that the data path serves: those whose image is there and does not grow.
+
+    It is made before the kernel connection, which start() brings.
+    """
+
+    def __init__(self, library: NativeLibrary, *, ignore_sync: bool) -> None:
+        self.library = library
+        self._ignore_sync = ignore_sync
+        self._mux: native.Mux | None = None
+        self._registered: dict[int, _Registration] = {}
+
+    def serve(self, handle: Handle) -> None:
+        """Register *handle* as it is now; what is not for the data path goes through pyfuse3."""
+        wanted, known = _wanted(handle), self._registered.get(handle.fh)
+        if wanted == known or self._mux is None:
+            return
+        if wanted is not None and known is not None and wanted.image is known.image:
+            self._mux.set_length(handle.fh, wanted.length)
+        else:
+            self.forget(handle)
+            if wanted is not None:
+                self._register(handle, wanted)
+        if wanted is not None:
+            self._registered[handle.fh] = wanted
+
+    def forget(self, handle: Handle) -> None:
+        """Serve *handle* no longer; requests under way go on."""
+        if self._mux is None or self._registered.pop(handle.fh, None) is None:
+            return
+        self._mux.unregister(handle.fh)
+        # Whether the data path has written since the last flush goes with its registration.
+        handle.dirty = handle.writable
+
+    def _register(self, handle: Handle, wanted: _Registration) -> None:
+        assert self._mux is not None
+        self._mux.register(
+            handle.fh,
+            wanted.image,
+            handle.entry.offset,
+            wanted.length,
+            readable=True,
+            writable=handle.writable,
+            open_flags=native.FOPEN_PARALLEL_DIRECT_WRITES if handle.writable else 0,
+            ignore_sync=self._ignore_sync,
+        )
+
+    @contextlib.asynccontextmanager
+    async def connected(
+        self, descriptor: int, operations: Operations, init_request: bytes
+    ) -> AsyncIterator[str]:
+        """Stand between the kernel, at *descriptor*, and pyfuse3, which gets the yielded path.
+
+        At the end all requests are complete, or it raises OSError ETIMEDOUT.
+        With *init_request* the connection goes on that a server before this one had.
+        """
+        pair, (extra, mux_extra) = (
+            connection.socket_pair(),
+            trio.socket.socketpair(trio.socket.AF_UNIX, trio.socket.SOCK_SEQPACKET),
+        )
+        with pair.ours, pair.theirs, extra, mux_extra:
+            self._mux = native.Mux(
+                descriptor,
+                pair.ours,
+                mux_extra,
+                max_write=pair.max_request,
+                init_set=native.INIT_FLAGS | _HANDLE_KILLPRIV_V2,
+                init_clear=_AUTO_INVAL_DATA,
+            )
+            mux_extra.close()
+            # Those of another server; before the kernel can ask for them.
+            for handle in operations.served.handles:
+                self.serve(handle)
+            self._mux.start(init_request)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_end_with, self._mux)
+                    nursery.start_soon(self._answer_extra, extra, operations)
+                    # A duplicate, because libfuse closes what it is given.
+                    yield f"/dev/fd/{os.dup(pair.theirs.fileno())}"
+                    nursery.cancel_scope.cancel()
+            finally:
+                mux, self._mux = self._mux, None
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(mux.stop, _STOP_S)
+
+    def init_request(self) -> bytes:
+        """Return how the kernel introduced itself, for the next server."""
+        return (self._mux and self._mux.init_request) or b""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Read no more from the kernel, and wait until every request is answered.
+
+        Raises OSError ETIMEDOUT.
+        """
+        assert self._mux is not None
+        await trio.to_thread.run_sync(self._mux.drain, timeout_s)
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters of the data path."""
+        return self._mux.stats() if self._mux is not None else {}
+
+    async def _answer_extra(self, extra: trio.socket.SocketType, operations: Operations) -> None:
+        """Carry out what pyfuse3 does not know, all at once."""
+        async with trio.open_nursery() as nursery:
+            while message := await extra.recv(_MESSAGE_BYTES):
+                nursery.start_soon(self._answer, message, operations)
+
+    async def _answer(self, message: bytes, operations: Operations) -> None:
+        try:
+            reply = await _carry_out(extra_requests.parse(message), operations)
+        except extra_requests.MalformedRequestError as exc:
+            log.error("the kernel sent what makes no sense: %s", exc)
+            reply = extra_requests.error_reply(exc.unique, errno.EINVAL) if exc.unique else None
+        if reply is not None and self._mux is not None:
+            try:
+                self._mux.reply(reply)
+            except OSError as exc:
+                log.warning("a reply was not taken: %s", exc)
+
+
+# linux/fuse.h. Pages are used only where nobody else can write, or nobody at all; with this flag
+# the kernel would drop them whenever the timestamp changes, which librbd does once a minute.
+_AUTO_INVAL_DATA = 1 << 12
+# No file has set-user-ID bits or capabilities to lose: the kernel need not ask before each write.
+_HANDLE_KILLPRIV_V2 = 1 << 28
+# How long requests may take at the end, in seconds.
+_STOP_S = 30.0
+# The longest of the three requests is far below.
+_MESSAGE_BYTES = 4096
+
+
+def _wanted(handle: Handle) -> _Registration | None:
+    shared = handle.shared
+    if shared.error is not None or shared.image is None or shared.gate.closed:
+        return None
+    if shared.growth is not None and not shared.growth.settled:
+        return None
+    binding = shared.image.binding
+    assert isinstance(binding, native.Image)
+    return _Registration(binding, handle.length)
+
+
+async def _end_with(mux: native.Mux) -> None:
+    await trio.lowlevel.wait_readable(mux.fileno())
+    # libfuse cannot be told by its socket, on which it would take the end for an error.
+    pyfuse3.terminate()
+
+
+async def _carry_out(request: Any, operations: Operations) -> bytes | None:
+    try:
+        if isinstance(request, extra_requests.Fallocate):
+            await operations.fallocate(request.fh, request.mode, request.offset, request.length)
+            return extra_requests.empty_reply(request.unique)
+        if isinstance(request, extra_requests.Lseek):
+            found = await operations.lseek(request.fh, request.offset, request.whence)
+            return extra_requests.lseek_reply(request, found)
+        if isinstance(request, extra_requests.CopyFileRange):
+            count = await operations.copy_file_range(
+                request.fh_in,
+                request.offset_in,
+                request.fh_out,
+                request.offset_out,
+                request.length,
+            )
+            return extra_requests.copy_reply(request, count)
+    except pyfuse3.FUSEError as exc:
+        return extra_requests.error_reply(request.unique, exc.errno)
+    # An interrupt: librbd cannot take a request back, so its answer is awaited.
+    return None

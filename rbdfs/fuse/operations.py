@@ -1,0 +1,104 @@
+"""The file system's operations, as pyfuse3 calls them: check, clamp, one call, reply.
+
+The kernel asks by inode and, for an open file, by file handle. What it was told of an inode it
+may use for attributes.VALID_S seconds without asking again. A request is answered by returning or
+by raising FUSEError; it runs beside all others, so every ``await`` lets other requests in.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import FUSEError
+
+from rbdfs.fuse.file_operations import FileOperations
+from rbdfs.fuse.name_operations import NameOperations
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from rbdfs.fuse.mounted import Served
+
+    AnswersWithErrno = TypeVar("AnswersWithErrno", bound=type[pyfuse3.Operations])
+
+log = logging.getLogger(__name__)
+
+Method = TypeVar("Method", bound="Callable[..., Awaitable[Any]]")
+
+# Answers that a caller may well expect; everything else is worth a line in the log.
+_EXPECTED = frozenset(
+    {errno.ENOENT, errno.ENODATA, errno.EROFS, errno.EPERM, errno.ENOSPC, errno.EBUSY}
+    | {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.EOPNOTSUPP, errno.EEXIST}
+    | {errno.ENOTEMPTY, errno.EXDEV, errno.EINVAL, errno.EISDIR, errno.E2BIG}
+)
+
+
+def replies_errno(method: Method) -> Method:
+    """Answer the kernel with an errno, whatever *method* raises.
+
+    pyfuse3 replies to FUSEError only; any other exception leaves the caller without an answer
+    and takes the whole mount down.
+    """
+
+    @functools.wraps(method)
+    async def bounded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await method(*args, **kwargs)
+        except FUSEError:
+            raise
+        except OSError as exc:
+            # A disk has no quota: QEMU pauses its guest upon ENOSPC, and upon nothing else.
+            code = errno.ENOSPC if exc.errno == errno.EDQUOT else exc.errno
+            level = logging.DEBUG if code in _EXPECTED else logging.WARNING
+            log.log(level, "%s: %s", method.__name__, exc)
+            raise FUSEError(code or errno.EIO) from exc
+        except Exception:
+            log.exception("%s failed", method.__name__)
+            raise FUSEError(errno.EIO) from None
+
+    return bounded  # type: ignore[return-value]
+
+
+def replies_nothing(method: Method) -> Method:
+    """Log whatever *method* raises: the kernel waits for no answer, and pyfuse3 catches nothing."""
+
+    @functools.wraps(method)
+    async def bounded(*args: Any, **kwargs: Any) -> None:
+        try:
+            await method(*args, **kwargs)
+        except Exception:
+            log.exception("%s failed", method.__name__)
+
+    return bounded  # type: ignore[return-value]
+
+
+def answers_with_errno(operations: AnswersWithErrno) -> AnswersWithErrno:
+    """Put replies_errno() around every operation of a class, inherited ones included."""
+    for name, method in inspect.getmembers(operations, inspect.iscoroutinefunction):
+        boundary = replies_nothing if name == "forget" else replies_errno
+        setattr(operations, name, boundary(method))
+    return operations
+
+
+@answers_with_errno
+class Operations(NameOperations, FileOperations):
+    """Images and snapshots as files.
+
+    Attributes:
+        served: what the operations work on.
+        ready: set when the kernel has opened the connection: from now on the mount answers.
+    """
+
+    def __init__(self, served: Served) -> None:
+        super().__init__()
+        self.served = served
+        self.ready = trio.Event()
+
+    def init(self) -> None:
+        self.ready.set()

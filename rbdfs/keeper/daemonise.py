@@ -1,0 +1,153 @@
+"""Going to the background, and telling the caller how the start went."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from rbdfs.config.secrets import redacted
+from rbdfs.errors import EXIT_FAILURE, UserError
+
+_READY = b"\0"
+
+
+@dataclass(slots=True)
+class Starter:
+    """The way back to whoever waits for the mount to be usable.
+
+    Attributes:
+        pipe: write end of the pipe to the waiting parent, or None in the foreground.
+    """
+
+    pipe: int | None = None
+
+    def ready(self) -> None:
+        """Say that the mount is usable: to the parent, which exits, and to NOTIFY_SOCKET."""
+        notify_service_manager(f"READY=1\nMAINPID={os.getpid()}")
+        if self.pipe is not None:
+            leave_standard_descriptors()
+            self._send(_READY)
+
+    def failed(self, error: UserError) -> None:
+        """Say in one line why nothing is mounted; the parent exits with the error's code."""
+        # What is said of a command line that makes no sense may quote it.
+        line = redacted(" ".join(str(error).split()))
+        if self.pipe is None:
+            print(f"rbdfs: {line}", file=sys.stderr)  # noqa: T201
+        else:
+            self._send(bytes([error.exit_code]) + line.encode("utf-8", "surrogateescape"))
+
+    def _send(self, message: bytes) -> None:
+        pipe, self.pipe = self.pipe, None
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(pipe, message)
+            os.close(pipe)
+
+
+class SignalSocket:
+    """Signals as something to wait for with a selector: a context that takes them over.
+
+    SIGHUP is ignored: a terminal that is closed says nothing about the mount.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._theirs.setblocking(False)
+        self._numbers = numbers
+
+    def __enter__(self) -> SignalSocket:
+        signal.set_wakeup_fd(self._theirs.fileno())
+        for number in self._numbers:
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        signal.set_wakeup_fd(-1)
+        self._theirs.close()
+        self._ours.close()
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def receive(self) -> list[signal.Signals]:
+        """Return those that have come since the last call."""
+        return [signal.Signals(number) for number in self._ours.recv(64)]
+
+
+def open_standard_descriptors() -> None:
+    """Make /dev/null of stdin, stdout and stderr where the caller has closed them.
+
+    What is opened later would get their numbers otherwise, and what is printed.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def leave_standard_descriptors() -> None:
+    """Leave the caller's terminal or pipes, which would wait for the end of the mount.
+
+    Not before the mount is usable: what libraries print about a failed start is for the caller.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def daemonise(starter: Starter) -> None:
+    """Fork: return in the child, a session of its own in /; the parent waits for it and exits.
+
+    From here on *starter* speaks to the parent.
+
+    Connecting to the cluster comes afterwards, because librados' threads do not survive a fork.
+    """
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(write_end)
+        _await_start(child, read_end)
+    os.close(read_end)
+    os.setsid()
+    os.chdir("/")
+    starter.pipe = write_end
+
+
+def _await_start(child: int, pipe: int) -> NoReturn:
+    message = b""
+    # An interrupted wait must not leave a daemon behind that nobody was told of.
+    signal.signal(signal.SIGINT, lambda *_: os.kill(child, signal.SIGTERM))
+    while chunk := os.read(pipe, 65536):
+        message += chunk
+    if message == _READY:
+        os._exit(0)
+    if message:
+        code, line = message[0], message[1:].decode("utf-8", "replace")
+    else:
+        _, status = os.waitpid(child, 0)
+        code = EXIT_FAILURE
+        line = f"ended unexpectedly (exit code {os.waitstatus_to_exitcode(status)})"
+    print(f"rbdfs: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(code)
+
+
+def notify_service_manager(state: str) -> None:
+    """Send *state* to the socket that NOTIFY_SOCKET names, as sd_notify(3) does."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError as exc:
+            raise UserError(f"cannot notify NOTIFY_SOCKET: {exc.strerror}") from exc

@@ -1,0 +1,210 @@
+"""What the cluster holds: names and attributes, read without opening anything, briefly kept.
+
+Names are looked for in the pool that has the name now; what belongs to an image, in the pool that
+has the id, which another pool of the name does not have.
+
+Attributes come from the header objects, in one read operation an image, so a listing leaves no
+watcher and takes no lock. Everybody who asks while something is being read shares the answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from rbdfs.ceph.blocking_image import encoded, is_utf8
+from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.metadata import pool_directory
+from rbdfs.metadata.encoding import Decoder, NotUnderstood, encode_string
+from rbdfs.metadata.image_header import ImageAttributes, SnapAttributes, omap_reader, read_header
+from rbdfs.metadata.migration_record import MIGRATING, read_migration
+from rbdfs.metadata.object_map import read_object_map, trustworthy
+from rbdfs.metadata.opened_header import inspect_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from rbdfs.ceph.cluster import Cluster
+    from rbdfs.metadata.migration_record import MigrationHeader
+    from rbdfs.model.entry import Entry
+
+    T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+# How old an answer may be, in seconds. The kernel keeps what it is told as long again.
+TTL_S = 0.9
+# Headers kept: about a kilobyte each, more with many snapshots.
+_HEADERS = 4096
+_DIRECTORIES = 256
+_FOR_GOOD_S = 86400.0
+_THREADS_A_POOL = 8
+
+
+class Inventory:
+    """Names and attributes of images, by pool and namespace ("" is the default one).
+
+    All methods raise OSError with the errno of Ceph, and EIO for an answer that makes no sense.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._pools: SingleFlight[list[str]] = SingleFlight(TTL_S, 1)
+        self._names: SingleFlight[dict[str, str]] = SingleFlight(TTL_S, _DIRECTORIES)
+        self._namespaces: SingleFlight[list[str]] = SingleFlight(TTL_S, _DIRECTORIES)
+        self._headers: SingleFlight[ImageAttributes] = SingleFlight(TTL_S, _HEADERS)
+        self._allocated: SingleFlight[int | None] = SingleFlight(TTL_S, _HEADERS)
+        # A snapshot never changes.
+        self._allocated_by_snaps: SingleFlight[int | None] = SingleFlight(_FOR_GOOD_S, _HEADERS)
+        self._usage: SingleFlight[tuple[int, int]] = SingleFlight(TTL_S, _DIRECTORIES)
+        self._warned: set[str] = set()
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+
+    async def pools(self) -> list[str]:
+        """Return the names of the pools with application rbd."""
+        return await self._pools.get(None, self._cluster.pools)
+
+    async def image_names(self, pool: str, namespace: str) -> dict[str, str]:
+        """Return image ids by name; the id of an image of format 1 is empty."""
+        load = partial(self._load_image_names, pool, namespace)
+        return await self._names.get((pool, namespace), load)
+
+    async def namespaces(self, pool: str) -> list[str]:
+        """Return the names of the namespaces of *pool*, but for those that are not UTF-8."""
+        return await self._namespaces.get(pool, partial(self._load_namespaces, pool))
+
+    async def places(self, pool: str, namespace: str) -> list[tuple[str, str]]:
+        """Return each pool with each of its namespaces ("" is one); "" for *pool* means all."""
+        if namespace:
+            return [(pool, namespace)]
+        pools = [pool] if pool else await self.pools()
+        return [(each, space) for each in pools for space in ("", *await self.namespaces(each))]
+
+    async def namespace_exists(self, pool: str, namespace: str) -> bool:
+        """Tell whether *pool* has *namespace*, also where its namespaces cannot be listed."""
+        return is_utf8(encoded(namespace)) and await self._cluster.namespace_exists(pool, namespace)
+
+    async def image_id(self, pool: str, namespace: str, name: str) -> str:
+        """Return the id of one image, "" for format 1, without listing the pool; ENOENT if none."""
+        argument = encode_string(name.encode("utf-8", "surrogateescape"))
+        try:
+            ioctx = await self._cluster.ioctx(pool, namespace)
+            answer = await self._call_class(pool, ioctx, "rbd_directory", "dir_get_id", argument)
+        except FileNotFoundError:
+            # Format 1 has another directory, to be read as a whole; or the pool is another one.
+            found = (await self.image_names(pool, namespace)).get(name)
+            if found is None:
+                raise
+            return found
+        return Decoder(answer).string().decode("ascii")
+
+    async def attributes(self, where: Entry, name: str, image_id: str) -> ImageAttributes:
+        """Return the attributes of an image in the pool and namespace that *where* is in, or is.
+
+        It is found by *image_id*, or by *name* where that is "".
+        """
+        load = partial(self._load_attributes, where, name, image_id)
+        key = (where.key.pool_id, where.namespace, image_id or f"/{name}")
+        return await self._headers.get(key, load)
+
+    async def allocated(
+        self, where: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
+    ) -> int | None:
+        """Return how many bytes an image or a snapshot of it takes, in whole objects.
+
+        None where its object map does not tell: then all of it may be data.
+        """
+        if not trustworthy(attributes, snap):
+            return None
+        load = partial(self._load_allocated, where, attributes, snap)
+        kept = self._allocated if snap is None else self._allocated_by_snaps
+        snap_id = 0 if snap is None else snap.snap_id
+        key = (where.key.pool_id, where.namespace, attributes.image_id, snap_id)
+        return await kept.get(key, load)
+
+    async def migration(self, where: Entry, attributes: ImageAttributes) -> MigrationHeader | None:
+        """Return what an image's header tells of a live migration from or to it, as of now."""
+        if not attributes.features & MIGRATING:
+            return None
+        ioctx = await self._cluster.ioctx_of(where)
+        try:
+            reader = omap_reader(self._cluster.bridge, ioctx)
+            return await read_migration(reader, attributes.image_id)
+        except NotUnderstood as exc:
+            image = f"image {attributes.image_id} of pool {where.pool}"
+            raise OSError(errno.EIO, f"{image}: {exc}") from exc
+
+    async def usage(self, pool: str) -> tuple[int, int]:
+        """Return ``(used, available)`` bytes of *pool*."""
+        return await self._usage.get(pool, partial(self._cluster.usage, pool))
+
+    def image_changed(self, image: Entry) -> None:
+        """Forget the attributes of an image that was changed."""
+        which = (image.key.pool_id, image.namespace, image.key.image_id)
+        self._headers.invalidate(which)
+        self._allocated.invalidate((*which, 0))
+
+    def directory_changed(self, pool: str, namespace: str) -> None:
+        """Forget the names in a pool or namespace, where something was made or removed."""
+        self._names.invalidate((pool, namespace))
+        self._namespaces.invalidate(pool)
+
+    async def _load_namespaces(self, pool: str) -> list[str]:
+        ioctx = await self._cluster.ioctx(pool)
+        names = await pool_directory.list_namespaces(partial(self._call_class, pool, ioctx))
+        usable = [name for name in names if is_utf8(encoded(name))]
+        if len(usable) < len(names) and pool not in self._warned:
+            self._warned.add(pool)
+            hidden = ", ".join(ascii(name) for name in names if name not in usable)
+            log.warning("left out of pool %a: namespaces that are not UTF-8: %s", pool, hidden)
+        return usable
+
+    async def _load_image_names(self, pool: str, namespace: str) -> dict[str, str]:
+        while True:
+            ioctx = await self._cluster.ioctx(pool, namespace)
+            names = await pool_directory.list_images(partial(self._call_class, pool, ioctx))
+            # A pool that was removed looks the same, and is not an empty one to be mirrored.
+            if names or await self._cluster.is_current(pool, ioctx):
+                break
+        old = await self._in_thread(pool, partial(pool_directory.list_v1_images, ioctx))
+        return dict.fromkeys(old, "") | dict(names)
+
+    async def _load_attributes(self, where: Entry, name: str, image_id: str) -> ImageAttributes:
+        ioctx, pool = await self._cluster.ioctx_of(where), where.pool
+        if not image_id:
+            return await self._in_thread(pool, partial(inspect_image, ioctx, name=name))
+        try:
+            return await read_header(omap_reader(self._cluster.bridge, ioctx), image_id)
+        except NotUnderstood as exc:
+            log.info("opening image %s of pool %a for its attributes: %s", image_id, pool, exc)
+        return await self._in_thread(pool, partial(inspect_image, ioctx, image_id=image_id))
+
+    async def _load_allocated(
+        self, where: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
+    ) -> int | None:
+        ioctx = await self._cluster.ioctx_of(where)
+        try:
+            states = await read_object_map(self._cluster.bridge, ioctx, attributes, snap)
+            size = attributes.size if snap is None else snap.size
+            return states.allocated_bytes(size=size, order=attributes.order)
+        except FileNotFoundError:
+            return None
+        except NotUnderstood as exc:
+            log.debug("object map of image %s: %s", attributes.image_id, exc)
+            return None
+
+    async def _call_class(
+        self, pool: str, ioctx: Any, oid: str, method: str, argument: bytes
+    ) -> bytes:
+        call = partial(pool_directory.call_class, ioctx, oid, method, argument)
+        return await self._in_thread(pool, call)
+
+    async def _in_thread(self, pool: str, call: Callable[[], T]) -> T:
+        # A pool that does not answer keeps its own threads, not those of other pools.
+        limiter = self._limiters.setdefault(pool, trio.CapacityLimiter(_THREADS_A_POOL))
+        return await trio.to_thread.run_sync(call, limiter=limiter)

@@ -1,0 +1,256 @@
+"""Attributes of images and snapshots, read from their header objects without opening them.
+
+An image of format 2 keeps them in the omap of ``rbd_header.ID``, where object class rbd
+(src/cls/rbd) writes them. One read operation brings all of it at one point in time, leaves no
+watcher and takes no lock. The methods of the class would give the same values in five requests
+for the image and one for each snapshot, and the binding's asynchronous call of them is unsafe: an
+answer that is longer than its buffer is copied beyond the buffer's end.
+
+What is not understood raises NotUnderstood. The caller opens such an image read-only instead.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.ceph.errors import from_ceph
+from rbdfs.metadata.encoding import Decoder, NotUnderstood
+
+if TYPE_CHECKING:
+    from rbdfs.ceph.aio import AioBridge
+
+_Omap = dict[str, bytes]
+
+ReadOmap = Callable[[str, tuple[str, ...], str, str], Awaitable[tuple[_Omap, _Omap]]]
+"""``(oid, keys, prefix, start_after)`` -> the values of *keys*, and a page of those whose keys
+begin with *prefix* and come after *start_after*, both of one moment. Raises OSError."""
+
+_SNAP_PREFIX = "snapshot_"
+_KEYS = (
+    "size",
+    "order",
+    "features",
+    "flags",
+    "stripe_unit",
+    "stripe_count",
+    "create_timestamp",
+    "access_timestamp",
+    "modify_timestamp",
+    "data_pool_id",
+    "parent",
+)
+_PAGE_KEYS = 512
+_NAMESPACE_TYPES = {0: "user", 1: "group", 2: "trash", 3: "mirror"}
+# A sector, and what still is a size in 63 bits.
+_MIN_ORDER = 9
+_MAX_ORDER = 62
+
+
+@dataclass(frozen=True, slots=True)
+class SnapAttributes:
+    """One snapshot. Its name holds bytes that are not UTF-8 as surrogates (surrogateescape).
+
+    ``namespace_type`` is "user" for what ``rbd snap ls`` shows, "group", "trash" (removed, but
+    kept for its clones), "mirror", or the number of a type that is not known here. ``size`` is in
+    bytes, the timestamp 0 where Ceph keeps none. ``flags`` are those of ImageAttributes, but of
+    the snapshot's own object map. ``parent_overlap`` is how many bytes at the front may come from
+    the parent. Both are None where they were not read.
+    """
+
+    snap_id: int
+    name: str
+    namespace_type: str | int
+    size: int
+    timestamp_ns: int
+    protected: bool
+    flags: int | None
+    parent_overlap: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ParentSpec:
+    """The snapshot that an image was cloned from; ``overlap`` is in bytes, None for the head."""
+
+    pool_id: int
+    pool_namespace: str
+    image_id: str
+    snap_id: int
+    overlap: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAttributes:
+    """One image. Sizes are in bytes, an object has ``2**order``.
+
+    Timestamps are 0 where Ceph keeps none. ``data_pool_id`` is -1 where the data is in the
+    image's own pool. ``snaps`` are in order of their ids, of all namespace types. ``flags`` are
+    RBD_FLAG_* (1: the object map is invalid, 2: fast-diff is), None where they were not read.
+    ``striped`` tells that consecutive bytes go to objects in turns.
+    """
+
+    image_id: str
+    size: int
+    order: int
+    features: int
+    create_ns: int
+    access_ns: int
+    modify_ns: int
+    snaps: tuple[SnapAttributes, ...]
+    data_pool_id: int
+    parent: ParentSpec | None
+    flags: int | None
+    striped: bool
+
+
+async def read_header(read_omap: ReadOmap, image_id: str) -> ImageAttributes:
+    """Read the attributes of the image with *image_id* and of its snapshots.
+
+    Raises OSError (ENOENT: no such image) and NotUnderstood.
+    """
+    oid = f"rbd_header.{image_id}"
+    values, page = await read_omap(oid, _KEYS, _SNAP_PREFIX, "")
+    snaps = dict(page)
+    # An OSD may send fewer than were asked for (osd_max_omap_entries_per_request), and the
+    # binding does not tell whether there are more: only an empty page is the end.
+    while page:
+        last = max(page)
+        _, page = await read_omap(oid, (), _SNAP_PREFIX, last)
+        if page and min(page) <= last:
+            raise NotUnderstood(f"{oid}: keys up to {last} again")
+        snaps.update(page)
+    return decode_header(image_id, values, snaps)
+
+
+def decode_header(
+    image_id: str, values: Mapping[str, bytes], snaps: Mapping[str, bytes]
+) -> ImageAttributes:
+    """Decode the omap of a header object: *values* by key, *snaps* by their keys.
+
+    The layout is the one of src/cls/rbd/cls_rbd.cc ("Object keys"). Raises NotUnderstood, and
+    OSError EIO for an object size that cannot be.
+    """
+    order = _take(values, "order", Decoder.u8)
+    if not _MIN_ORDER <= order <= _MAX_ORDER:
+        # Not for librbd to open: it divides by the object size, and that kills the process.
+        raise OSError(errno.EIO, f"image {image_id} has objects of 2^{order} bytes")
+    return ImageAttributes(
+        image_id=image_id,
+        size=_take(values, "size", Decoder.u64),
+        order=order,
+        features=_take(values, "features", Decoder.u64),
+        create_ns=_take(values, "create_timestamp", Decoder.timestamp_ns, 0),
+        access_ns=_take(values, "access_timestamp", Decoder.timestamp_ns, 0),
+        modify_ns=_take(values, "modify_timestamp", Decoder.timestamp_ns, 0),
+        snaps=tuple(_decode_keyed_snap(key, snaps[key]) for key in sorted(snaps)),
+        data_pool_id=_take(values, "data_pool_id", Decoder.i64, -1),
+        parent=decode_parent(values["parent"]) if "parent" in values else None,
+        flags=_take(values, "flags", Decoder.u64, 0),
+        striped=_is_striped(values, 1 << order),
+    )
+
+
+def _is_striped(values: Mapping[str, bytes], object_size: int) -> bool:
+    unit = _take(values, "stripe_unit", Decoder.u64, object_size)
+    count = _take(values, "stripe_count", Decoder.u64, 1)
+    return (unit, count) != (object_size, 1)
+
+
+def _take(
+    values: Mapping[str, bytes],
+    key: str,
+    take: Callable[[Decoder], int],
+    default: int | None = None,
+) -> int:
+    if key not in values:
+        if default is None:
+            raise NotUnderstood(f"a header without {key}")
+        return default
+    decoder = Decoder(values[key])
+    value = take(decoder)
+    decoder.finish()
+    return value
+
+
+def _decode_keyed_snap(key: str, data: bytes) -> SnapAttributes:
+    snap = decode_snap(data)
+    if key != f"{_SNAP_PREFIX}{snap.snap_id:016x}":
+        raise NotUnderstood(f"snapshot {snap.snap_id} under {key!r}")
+    return snap
+
+
+def decode_snap(data: bytes) -> SnapAttributes:
+    """Decode a cls_rbd_snap (src/cls/rbd/cls_rbd.h), any version. Raises NotUnderstood."""
+    record = Decoder(data)
+    version, compat, body = record.versioned(understood=8)
+    record.finish()
+    snap_id, name, size = body.u64(), body.text(), body.u64()
+    parent_overlap = 0
+    if compat < 8:
+        # Until Nautilus a snapshot had features and a parent of its own. Such records stay
+        # as they are until somebody changes the snapshot.
+        body.u64()
+        parent = _take_parent(body) if version >= 2 else None
+        parent_overlap = (parent.overlap or 0) if parent else 0
+    protected = version >= 3 and body.u8() != 0
+    flags = body.u64() if version >= 4 else 0
+    namespace_type = _decode_namespace_type(body) if version >= 5 else "user"
+    timestamp_ns = body.timestamp_ns() if version >= 6 else 0
+    if version >= 7:
+        body.u32()  # child_count
+    if version >= 8:
+        parent_overlap = max(parent_overlap, body.optional_u64() or 0)
+    return SnapAttributes(
+        snap_id, name, namespace_type, size, timestamp_ns, protected, flags, parent_overlap
+    )
+
+
+def _decode_namespace_type(body: Decoder) -> str | int:
+    _, _, namespace = body.versioned(understood=1)
+    number = namespace.u32()
+    return _NAMESPACE_TYPES.get(number, number)
+
+
+def decode_parent(data: bytes) -> ParentSpec | None:
+    """Decode a cls_rbd_parent; None where there is no parent. Raises NotUnderstood."""
+    record = Decoder(data)
+    parent = _take_parent(record)
+    record.finish()
+    return parent
+
+
+def _take_parent(record: Decoder) -> ParentSpec | None:
+    version, _, body = record.versioned(understood=2)
+    pool_id = body.i64()
+    pool_namespace = body.text() if version >= 2 else ""
+    image_id, snap_id = body.text(), body.u64()
+    overlap = body.optional_u64() if version >= 2 else body.u64()
+    if pool_id < 0 or not image_id:
+        return None
+    return ParentSpec(pool_id, pool_namespace, image_id, snap_id, overlap)
+
+
+def omap_reader(bridge: AioBridge, ioctx: Any) -> ReadOmap:
+    """Return a ReadOmap for the objects of *ioctx* (a ``rados.Ioctx``)."""
+
+    async def read_omap(
+        oid: str, keys: tuple[str, ...], prefix: str, start_after: str
+    ) -> tuple[_Omap, _Omap]:
+        action = f"{oid}: reading the omap"
+        with from_ceph(action):
+            operation = ioctx.create_read_op()
+            try:
+                values, _ = ioctx.get_omap_vals_by_keys(operation, keys)
+                page, _ = ioctx.get_omap_vals(operation, start_after, prefix, _PAGE_KEYS)
+                await bridge.call(
+                    action, lambda done: ioctx.operate_aio_read_op(operation, oid, done)
+                )
+                return dict(values), dict(page)
+            except UnicodeDecodeError as exc:
+                raise NotUnderstood(f"{oid}: a key that is not UTF-8") from exc
+            finally:
+                ioctx.release_read_op(operation)
+
+    return read_omap

@@ -1,0 +1,109 @@
+"""What the headers and the trash of a pool tell of live migrations, read without opening images.
+
+Once a migration is prepared, the source is in its pool's trash, from source MIGRATION, and both
+headers have a ``migration`` record that names the other image. librbd's own calls for this fail on
+such a pool: the binding's ``trash_list()`` raises IndexError, and ``migration_status()`` says the
+source's pool where it means the target's.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rbdfs.metadata.encoding import Decoder, NotUnderstood, encode_string, encode_u64
+from rbdfs.metadata.pool_directory import call_class
+
+if TYPE_CHECKING:
+    import rados
+
+    from rbdfs.metadata.image_header import ReadOmap
+
+_PAGE_NAMES = 1024
+_SOURCE = 1
+# RBD_FEATURE_MIGRATING of rbd/features.h: source and target have it.
+MIGRATING = 1 << 9
+# cls::rbd::TRASH_IMAGE_SOURCE_MIGRATION.
+TRASH_MIGRATION = 2
+
+
+class State(enum.IntEnum):
+    """How far a migration has come (cls::rbd::MigrationState)."""
+
+    ERROR = 0
+    PREPARING = 1
+    PREPARED = 2
+    EXECUTING = 3
+    EXECUTED = 4
+    ABORTING = 5
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationHeader:
+    """The ``migration`` record of one image; everything but ``is_source`` is of the other one."""
+
+    is_source: bool
+    pool_id: int
+    namespace: str
+    image: str
+    image_id: str
+    state: State
+
+
+async def read_migration(read_omap: ReadOmap, image_id: str) -> MigrationHeader | None:
+    """Return the record of an image; None where it is not being migrated.
+
+    Raises OSError (ENOENT: no such image) and NotUnderstood.
+    """
+    # Asking for a key that is always there tells an image without a record from none at all.
+    oid = f"rbd_header.{image_id}"
+    values, _ = await read_omap(oid, ("size", "migration"), "migration", "")
+    return decode_migration(values["migration"]) if "migration" in values else None
+
+
+def decode_migration(data: bytes) -> MigrationHeader:
+    """Decode a cls::rbd::MigrationSpec (src/cls/rbd/cls_rbd_types.h). Raises NotUnderstood."""
+    record = Decoder(data)
+    _, _, body = record.versioned(understood=3)
+    record.finish()
+    kind, pool_id, namespace = body.u8(), body.i64(), body.text()
+    image, image_id = body.text(), body.text()
+    for _ in range(body.u32()):
+        body.u64(), body.u64()  # ids of a snapshot here and there
+    body.u64()  # overlap
+    body.u8(), body.u8()  # flatten, mirroring
+    number = body.u8()
+    try:
+        state = State(number)
+    except ValueError:
+        raise NotUnderstood(f"a migration in state {number}") from None
+    return MigrationHeader(kind == _SOURCE, pool_id, namespace, image, image_id, state)
+
+
+def list_migration_sources(ioctx: rados.Ioctx) -> dict[str, str]:
+    """Return names by image id of the sources of migrations in a pool or namespace; blocks.
+
+    Raises OSError and NotUnderstood.
+    """
+    sources: dict[str, str] = {}
+    last = b""
+    while True:
+        argument = encode_string(last) + encode_u64(_PAGE_NAMES)
+        try:
+            page = Decoder(call_class(ioctx, "rbd_trash", "trash_list", argument))
+        except FileNotFoundError:
+            return sources
+        ids = []
+        for _ in range(page.u32()):
+            image_id = page.string()
+            ids.append(image_id)
+            _, _, spec = page.versioned(understood=2)
+            if spec.u8() == TRASH_MIGRATION:
+                sources[image_id.decode("ascii")] = spec.text()
+        page.finish()
+        if len(ids) < _PAGE_NAMES:
+            return sources
+        if max(ids) <= last:
+            raise NotUnderstood(f"rbd_trash: ids up to {last!r} again")
+        last = max(ids)

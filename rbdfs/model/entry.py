@@ -1,0 +1,110 @@
+"""What a directory entry stands for: a pool, a namespace, an image, a snapshot or a partition."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from rbdfs.model.file_name import ImageSpec
+
+NO_POOL = -1
+
+
+class Key(NamedTuple):
+    """Identity of an entry. Names may change; a re-made image or snapshot has another key.
+
+    ``image_id`` is empty for a directory, and the image's name preceded by ``/`` for an image
+    of format 1, which has no id. ``snap_id`` is 0 for everything that is not a snapshot,
+    ``partition`` is 0 for a whole image or snapshot. ``namespace`` is None for the pool itself,
+    and ``pool_id`` is NO_POOL for the list of pools.
+    """
+
+    pool_id: int
+    namespace: str | None = None
+    image_id: str = ""
+    snap_id: int = 0
+    partition: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Timestamps in nanoseconds since 1970, as stat(2) calls them."""
+
+    atime_ns: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file or directory below the mount point, as it was when it was looked at.
+
+    Attributes:
+        pool, namespace: where it lives; namespace is "" for the pool's default one.
+        image, snap: names with surrogateescape for what is not UTF-8; image is "" for a
+            directory, snap is None for an image, and for a snapshot that is known by id only.
+        offset: where the file begins in the image, in bytes: not 0 for a partition.
+        size: bytes.
+        allocated: bytes that it takes, in whole objects; None where that is not known.
+        order: log2 of the object size.
+    """
+
+    key: Key
+    pool: str = ""
+    namespace: str = ""
+    image: str = ""
+    snap: str | None = None
+    offset: int = 0
+    size: int = 0
+    allocated: int | None = None
+    order: int = 22
+    times: Times = Times()
+
+    def record(self) -> dict[str, Any]:
+        """Return the entry fit for JSON, for from_record()."""
+        return asdict(self) | {"key": list(self.key)}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Entry:
+        """Return the entry that record() has written."""
+        times = Times(**record["times"])
+        return cls(**record | {"key": Key(*record["key"]), "times": times})
+
+    @property
+    def is_directory(self) -> bool:
+        return not self.key.image_id
+
+    @property
+    def is_pool_list(self) -> bool:
+        return self.key.pool_id == NO_POOL
+
+    @property
+    def is_snapshot(self) -> bool:
+        return self.key.snap_id != 0
+
+    @property
+    def image_id(self) -> str | None:
+        """The id to open the image by, or None for an image of format 1."""
+        return None if self.key.image_id.startswith("/") else self.key.image_id
+
+    @property
+    def whole_key(self) -> Key:
+        """The key of the image or snapshot that this is, or is a partition of."""
+        return self.key._replace(partition=0)
+
+    @property
+    def image_key(self) -> Key:
+        """The key of the image that this is, or is a snapshot or a partition of."""
+        return self.key._replace(snap_id=0, partition=0)
+
+    @property
+    def whole(self) -> Entry:
+        """The image or snapshot that a partition is in; its size is not known here."""
+        return replace(self, key=self.whole_key, offset=0) if self.key.partition else self
+
+    @property
+    def spec(self) -> str:
+        """``POOL[/NAMESPACE]/IMAGE[@SNAP]``, escaped: one line, fit for a message or a log."""
+        snap_id = self.key.snap_id if self.is_snapshot and self.snap is None else None
+        text = str(ImageSpec(self.pool, self.namespace, self.image, self.snap, snap_id))
+        return f"{text}-part{self.key.partition}" if self.key.partition else text

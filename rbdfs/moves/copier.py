@@ -1,0 +1,113 @@
+"""The client that copies for one move: what it does can be stopped, and is told of in the log."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from rbdfs.ceph.cluster import Cluster
+from rbdfs.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from rbdfs.ceph.opener import Library
+    from rbdfs.config.mount_options import MountOptions
+    from rbdfs.moves.migration import Migration
+    from rbdfs.server.keeper_link import Keeping
+
+log = logging.getLogger(__name__)
+
+_REPORT_PERCENT = 10
+
+
+class Copying:
+    """Makes the clients that copy, and sees to it that they are known as this mount's own."""
+
+    def __init__(
+        self, cluster: Cluster, library: Library, keeping: Keeping, options: MountOptions
+    ) -> None:
+        self._cluster = cluster
+        self._library = library
+        self._keeping = keeping
+        self._options = options
+        self._addresses = {cluster.address, library.address}
+        self._fenced: set[str] = set()
+
+    @contextlib.asynccontextmanager
+    async def copier(self) -> AsyncIterator[Copier]:
+        """Yield a client of its own for one move; raise OSError EIO where it cannot connect."""
+        settings, timeout_s = self._options.ceph_settings, self._options.connect_timeout_s
+        try:
+            async with Cluster.connect(settings, self._cluster.bridge, timeout_s) as cluster:
+                # While it copies it watches the image, which writers take for somebody else.
+                self._library.addresses |= {cluster.address}
+                self._addresses.add(cluster.address)
+                self._keeping.connected_as(sorted(self._addresses))
+                try:
+                    yield Copier(cluster, self._fence)
+                finally:
+                    self._addresses.remove(cluster.address)
+                    self._keeping.connected_as(sorted(self._addresses))
+        except UserError as exc:
+            raise OSError(errno.EIO, f"a client to copy with: {exc}") from exc
+
+    async def _fence(self, address: str) -> None:
+        # A server that comes after this one must not take it for somebody else's doing.
+        self._fenced.add(address)
+        self._keeping.fencing(sorted(self._fenced))
+        await self._cluster.fence(address)
+
+
+class Copier:
+    """A client of its own for one move."""
+
+    def __init__(self, cluster: Cluster, fence: Callable[[str], Awaitable[None]]) -> None:
+        self.cluster = cluster
+        self._fence = fence
+
+    async def stoppable(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Carry out what librbd would not let be cancelled; fence the client if it is cancelled.
+
+        Nothing of ours but the fenced client may write to the image then: what another of our
+        clients copies, as the owner of the lock, this one would wait for. Raises OSError.
+        """
+        done = trio.Event()
+        failure: OSError | None = None
+
+        async def stop() -> None:
+            try:
+                await done.wait()
+            except trio.Cancelled:
+                with trio.CancelScope(shield=True):
+                    await self._fence(self.cluster.address)
+                raise
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop)
+            try:
+                await step()
+            except OSError as exc:
+                failure = exc
+            done.set()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if failure is not None:
+            raise failure
+
+
+class Progress:
+    """Says in the log how far a copy is."""
+
+    def __init__(self, migration: Migration) -> None:
+        self._migration = migration
+        self._next = _REPORT_PERCENT
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = 100 * done // max(total, 1)
+        if percent >= self._next:
+            log.info("%s: %d %%, %d of %d objects", self._migration, percent, done, total)
+            self._next = percent - percent % _REPORT_PERCENT + _REPORT_PERCENT

@@ -1,0 +1,251 @@
+"""Moving an image to another pool, namespace or name: RBD live migration, step by step.
+
+prepare makes the target, which from then on stands for the image and reads from the source what it
+does not have yet; execute copies; commit removes the source. Snapshots, image-meta and the links
+of clones move along; image id, snapshot ids and timestamps are new ones.
+
+What was measured with librbd 16.2.15, and what a user of this module has to see to:
+
+* prepare fails with EBUSY while anybody has the image open for writing, this process included.
+* A read-only image or snapshot of the source that stays open goes on showing the source, without
+  what is written to the target, and after commit it answers with zeros and success.
+* The same zeros after commit are what read-only images of snapshots of the target, and images of
+  clones even if they are open for writing, answer if they were opened before execute was complete.
+  Opened after execute, they are right. Images of the target's head are right in any case.
+* abort copies back what was written to the target, but not zeros: where the target was discarded
+  or zeroed since prepare, the source's old data is there again. New sizes and snapshots are lost.
+* Where source or target is in a namespace, a clone of format 1 (the default of clusters that have
+  not set require-min-compat-client to mimic) is no child of the target any more, so that its parent
+  snapshot can be removed; from a namespace to the default one, librbd aborts the process.
+* So: close what is open on the image, prepare, open it at the target, execute, open everything
+  but writers at the target anew, and commit. Once the target was written to, the way back is to
+  commit and to move it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import rbd
+import trio
+
+from rbdfs.ceph.blocking_image import changing, encoded, lockers, opened, refuse_watched
+from rbdfs.metadata.image_header import omap_reader
+from rbdfs.metadata.image_meta import image_name
+from rbdfs.metadata.migration_record import State, read_migration
+from rbdfs.model.entry import Entry, Key
+from rbdfs.model.file_name import ImageSpec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    import rados
+
+    from rbdfs.ceph.cluster import Cluster
+    from rbdfs.metadata.migration_record import MigrationHeader
+
+    T = TypeVar("T")
+    Progress = Callable[[int, int], None]
+
+log = logging.getLogger(__name__)
+
+# RBD_OPERATION_FEATURE_CLONE_CHILD of rbd/features.h: a clone of format 2.
+_CLONE_CHILD = 1 << 1
+
+
+class Migration:
+    """One image on its way, from prepared() or found by migration_recovery.pending().
+
+    Attributes:
+        source, target: where it comes from and goes to.
+        source_id, target_id: image ids.
+        state: how far it is; None once it is committed or aborted.
+        used: to be set by whoever lets somebody write to the target.
+    """
+
+    def __init__(
+        self, cluster: Cluster, source: ImageSpec, source_id: str, target: ImageSpec
+    ) -> None:
+        self.source = source
+        self.source_id = source_id
+        self.target = target
+        self.target_id = ""
+        self.state: State | None = State.PREPARING
+        self.used = False
+        self.cluster = cluster
+
+    def __str__(self) -> str:
+        return f"migration of {self.source} to {self.target}"
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def prepared(
+        cls, cluster: Cluster, source: Entry, target: ImageSpec, *, data_pool: str | None = None
+    ) -> AsyncIterator[Migration]:
+        """Prepare the migration of image *source*; commit() belongs into the context.
+
+        A context that is left by an OSError before commit() aborts, unless the target is in use
+        or was. One that is cancelled leaves everything as it is, to be finished or undone later.
+        Without *data_pool* the target keeps the source's, if that has one.
+
+        Raises OSError: EBUSY where the image is in use, or a clone of it; EEXIST for the target.
+        """
+        assert source.image_id is not None
+        spec = ImageSpec(source.pool, source.namespace, source.image)
+        migration = cls(cluster, spec, source.image_id, target)
+        await migration._prepare(source, data_pool)
+        try:
+            yield migration
+        except OSError:
+            await migration._give_up()
+            raise
+
+    async def execute(self, progress: Progress | None = None) -> None:
+        """Copy to the target what it does not have yet, while it is in use.
+
+        *progress* is called in the Trio thread with the number of objects done and of all.
+        librbd cannot be told to stop: a cancellation waits for the end. Raises OSError.
+        """
+        token = trio.lowlevel.current_trio_token()
+
+        def on_progress(done: int, total: int) -> int:
+            # On a thread of librbd. After the end of the run there is nobody to tell.
+            if progress is not None:
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(_report, progress, done, total)
+            return 0
+
+        self.state = State.EXECUTING
+        await self._at_target("executing", rbd.RBD().migration_execute, on_progress)
+        self.state = State.EXECUTED
+
+    async def commit(self) -> None:
+        """Remove the source.
+
+        Raises OSError: EINVAL before execute(), EBUSY where a clone is open for writing: it may
+        have been opened before execute() was complete, and would read zeros.
+        """
+        await self._refuse_open_clones(self.target, self.target_id)
+        await self._at_target("committing", rbd.RBD().migration_commit)
+        self.state = None
+
+    async def abort(self) -> None:
+        """Undo: make the source the image again, with what was written to the target but zeros.
+
+        Discards, zeroing, resizes and snapshots since prepare are lost: harmless only where nobody
+        has used the target. Raises OSError: EBUSY while it is open for writing.
+        """
+        await self._at_target("aborting", rbd.RBD().migration_abort)
+        self.state = None
+
+    async def _give_up(self) -> None:
+        if self.state is None:
+            return
+        if self.used:
+            log.error("%s stays in state %s, to be finished", self, self.state.name)
+            return
+        try:
+            await self.abort()
+        except OSError as exc:
+            log.error("%s stays in state %s: %s", self, self.state.name, exc)
+
+    async def _prepare(self, source: Entry, data_pool: str | None) -> None:
+        ioctx = await self.ioctx(self.source)
+        await in_thread(f"{self}: preparing", partial(_refuse_locked, ioctx, source))
+        await self._refuse_open_clones(self.source, self.source_id)
+        prepare = partial(
+            rbd.RBD().migration_prepare,
+            ioctx,
+            encoded(self.source.image),
+            await self.ioctx(self.target),
+            encoded(self.target.image),
+            # The binding wants bytes here, unlike create().
+            data_pool=None if data_pool is None else data_pool.encode(),
+        )
+        await in_thread(f"{self}: preparing", prepare)
+        header = await self.read(self.source, self.source_id)
+        if header is None:
+            raise OSError(errno.EIO, f"{self}: prepared, but the source does not know")
+        self.target_id, self.state = header.image_id, header.state
+
+    async def _at_target(self, step: str, call: Callable[..., None], *args: object) -> None:
+        ioctx = await self.ioctx(self.target)
+        # By its id: it may have been renamed since prepare.
+        name = await in_thread(f"{self}: target", partial(image_name, ioctx, self.target_id))
+        await in_thread(f"{self}: {step}", partial(call, ioctx, encoded(name), *args))
+
+    async def _refuse_open_clones(self, where: ImageSpec, image_id: str) -> None:
+        for clone in await self._clones(where, image_id):
+            there = await self.cluster.ioctx(clone.pool, clone.namespace)
+            spaces = bool(self.source.namespace or self.target.namespace)
+            refuse = partial(_refuse_clone, there, clone, namespaces=spaces)
+            await in_thread(f"{self}: clone {clone.spec}", refuse)
+
+    async def clones(self) -> list[Entry]:
+        """Return the clones of the target, and theirs, to open them by. Raises OSError."""
+        return await self._clones(self.target, self.target_id)
+
+    async def _clones(self, where: ImageSpec, image_id: str) -> list[Entry]:
+        ioctx = await self.ioctx(where)
+        parent = image_entry(ioctx, where, image_id)
+        clones = []
+        for found in await in_thread(f"{self}: clones", partial(_clones, ioctx, parent)):
+            there = await self.cluster.ioctx(found["pool"], found["pool_namespace"])
+            spec = ImageSpec(found["pool"], found["pool_namespace"], found["image"])
+            clones.append(image_entry(there, spec, found["id"]))
+        return clones
+
+    async def read(self, where: ImageSpec, image_id: str) -> MigrationHeader | None:
+        """Return the record of *source* or *target*; None where it has none or is not there."""
+        try:
+            reader = omap_reader(self.cluster.bridge, await self.ioctx(where))
+            return await read_migration(reader, image_id)
+        except FileNotFoundError:
+            return None
+
+    async def ioctx(self, where: ImageSpec) -> rados.Ioctx:
+        """Return the I/O context of *source* or *target*."""
+        return await self.cluster.ioctx(where.pool, where.namespace)
+
+
+def _report(progress: Progress, done: int, total: int) -> None:
+    # What is raised in a callback of Trio's run ends the run.
+    try:
+        progress(done, total)
+    except Exception:
+        log.exception("reporting progress failed")
+
+
+async def in_thread(action: str, call: Callable[[], T]) -> T:
+    """Return what a blocking *call* of librbd does; raise OSError for its errors."""
+    with changing(action):
+        return await trio.to_thread.run_sync(call)
+
+
+def image_entry(ioctx: rados.Ioctx, spec: ImageSpec, image_id: str) -> Entry:
+    """Return an entry to open the image with *image_id* by."""
+    key = Key(ioctx.get_pool_id(), spec.namespace, image_id)
+    return Entry(key, spec.pool, spec.namespace, spec.image)
+
+
+def _refuse_locked(ioctx: rados.Ioctx, entry: Entry) -> None:
+    with opened(ioctx, entry) as image:
+        # librbd looks at watchers itself; a lock of `rbd lock add` it asks for without an end.
+        for client, _cookie, address in lockers(image):
+            raise OSError(errno.EBUSY, f"{entry.spec} is locked by {client} at {address}")
+
+
+def _refuse_clone(ioctx: rados.Ioctx, entry: Entry, *, namespaces: bool) -> None:
+    with opened(ioctx, entry) as image:
+        if namespaces and not image.op_features() & _CLONE_CHILD:
+            raise OSError(errno.EBUSY, f"clone {entry.spec} has an old link to its parent")
+        refuse_watched(image, f"clone {entry.spec}")
+
+
+def _clones(ioctx: rados.Ioctx, entry: Entry) -> list[dict[str, str]]:
+    with opened(ioctx, entry) as image:
+        return list(image.list_descendants())

@@ -1,0 +1,288 @@
+"""Making, removing and renaming images, snapshots and namespaces: what `-o manage` allows.
+
+Every method raises OSError with the errno that the system call behind it would give.
+"""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+import rbd
+import trio
+
+from rbdfs.ceph.blocking_image import (
+    changing,
+    encoded,
+    lockers,
+    opened,
+    opened_for_change,
+    refuse_advisory_lock,
+    refuse_watched,
+)
+from rbdfs.model.file_name import (
+    FileName,
+    ImageSpec,
+    NameTooLong,
+    parse_directory_name,
+    parse_file_name,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import rados
+
+    from rbdfs.ceph.cluster import Cluster
+    from rbdfs.model.entry import Entry
+    from rbdfs.names.catalog import Catalog
+
+_RENAME_NOREPLACE = 1
+# A pool that does not answer keeps its own threads, not those of other pools.
+_THREADS_A_POOL = 4
+
+
+class Administration:
+    """Changes to what there is below the mount point.
+
+    *data_pool* and *object_size* (bytes, a power of two) are for images that are made; None means
+    what the cluster's configuration says.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        catalog: Catalog,
+        *,
+        data_pool: str | None = None,
+        object_size: int | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._catalog = catalog
+        self._data_pool = data_pool
+        self._order = None if object_size is None else object_size.bit_length() - 1
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+
+    async def create(self, parent: Entry, name: bytes) -> Entry:
+        """Make an image of size 0 with the cluster's default features; return it.
+
+        Raises OSError: EEXIST, ENAMETOOLONG, EINVAL for what is no file name, EPERM for the name
+        of a snapshot and in the list of pools.
+        """
+        wanted = _parse(name)
+        if parent.is_pool_list or wanted != FileName(wanted.image):
+            _refuse(f"making {name!r} in {parent.spec}")
+        await self._require_absent(parent, name)
+        if self._data_pool is not None:
+            await self._cluster.ioctx(self._data_pool)
+        ioctx = await self._cluster.ioctx(parent.pool, parent.namespace)
+        make = partial(
+            rbd.RBD().create,
+            ioctx,
+            encoded(wanted.image),
+            0,
+            order=self._order,
+            old_format=False,
+            data_pool=self._data_pool,
+        )
+        await self._change(parent, f"making {name!r} in {parent.spec}", make)
+        return await self._catalog.find(parent, name)
+
+    async def unlink(self, entry: Entry) -> None:
+        """Move an image to the RBD trash, with its snapshots; remove a snapshot.
+
+        Raises OSError: EBUSY for an image that somebody watches or has locked, and for a protected
+        snapshot; EISDIR; EPERM for a partition and for snapshots that are not a user's.
+        """
+        action = f"removing {entry.spec}"
+        if entry.is_directory:
+            raise OSError(errno.EISDIR, f"{action}: it is a directory")
+        if entry.key.partition or (entry.is_snapshot and entry.snap is None):
+            _refuse(action)
+        ioctx = await self._cluster.ioctx_of(entry)
+        if entry.is_snapshot:
+            await self._change(entry, action, partial(_remove_snapshot, ioctx, entry, action))
+        else:
+            await self._change(entry, action, partial(_move_to_trash, ioctx, entry, action))
+
+    async def snapshot(self, image: Entry, parent: Entry, name: bytes) -> Entry:
+        """Take snapshot *name* (``IMAGE@SNAP``) of *image*, which is in *parent*; return it.
+
+        Raises OSError: EXDEV where *name* is not one of this image in its own directory, EPERM
+        where it is no snapshot's name or *image* no image, EEXIST.
+        """
+        action = f"linking {image.spec} to {name!r}"
+        wanted = _parse(name)
+        if image.is_directory or image.is_snapshot or image.key.partition or wanted.snap is None:
+            _refuse(action)
+        if not _holds(parent, image) or wanted.image != image.image:
+            raise OSError(errno.EXDEV, f"{action}: not a snapshot of this image")
+        ioctx = await self._cluster.ioctx_of(image)
+        snap = encoded(wanted.snap)
+
+        def take() -> None:
+            with opened_for_change(ioctx, image, action) as opened:
+                opened.create_snap(snap)
+
+        await self._change(image, action, take)
+        return await self._catalog.find(parent, name)
+
+    async def rename(self, entry: Entry, parent: Entry, name: bytes, flags: int) -> None:
+        """Rename an image within its namespace, or a snapshot within its image.
+
+        Who has it open goes on undisturbed. A target that exists is not replaced, as rename(2)
+        would: a disk cannot be brought back from a mistyped name. Raises OSError: EEXIST, EXDEV
+        for another pool, namespace or image, EINVAL for flags other than RENAME_NOREPLACE, EPERM
+        for directories, partitions and between an image and a snapshot.
+        """
+        action = f"renaming {entry.spec} to {name!r} in {parent.spec}"
+        if flags & ~_RENAME_NOREPLACE:
+            raise OSError(errno.EINVAL, f"{action}: flags {flags:#x}")
+        wanted = _parse(name)
+        if entry.is_directory or entry.key.partition or wanted.snap_id is not None:
+            _refuse(action)
+        if entry.is_snapshot != (wanted.snap is not None):
+            _refuse(action)
+        if not _holds(parent, entry) or (entry.is_snapshot and wanted.image != entry.image):
+            raise OSError(errno.EXDEV, action)
+        if (wanted.image, wanted.snap) == (entry.image, entry.snap):
+            return
+        await self._require_absent(parent, name)
+        ioctx = await self._cluster.ioctx_of(entry)
+        rename = partial(_rename_snapshot if entry.is_snapshot else _rename_image, ioctx, entry)
+        await self._change(entry, action, partial(rename, wanted, action))
+
+    async def destination(
+        self, entry: Entry, parent: Entry, name: bytes, flags: int
+    ) -> ImageSpec | None:
+        """Return where an image would go that rename() has to refuse with EXDEV; None for others.
+
+        Raises OSError: EEXIST; EINVAL and EPERM as rename() does.
+        """
+        stays = entry.is_snapshot or entry.is_directory or entry.key.partition
+        # Format 1 knows no migration.
+        if stays or entry.image_id is None or _holds(parent, entry):
+            return None
+        action = f"moving {entry.spec} to {name!r} in {parent.spec}"
+        if flags & ~_RENAME_NOREPLACE:
+            raise OSError(errno.EINVAL, f"{action}: flags {flags:#x}")
+        wanted = _parse(name)
+        if parent.is_pool_list or wanted != FileName(wanted.image):
+            _refuse(action)
+        await self._require_absent(parent, name)
+        return ImageSpec(parent.pool, parent.namespace, wanted.image)
+
+    async def make_namespace(self, parent: Entry, name: bytes) -> Entry:
+        """Make namespace *name* (or ``@NAME``) in a pool; return its entry.
+
+        Raises OSError: EEXIST, EPERM elsewhere than in a pool, EINVAL, ENAMETOOLONG.
+        """
+        action = f"making namespace {name!r} in {parent.spec}"
+        if parent.is_pool_list or parent.namespace:
+            _refuse(action)
+        try:
+            namespace = parse_directory_name(name)[0]
+            # librados takes no other for an I/O context.
+            namespace.encode()
+        except NameTooLong as exc:
+            raise OSError(errno.ENAMETOOLONG, f"{action}: {exc}") from exc
+        except ValueError as exc:
+            raise OSError(errno.EINVAL, f"{action}: {exc}") from exc
+        if "\0" in namespace:
+            raise OSError(errno.EINVAL, f"{action}: NUL in a name")
+        await self._require_absent(parent, name)
+        ioctx = await self._cluster.ioctx(parent.pool)
+        make = partial(rbd.RBD().namespace_create, ioctx, encoded(namespace))
+        await self._change(parent, action, make)
+        return await self._catalog.find(parent, name)
+
+    async def remove_namespace(self, entry: Entry) -> None:
+        """Remove an empty namespace.
+
+        Raises OSError: ENOTEMPTY where it has images, also in its trash; ENOTDIR; EPERM for a pool.
+        """
+        action = f"removing namespace {entry.spec}"
+        if not entry.is_directory:
+            raise OSError(errno.ENOTDIR, f"{action}: it is no directory")
+        if not entry.namespace:
+            _refuse(action)
+        ioctx = await self._cluster.ioctx(entry.pool)
+        remove = partial(rbd.RBD().namespace_remove, ioctx, encoded(entry.namespace))
+        try:
+            await self._change(entry, action, remove)
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise
+            raise OSError(errno.ENOTEMPTY, f"{action}: it has images, or its trash has") from exc
+
+    async def _require_absent(self, parent: Entry, name: bytes) -> None:
+        """Raise OSError EEXIST where *name* means anything in *parent*, a namespace for instance.
+
+        librbd looks again, under the pool's own order of things, for images and snapshots.
+        """
+        try:
+            found = await self._catalog.find(parent, name)
+        except FileNotFoundError:
+            return
+        raise OSError(errno.EEXIST, f"{found.spec} exists")
+
+    async def _change(self, where: Entry, action: str, change: Callable[[], None]) -> None:
+        limiter = self._limiters.setdefault(where.pool, trio.CapacityLimiter(_THREADS_A_POOL))
+        try:
+            with changing(action):
+                await trio.to_thread.run_sync(change, limiter=limiter)
+        finally:
+            # A failure may come after the change.
+            self._catalog.changed(where)
+            self._catalog.directory_changed(where)
+
+
+def _move_to_trash(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
+    with opened(ioctx, entry) as image:
+        # librbd itself looks at the owner of the exclusive lock only. Who opens the image from
+        # now on keeps it, in the trash.
+        for client, _cookie, address in lockers(image):
+            raise OSError(errno.EBUSY, f"{action}: locked by {client} at {address}")
+        refuse_watched(image, f"{action}: the image")
+    rbd.RBD().trash_move(ioctx, encoded(entry.image), 0)
+
+
+def _remove_snapshot(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
+    with opened_for_change(ioctx, entry, action) as image:
+        # By id: its name may have been given to another one meanwhile.
+        image.remove_snap_by_id(entry.key.snap_id)
+
+
+def _rename_image(ioctx: rados.Ioctx, entry: Entry, wanted: FileName, action: str) -> None:
+    with opened(ioctx, entry) as image:
+        refuse_advisory_lock(image, action)
+    rbd.RBD().rename(ioctx, encoded(entry.image), encoded(wanted.image))
+
+
+def _rename_snapshot(ioctx: rados.Ioctx, entry: Entry, wanted: FileName, action: str) -> None:
+    assert entry.snap is not None
+    assert wanted.snap is not None
+    with opened_for_change(ioctx, entry, action) as image:
+        image.rename_snap(encoded(entry.snap), encoded(wanted.snap))
+
+
+def _parse(name: bytes) -> FileName:
+    try:
+        wanted = parse_file_name(name)
+    except NameTooLong as exc:
+        raise OSError(errno.ENAMETOOLONG, str(exc)) from exc
+    except ValueError as exc:
+        raise OSError(errno.EINVAL, str(exc)) from exc
+    # The binding would cut the name there.
+    if "\0" in wanted.image or "\0" in (wanted.snap or ""):
+        raise OSError(errno.EINVAL, f"NUL in {name!r}")
+    return wanted
+
+
+def _holds(parent: Entry, entry: Entry) -> bool:
+    return (parent.key.pool_id, parent.namespace) == (entry.key.pool_id, entry.namespace)
+
+
+def _refuse(action: str) -> NoReturn:
+    raise OSError(errno.EPERM, action)

@@ -1,0 +1,54 @@
+"""The partitions of images and snapshots, read when somebody asks for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.model.partition_table import read_partitions_async
+
+if TYPE_CHECKING:
+    from rbdfs.ceph.opener import Library
+    from rbdfs.model.entry import Entry
+    from rbdfs.model.partition_table import Partition
+
+# A partition table seldom changes, and reading it means opening the image: kept for seconds.
+_IMAGE_TTL_S = 5.0
+# A snapshot never changes.
+_SNAP_TTL_S = 86400.0
+_KEPT = 4096
+
+
+class PartitionTables:
+    """Partitions by image and snapshot.
+
+    *sector* is the sector size, in bytes, of an MBR that does not tell it.
+    """
+
+    def __init__(self, library: Library, sector: int) -> None:
+        self._library = library
+        self._sector = sector
+        self._of_images: SingleFlight[list[Partition]] = SingleFlight(_IMAGE_TTL_S, _KEPT)
+        self._of_snaps: SingleFlight[list[Partition]] = SingleFlight(_SNAP_TTL_S, _KEPT)
+
+    async def partitions(self, whole: Entry) -> list[Partition]:
+        """Return the partitions of an image or snapshot, none where the table is not sound.
+
+        Raises OSError where the image cannot be read.
+        """
+        tables = self._of_snaps if whole.is_snapshot else self._of_images
+        return await tables.get(whole.key, lambda: self._read(whole))
+
+    def changed(self, entry: Entry) -> None:
+        """Forget the table of the image of *entry*, which somebody has written to."""
+        self._of_images.invalidate(entry.whole_key)
+
+    async def _read(self, whole: Entry) -> list[Partition]:
+        image = await self._library.open(whole, read_only=True)
+        try:
+            return await read_partitions_async(image.size, image.read, self._sector)
+        finally:
+            with trio.CancelScope(shield=True):
+                await image.close()

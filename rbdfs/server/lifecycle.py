@@ -1,0 +1,215 @@
+"""The life of a mount: connect, mount, signal readiness, serve, drain, close."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+from rbdfs.ceph.aio import AioBridge
+from rbdfs.ceph.cluster import Cluster
+from rbdfs.ceph.opener import PythonLibrary
+from rbdfs.errors import UserError
+from rbdfs.files.freshness import Freshness
+from rbdfs.files.table import HandleTable
+from rbdfs.fuse.data_path import PythonDataPath
+from rbdfs.fuse.directory_handles import OpenDirectories
+from rbdfs.fuse.mounted import Served
+from rbdfs.fuse.operations import Operations
+from rbdfs.metadata.cache import Inventory
+from rbdfs.metadata.lineage import Lineages
+from rbdfs.model.inode_table import InodeTable
+from rbdfs.moves.copier import Copying
+from rbdfs.moves.finish import Completion
+from rbdfs.moves.moves import Moves
+from rbdfs.names.catalog import POOL_LIST, Catalog
+from rbdfs.names.manage import Administration
+from rbdfs.names.partitions import PartitionTables
+from rbdfs.names.xattrs import Xattrs
+from rbdfs.server import takeover
+from rbdfs.server.run import Serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from rbdfs.config.mount_options import MountOptions
+    from rbdfs.config.source import Source
+    from rbdfs.fuse.data_path import DataPath
+    from rbdfs.model.entry import Entry
+    from rbdfs.server.keeper_link import Keeping, Predecessor
+
+log = logging.getLogger(__name__)
+
+
+async def serve(
+    options: MountOptions, keeping: Keeping, predecessor: Predecessor | None
+) -> int | None:
+    """Mount and serve until the mount is gone, a signal ends it, or another server is to go on.
+
+    Returns the exit code, or None in the last case. Goes on where *predecessor* ended, if one is
+    given. Raises UserError, with nothing mounted.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(
+            Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
+        )
+        fenced = predecessor is not None and await takeover.fence(cluster, keeping, predecessor)
+        inventory = Inventory(cluster)
+        catalog, lineages = _catalog(cluster, inventory, options), Lineages(cluster, inventory)
+        root = await find_root(catalog, options.source, cluster.user, look=predecessor is None)
+        path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
+        keeping.connected_as(sorted({cluster.address, path.library.address}))
+        handles = HandleTable(path, keeping, exclusive=options.lock == "exclusive")
+        inodes = InodeTable(root)
+        copying = Copying(cluster, path.library, keeping, options)
+        completion = Completion(catalog, handles, copying)
+        make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, completion)
+        moves = await stack.enter_async_context(_moving(make_moves, options, predecessor))
+        background = await stack.enter_async_context(_background())
+        # Closed before the moves are interrupted, as Copier.stoppable() wants it.
+        await stack.enter_async_context(_closing(handles, moves))
+        directories = OpenDirectories(catalog, keeping)
+        xattrs = Xattrs(cluster, catalog, options.ceph)
+        administration = _administration(cluster, catalog, options)
+        served = Served(
+            options, inodes, catalog, handles, directories, xattrs, lineages, administration, moves
+        )
+        if predecessor is not None:
+            await takeover.restore(served, predecessor, background, fenced=fenced)
+        operations = Operations(served)
+        descriptor = await stack.enter_async_context(_device(keeping, predecessor))
+        init = b"" if predecessor is None else predecessor.init
+        device = await stack.enter_async_context(path.connected(descriptor, operations, init))
+        await stack.enter_async_context(_session(operations, device))
+        freshness = Freshness(catalog, lineages, handles, served.invalidate)
+        resend = descriptor if predecessor is not None and predecessor.crashed else None
+        return await Serving(operations, path, keeping, freshness, resend=resend).run()
+
+
+@contextlib.asynccontextmanager
+async def _data_path(
+    options: MountOptions, cluster: Cluster, predecessor: Predecessor | None
+) -> AsyncIterator[DataPath]:
+    """Yield the data path that *options* ask for, and say in the log which it is."""
+    # Where it was not built, the command line has chosen already.
+    if options.data_path == "python":
+        log.info("data path: python")
+        yield PythonDataPath(PythonLibrary(cluster))
+        return
+    from rbdfs.ceph.native_opener import NativeLibrary
+    from rbdfs.fuse.native_path import NativePath
+
+    log.info("data path: native")
+    others = [cluster.address, *(predecessor.addresses if predecessor is not None else [])]
+    async with NativeLibrary.connect(options.ceph_settings, cluster.bridge, others) as library:
+        yield NativePath(library, ignore_sync=options.cache == "unsafe")
+
+
+def _catalog(cluster: Cluster, inventory: Inventory, options: MountOptions) -> Catalog:
+    tables = None
+    if options.partitions:
+        tables = PartitionTables(PythonLibrary(cluster), options.sector_size)
+    return Catalog(cluster, inventory, snapshots=options.snapshots, partition_tables=tables)
+
+
+def _administration(
+    cluster: Cluster, catalog: Catalog, options: MountOptions
+) -> Administration | None:
+    if not options.manage:
+        return None
+    return Administration(
+        cluster, catalog, data_pool=options.data_pool, object_size=options.object_size
+    )
+
+
+async def find_root(catalog: Catalog, source: Source, user: str, *, look: bool = True) -> Entry:
+    """Return the entry that *source* names, if wanted after a look at what is in it.
+
+    Raises UserError where it does not exist or *user* may not see it.
+    """
+    if source.pool is None:
+        return POOL_LIST
+    try:
+        root = await catalog.directory(source.pool, source.namespace)
+        if source.image is not None:
+            return await catalog.find_image(root, source.image)
+        if look:
+            await catalog.listing(root).item(0)
+    except FileNotFoundError as exc:
+        raise UserError(f"no such pool, namespace or image: {source}") from exc
+    except PermissionError as exc:
+        raise UserError(f"client.{user} has no permission to read {source}") from exc
+    except OSError as exc:
+        raise UserError(f"cannot read {source}: {exc.strerror}") from exc
+    return root
+
+
+@contextlib.asynccontextmanager
+async def _closing(handles: HandleTable, moves: Moves | None) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            if moves is not None:
+                await moves.let_go()
+            await handles.close()
+
+
+@contextlib.asynccontextmanager
+async def _moving(
+    make_moves: Callable[[trio.Nursery, str | None], Moves],
+    options: MountOptions,
+    predecessor: Predecessor | None,
+) -> AsyncIterator[Moves | None]:
+    """Yield what moves images, in a managed mount; interrupt it at the end of the context."""
+    async with _background() as nursery:
+        moves = make_moves(nursery, options.data_pool) if options.manage else None
+        if moves is not None and predecessor is None:
+            nursery.start_soon(moves.report_pending)
+        yield moves
+
+
+@contextlib.asynccontextmanager
+async def _background() -> AsyncIterator[trio.Nursery]:
+    """Yield a nursery for what goes on beside the context, and is cancelled at its end."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except Exception as exc:
+            # As it is, and not in a group of the nursery's.
+            failure = exc
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+@contextlib.asynccontextmanager
+async def _device(keeping: Keeping, predecessor: Predecessor | None) -> AsyncIterator[int]:
+    """Yield the kernel's descriptor, mounting unless there is one already."""
+    if predecessor is not None:
+        descriptor = predecessor.fuse
+    else:
+        descriptor = await trio.to_thread.run_sync(keeping.mount)
+    try:
+        yield descriptor
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(keeping.detach)
+        os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def _session(operations: Operations, device: str) -> AsyncIterator[None]:
+    # libfuse takes a descriptor for a mount point that is mounted already.
+    pyfuse3.init(operations, device, {"fsname=rbdfs"})
+    try:
+        yield
+    finally:
+        # Closes its descriptor of the device.
+        pyfuse3.close(unmount=False)

@@ -1,0 +1,200 @@
+"""Serving requests until the kernel or a signal says that it is enough."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pyfuse3
+import trio
+
+from rbdfs.errors import EXIT_FAILURE
+from rbdfs.kernel import connection, mountpoint, raw_requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rbdfs.files.freshness import Freshness
+    from rbdfs.fuse.data_path import DataPath
+    from rbdfs.fuse.operations import Operations
+    from rbdfs.server.keeper_link import Keeping
+
+log = logging.getLogger(__name__)
+
+# Requests in work at once: a cluster that stands still must not keep ls from being read.
+_MAX_TASKS = 4096
+# A status names no more files than a message has room for.
+_REPORTED_FILES = 256
+# After the first signal, how long requests in flight and flushes may take, in seconds.
+DRAIN_S = 30.0
+
+
+def _give_up(files: list[str]) -> None:
+    log.error(
+        "the cluster does not answer: leaving after %g s, with these files not flushed: %s",
+        DRAIN_S,
+        ", ".join(files) or "none",
+    )
+    os._exit(EXIT_FAILURE)
+
+
+def _be_fenced(reason: str) -> None:
+    log.error("not drained, so it has to be fenced: %s", reason)
+    os._exit(EXIT_FAILURE)
+
+
+def _after(seconds: float, action: Callable[[Any], None], argument: object) -> None:
+    """Call *action* then, if the process is still there."""
+    # A thread, because what it guards against may keep Trio's from running.
+    watchdog = threading.Timer(seconds, action, [argument])
+    watchdog.daemon = True
+    watchdog.start()
+
+
+def _leave() -> None:
+    log.error("second signal: leaving at once")
+    os._exit(EXIT_FAILURE)
+
+
+class Serving:
+    """One mount at work."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        path: DataPath,
+        keeping: Keeping,
+        freshness: Freshness,
+        *,
+        resend: int | None,
+    ) -> None:
+        """*resend* is the kernel's descriptor where it is to repeat what it had asked before."""
+        self._operations = operations
+        self._path = path
+        self._keeping = keeping
+        self._freshness = freshness
+        self._resend = resend
+        self._mountpoint = operations.served.options.mountpoint
+        self._replaced = False
+        self._signals = itertools.count(1)
+        self._told = itertools.count(1)
+        self._token = trio.lowlevel.current_trio_token()
+
+    async def run(self) -> int | None:
+        """Serve; return the exit code, or None where another server is to go on."""
+        async with trio.open_nursery() as nursery:
+            self._watch_signals(nursery)
+            nursery.start_soon(self._report_ready)
+            nursery.start_soon(self._obey, nursery)
+            nursery.start_soon(self._freshness.run)
+            await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
+            nursery.cancel_scope.cancel()
+        if self._replaced:
+            return None
+        log.info("unmounted %a", self._mountpoint)
+        return 0
+
+    async def _report_ready(self) -> None:
+        await self._operations.ready.wait()
+        if self._resend is not None:
+            await trio.to_thread.run_sync(raw_requests.resend_requests, self._resend)
+        log.info("mounted at %a", self._mountpoint)
+        self._keeping.ready(self._path.init_request())
+        # The kernel may not have read the answer to INIT yet, and that can only lower it. Asking
+        # the mount would be sure, but whoever kills this server then finds the mount busy.
+        for pause_s in (0.05, 0.5):
+            await trio.sleep(pause_s)
+            await trio.to_thread.run_sync(mountpoint.raise_read_ahead, self._mountpoint)
+
+    async def _obey(self, nursery: trio.Nursery) -> None:
+        async for command in self._keeping.commands():
+            if command == "status":
+                self._keeping.tell("status", **self._status())
+            elif command == "end":
+                self._ask_to_end(next(self._told), nursery)
+            elif command == "restart" and not self._replaced:
+                nursery.start_soon(self._hand_over)
+
+    async def _hand_over(self) -> None:
+        """Drain, and let another server go on; what cannot be drained is taken from this one."""
+        self._replaced = True
+        log.info("making way for another server")
+        # It guards the closing of images too, which the cluster may hold up.
+        served = self._operations.served
+        if served.handles.holding and served.options.cache in ("none", "writethrough"):
+            # They would keep the requests to all other files waiting as well.
+            _be_fenced("requests to an image that is being moved wait for its copy")
+        _after(DRAIN_S, _be_fenced, f"no end within {DRAIN_S:g} s")
+        try:
+            await self._path.drain(DRAIN_S)
+            # Closing flushes too, but has nobody to tell where that fails.
+            for handle in served.handles:
+                shared = handle.shared
+                # One whose image is still being opened has written nothing here.
+                if handle.writable and shared.error is None and shared.image is not None:
+                    await shared.image.flush()
+        except OSError as exc:
+            _be_fenced(str(exc))
+        self._keeping.tell("replace_me")
+        pyfuse3.terminate()
+
+    def _status(self) -> dict[str, Any]:
+        handles = self._operations.served.handles
+        return {
+            "open_files": len(handles),
+            "files": [
+                {
+                    "spec": handle.entry.spec,
+                    "writable": handle.writable,
+                    "locked": handle.shared.image is not None and handle.shared.image.lock_held,
+                    "error": None if handle.shared.error is None else str(handle.shared.error),
+                }
+                for handle in itertools.islice(handles, _REPORTED_FILES)
+            ],
+            "requests": self._path.stats(),
+        }
+
+    def _watch_signals(self, nursery: trio.Nursery) -> None:
+        """End the mount at the first signal, and the process at the second.
+
+        The second may come when the nursery is gone and files are being closed.
+        """
+
+        def on_signal(number: int, _frame: object) -> None:
+            count = next(self._signals)
+            if count > 1:
+                _leave()
+            log.info("%s: ending the mount", signal.Signals(number).name)
+            self._token.run_sync_soon(self._ask_to_end, count, nursery)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
+        # A terminal that is closed says nothing about the mount.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _ask_to_end(self, count: int, nursery: trio.Nursery) -> None:
+        # A service manager signals the keeper too, which asks once more: that counts by itself.
+        if count > 1:
+            _leave()
+        if not self._operations.served.closing:
+            self._operations.served.closing = True
+            nursery.start_soon(self._end)
+
+    async def _end(self) -> None:
+        """Unmount if nobody uses the mount; otherwise drain, and leave users to their errors."""
+        files = [file.entry.spec for file in self._operations.served.handles if file.writable]
+        _after(DRAIN_S, _give_up, files)
+        await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
+        pyfuse3.terminate()
+
+    def _unmount(self) -> None:
+        try:
+            connection.unmount(self._mountpoint, lazy=False)
+        except OSError as exc:
+            log.info("%a is busy (%s): detaching it", self._mountpoint, exc.strerror)
+            # What mmap made dirty is written while requests are still answered.
+            mountpoint.sync(self._mountpoint)

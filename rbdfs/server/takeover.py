@@ -1,0 +1,121 @@
+"""Going on where another server ended: fence it, know its open files, and open their images."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.model.entry import Entry
+from rbdfs.server.inherited_inodes import InheritedInodes
+
+if TYPE_CHECKING:
+    import trio
+
+    from rbdfs.ceph.cluster import Cluster
+    from rbdfs.fuse.mounted import Served
+    from rbdfs.metadata.lineage import Lineages
+    from rbdfs.model.entry import Key
+    from rbdfs.model.relocation import Relocation
+    from rbdfs.server.keeper_link import Keeping, Predecessor
+
+log = logging.getLogger(__name__)
+
+
+async def fence(cluster: Cluster, keeping: Keeping, predecessor: Predecessor) -> bool:
+    """Make sure that no write that *predecessor* has sent lands from now on.
+
+    Without it librbd would wait half a minute for the watch of a dead owner of a lock, and a
+    late write could overtake one that was acknowledged since.
+
+    Returns whether somebody else had fenced it before, as whoever takes a lock away does: then
+    others may have written to what was open. Raises OSError.
+    """
+    blocklist = await cluster.blocklist()
+    foreign = (blocklist & set(predecessor.addresses)) - set(predecessor.fenced)
+    if foreign:
+        log.error("fenced by somebody else: %s", ", ".join(sorted(foreign)))
+    if predecessor.crashed:
+        # Before it happens, or a successor of this server would take it for somebody else's doing.
+        keeping.fencing(predecessor.addresses)
+        for address in predecessor.addresses:
+            await cluster.fence(address)
+            log.info("fenced %s", address)
+    return bool(foreign)
+
+
+async def restore(
+    served: Served, predecessor: Predecessor, nursery: trio.Nursery, *, fenced: bool
+) -> None:
+    """Take over the open files and directories of *predecessor*.
+
+    Their images are opened in *nursery*: a pool that does not answer must not keep the files of
+    others waiting. *fenced* says that others may have written to what it had open for writing.
+    """
+    served.inherited = InheritedInodes(served.catalog, served.inodes, nursery)
+    files = predecessor.files
+    relocations: list[Relocation] = []
+    if served.moves is not None:
+        relocations = await served.moves.inherit(predecessor.moves)
+        for record in files:
+            record["entry"] = _relocated(record, relocations)
+    for record in predecessor.directories:
+        entry = Entry.from_record(record["directory"])
+        served.inodes.restore(entry, record["inode"])
+        served.directories.restore(record, entry)
+    lost = _lost_images(served, predecessor, fenced=fenced)
+    for record in files:
+        entry = Entry.from_record(record["entry"])
+        # What has moved has kept a number that does not follow from its key.
+        served.inodes.restore(entry, record["inode"])
+        served.inodes.opened(record["inode"], entry)
+        served.handles.restore(record, lost.get(entry.whole_key))
+    moved = {relocation.target.image_key for relocation in relocations}
+    await served.handles.resume(nursery, partial(_check_copied, served.lineages, moved))
+    log.info("%d open files taken over", len(files))
+    if served.moves is not None:
+        await served.moves.go_on()
+
+
+def _relocated(record: dict[str, Any], relocations: list[Relocation]) -> dict[str, Any]:
+    """Return the entry of an open file where it is now."""
+    entry = Entry.from_record(record["entry"])
+    for relocation in relocations:
+        # A snapshot that did not move along fails to open, and then its file is lost.
+        with contextlib.suppress(OSError):
+            entry = relocation.follow(entry)
+    return entry.record()
+
+
+def _lost_images(served: Served, predecessor: Predecessor, *, fenced: bool) -> dict[Key, OSError]:
+    """Return why images cannot just be opened again, by key: all that were open for writing.
+
+    After a crash librbd's cache may have taken acknowledged writes with it; and an application
+    that goes on after a fence would write what it knows over what others have written since.
+    """
+    written = [Entry.from_record(rec["entry"]) for rec in predecessor.files if rec["writable"]]
+    if fenced:
+        code, reason = errno.ESHUTDOWN, "was fenced: others may have written to it"
+    elif predecessor.crashed and served.options.cache in ("writeback", "unsafe"):
+        code, reason = errno.EIO, "acknowledged writes may have been lost"
+    else:
+        return {}
+    return {entry.whole_key: OSError(code, f"{entry.spec}: {reason}") for entry in written}
+
+
+async def _check_copied(lineages: Lineages, moved: set[Key], entry: Entry) -> None:
+    """Raise OSError ESTALE for what cannot be opened again while what it comes from is copied.
+
+    Not for images that are *moved* by this mount: requests to them are held back for that long.
+    """
+    if entry.image_key in moved:
+        return
+    try:
+        lineage = await lineages.of(entry)
+    except OSError:
+        # What is gone altogether, its opening tells.
+        return
+    if not lineage.copied:
+        raise OSError(errno.ESTALE, f"{entry.spec}: what it was cloned from is being moved")

@@ -1,0 +1,217 @@
+"""The cache whose refresh is shared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+
+from rbdfs.ceph.single_flight import SingleFlight
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+TTL_S = 1.0
+
+
+class Source:
+    """Loads numbered values, when the test lets it."""
+
+    def __init__(self, *, ready: bool = True) -> None:
+        self.loads = 0
+        self.error: Exception | None = None
+        self.gate = trio.Event()
+        if ready:
+            self.gate.set()
+
+    async def load(self) -> str:
+        self.loads += 1
+        number = self.loads
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return f"value {number}"
+
+
+async def test_a_fresh_value_is_not_loaded_again(mock_clock: MockClock) -> None:
+    source, cache = Source(), SingleFlight[str](TTL_S, 10)
+    assert await cache.get("a", source.load) == "value 1"
+    mock_clock.jump(TTL_S * 0.99)
+    assert await cache.get("a", source.load) == "value 1"
+    mock_clock.jump(TTL_S * 0.02)
+    assert await cache.get("a", source.load) == "value 2"
+
+
+async def test_a_value_is_as_old_as_the_beginning_of_its_load(mock_clock: MockClock) -> None:
+    source, cache = Source(ready=False), SingleFlight[str](TTL_S, 10)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cache.get, "a", source.load)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(TTL_S * 0.8)
+        source.gate.set()
+    mock_clock.jump(TTL_S * 0.3)
+    assert await cache.get("a", source.load) == "value 2"
+
+
+async def test_keys_are_separate() -> None:
+    source, cache = Source(), SingleFlight[str](TTL_S, 10)
+    assert await cache.get("a", source.load) == "value 1"
+    assert await cache.get("b", source.load) == "value 2"
+    assert await cache.get("a", source.load) == "value 1"
+
+
+async def get_many(cache: SingleFlight[str], source: Source, count: int) -> list[object]:
+    """What *count* tasks that ask at the same time get: values, or the exceptions raised."""
+    results: list[object] = []
+
+    async def get() -> None:
+        try:
+            results.append(await cache.get("a", source.load))
+        except OSError as exc:
+            results.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(get)
+        await trio.testing.wait_all_tasks_blocked()
+        source.gate.set()
+    return results
+
+
+async def test_all_who_wait_share_one_load() -> None:
+    source, cache = Source(ready=False), SingleFlight[str](TTL_S, 10)
+    assert await get_many(cache, source, 20) == ["value 1"] * 20
+    assert source.loads == 1
+
+
+async def test_all_who_wait_share_the_error_and_it_is_not_kept() -> None:
+    source, cache = Source(ready=False), SingleFlight[str](TTL_S, 10)
+    source.error = OSError("out of order")
+    assert await get_many(cache, source, 5) == [source.error] * 5
+    assert source.loads == 1
+    source.error = None
+    assert await cache.get("a", source.load) == "value 2"
+
+
+async def test_a_failed_refresh_does_not_bring_the_old_value_back(mock_clock: MockClock) -> None:
+    source, cache = Source(), SingleFlight[str](TTL_S, 10)
+    await cache.get("a", source.load)
+    mock_clock.jump(TTL_S * 2)
+    source.error = OSError("out of order")
+    for _ in range(2):
+        with pytest.raises(OSError, match="out of order"):
+            await cache.get("a", source.load)
+
+
+async def test_a_cancelled_load_is_taken_over_by_one_who_waits() -> None:
+    source, cache = Source(ready=False), SingleFlight[str](TTL_S, 10)
+    results: list[str] = []
+    loading = trio.CancelScope()
+
+    async def load_first() -> None:
+        with loading:
+            await cache.get("a", source.load)
+
+    async def wait() -> None:
+        results.append(await cache.get("a", source.load))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load_first)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(wait)
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        loading.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        source.gate.set()
+    assert loading.cancelled_caught
+    assert results == ["value 2", "value 2"]
+    assert source.loads == 2
+
+
+async def test_one_who_waits_can_leave() -> None:
+    source, cache = Source(ready=False), SingleFlight[str](TTL_S, 10)
+    waiting = trio.CancelScope()
+
+    async def wait() -> None:
+        with waiting:
+            await cache.get("a", source.load)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cache.get, "a", source.load)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        waiting.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert waiting.cancelled_caught
+        source.gate.set()
+    assert await cache.get("a", source.load) == "value 1"
+
+
+async def test_invalidate_forgets_a_value() -> None:
+    source, cache = Source(), SingleFlight[str](TTL_S, 10)
+    await cache.get("a", source.load)
+    cache.invalidate("a")
+    cache.invalidate("never seen")
+    assert await cache.get("a", source.load) == "value 2"
+
+
+async def test_a_load_that_began_before_invalidate_is_not_kept() -> None:
+    """Its answer may be from before the change; whoever asks after the change must not get it."""
+    old, new, cache = Source(ready=False), Source(ready=False), SingleFlight[str](TTL_S, 10)
+    results: list[tuple[str, str]] = []
+
+    async def get(name: str, source: Source) -> None:
+        results.append((name, await cache.get("a", source.load)))
+
+    new.loads = 10
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(get, "before", old)
+        await trio.testing.wait_all_tasks_blocked()
+        cache.invalidate("a")
+        nursery.start_soon(get, "after", new)
+        await trio.testing.wait_all_tasks_blocked()
+        old.gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == [("before", "value 1")]
+        nursery.start_soon(get, "after", new)
+        await trio.testing.wait_all_tasks_blocked()
+        new.gate.set()
+    assert results[1:] == [("after", "value 11")] * 2
+    assert await cache.get("a", old.load) == "value 11"
+    assert (old.loads, new.loads) == (1, 11)
+
+
+async def test_an_overtaken_load_that_lands_last_does_not_replace_the_newer_value() -> None:
+    old, new, cache = Source(ready=False), Source(), SingleFlight[str](TTL_S, 10)
+    new.loads = 10
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cache.get, "a", old.load)
+        await trio.testing.wait_all_tasks_blocked()
+        cache.invalidate("a")
+        assert await cache.get("a", new.load) == "value 11"
+        old.gate.set()
+    assert await cache.get("a", new.load) == "value 11"
+
+
+async def test_the_oldest_values_make_room() -> None:
+    source, cache = Source(), SingleFlight[str](TTL_S, 2)
+    for key in "abc":
+        await cache.get(key, source.load)
+    assert await cache.get("c", source.load) == "value 3"
+    assert await cache.get("b", source.load) == "value 2"
+    assert await cache.get("a", source.load) == "value 4"
+
+
+async def test_a_value_that_was_loaded_anew_is_among_the_youngest(mock_clock: MockClock) -> None:
+    source, cache = Source(), SingleFlight[str](TTL_S, 2)
+    await cache.get("a", source.load)
+    mock_clock.jump(TTL_S / 2)
+    await cache.get("b", source.load)
+    mock_clock.jump(TTL_S * 0.6)
+    assert await cache.get("a", source.load) == "value 3"
+    await cache.get("c", source.load)
+    assert await cache.get("a", source.load) == "value 3"

@@ -1,0 +1,180 @@
+"""An OSD of one pool stands still: the other pools, images and names answer as ever.
+
+Two OSDs, each with pools of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.ceph import Ceph
+from tests.support.conditions import eventually
+from tests.support.images import MIB, export_image, import_image, random_bytes
+from tests.support.mounts import TIMEOUT_S, Mounting, opened
+from tests.support.servers import ask, killed_server, standing_still
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+POOLS = ("stuck", "free")
+REQUESTS = 200
+# With which everything has to answer that needs the other pool only.
+AT_ONCE_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A cluster whose pool `stuck` is on osd.1, and everything else on osd.0."""
+    cluster = Ceph.start(tmp_path_factory.mktemp("isolation"), osds=2)
+    try:
+        for number, pool in ((1, "stuck"), (0, "free")):
+            device_class = f"class{number}"
+            cluster.ceph("osd", "crush", "rm-device-class", f"osd.{number}")
+            cluster.ceph("osd", "crush", "set-device-class", device_class, f"osd.{number}")
+            rule = f"rule{number}"
+            cluster.ceph("osd", "crush", "rule", "create-replicated", rule, "default", "osd")
+            cluster.ceph("osd", "crush", "rule", "rm", rule)
+            create = ["osd", "crush", "rule", "create-replicated", rule, "default", "osd"]
+            cluster.ceph(*create, device_class)
+            cluster.ceph("osd", "pool", "create", pool, "8", "8", "replicated", rule)
+            cluster.rbd("pool", "init", pool)
+            import_image(cluster, f"{pool}/image", random_bytes(MIB, seed=number))
+            import_image(cluster, f"{pool}/other", random_bytes(MIB, seed=number))
+        cluster.ceph("osd", "pool", "set", "rbd", "crush_rule", "rule0")
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def at_once(what: str, call: Callable[[], object]) -> object:
+    begun = time.monotonic()
+    result = call()
+    took = time.monotonic() - begun
+    assert took < AT_ONCE_S, f"{what} took {took:.1f} s"
+    return result
+
+
+def use(pools: Path, directory: Path) -> None:
+    """Everything that a user does in the pool that is served."""
+    at_once("ls of pools", lambda: os.listdir(pools))
+    at_once("ls", lambda: os.listdir(directory))
+    at_once("stat", lambda: [entry.stat() for entry in os.scandir(directory)])
+    at_once("statfs", lambda: os.statvfs(directory))
+    assert at_once("read", (directory / "other").read_bytes) == random_bytes(MIB, seed=0)
+    with opened(directory / "image", os.O_RDWR) as file:
+        at_once("write", lambda: os.pwrite(file, b"free", 0))
+        at_once("fsync", lambda: os.fsync(file))
+
+
+@pytest.mark.parametrize("mode", ["native", "python"])
+def test_one_stuck_pool_stops_nobody_else(pools: Ceph, tmp_path: Path, mode: str) -> None:
+    options = [] if mode == "native" else ["datapath=python"]
+    mounting = Mounting(pools, tmp_path, options)
+    with mounting(None) as mount, ThreadPoolExecutor(REQUESTS) as threads:
+        stuck, free = mount.path / "stuck", mount.path / "free"
+        assert set(os.listdir(mount.path)) >= {"stuck", "free"}
+        assert set(os.listdir(stuck)) == {"image", "other"}
+        use(mount.path, free)
+        file = os.open(stuck / "image", os.O_RDWR)
+        started = threading.Semaphore(0)
+
+        def read(number: int) -> bytes:
+            started.release()
+            return os.pread(file, 512, number * 4096)
+
+        def look() -> list[str]:
+            started.release()
+            return os.listdir(stuck)
+
+        def open_other() -> bytes:
+            started.release()
+            return (stuck / "other").read_bytes()
+
+        with standing_still(pools, 1):
+            waiting = [threads.submit(read, number) for number in range(REQUESTS // 2)]
+            looking = [threads.submit(look) for _ in range(REQUESTS // 4)]
+            opening = [threads.submit(open_other) for _ in range(REQUESTS // 4)]
+            for _ in range(REQUESTS):
+                started.acquire()
+            begun = time.monotonic()
+            # Longer than anything is kept.
+            eventually(lambda: time.monotonic() - begun > 2.5)
+            use(mount.path, free)
+            use(mount.path, free)
+            assert not any(future.done() for future in waiting)
+        data = random_bytes(MIB, seed=1)
+        for number, future in enumerate(waiting):
+            assert future.result(TIMEOUT_S) == data[number * 4096 :][:512]
+        assert all(set(future.result(TIMEOUT_S)) == {"image", "other"} for future in looking)
+        assert all(future.result(TIMEOUT_S) == data for future in opening)
+        os.close(file)
+        assert mount.alive
+
+
+def test_server_killed_while_a_pool_is_stuck(pools: Ceph, tmp_path: Path) -> None:
+    """The next one serves the other pool at once, and the stuck one when that answers."""
+    data = bytearray(random_bytes(MIB, seed=1))
+    ours = bytearray(random_bytes(MIB, seed=0))
+    mounting = Mounting(pools, tmp_path)
+    with mounting(None) as mount, ThreadPoolExecutor(8) as threads:
+        stuck, free = mount.path / "stuck", mount.path / "free"
+        # What the kernel knows before: names, an open directory, a working directory.
+        assert set(os.listdir(stuck)) == set(os.listdir(free)) == {"image", "other"}
+        with (
+            opened(stuck / "image", os.O_RDWR) as writer,
+            opened(stuck / "image", os.O_RDONLY) as reader,
+            opened(stuck / "other", os.O_RDONLY) as left,
+            opened(free / "image", os.O_RDWR) as file,
+            opened(free, os.O_RDONLY | os.O_DIRECTORY) as directory,
+            # The kernel knows its inode, and the server hears nothing of that.
+            opened(free / "other", os.O_PATH) as known,
+        ):
+            for descriptor in (writer, file):
+                os.pwrite(descriptor, b"before", 0)
+                os.fsync(descriptor)
+            data[:6] = ours[:6] = b"before"
+            with standing_still(pools, 1):
+                killed_server(mount)
+                waiting = [
+                    threads.submit(os.pread, reader, MIB // 2, MIB // 2),
+                    threads.submit(os.pread, writer, MIB // 2, MIB // 2),
+                ]
+                writing = threads.submit(os.pwrite, writer, b"while stuck", 4096)
+                listing = threads.submit(os.listdir, stuck)
+                assert os.pread(file, MIB, 0) == ours
+                os.pwrite(file, b"after", 8192)
+                os.fsync(file)
+                assert set(os.listdir(free)) == set(os.listdir(directory)) == {"image", "other"}
+                assert {"stuck", "free"} <= set(os.listdir(mount.path))
+                assert os.stat("other", dir_fd=directory).st_size == MIB
+                with opened(f"/proc/self/fd/{known}", os.O_RDONLY) as again:
+                    assert os.pread(again, MIB, 0) == random_bytes(MIB, seed=0)
+                assert (free / "other").read_bytes() == random_bytes(MIB, seed=0)
+                assert os.statvfs(mount.path).f_namemax == 255
+                # Also whoever is started meanwhile, and closes its copies of all files.
+                assert len(ask(mount, "status")["files"]) == 4
+                assert not any(future.done() for future in waiting)
+                assert not writing.done()
+                assert not listing.done()
+            assert [future.result(TIMEOUT_S) for future in waiting] == [data[MIB // 2 :]] * 2
+            assert writing.result(TIMEOUT_S) == 11
+            data[4096:4107] = b"while stuck"
+            assert set(listing.result(TIMEOUT_S)) == {"image", "other"}
+            os.fsync(writer)
+            assert os.pread(writer, MIB, 0) == os.pread(reader, MIB, 0) == data
+            assert os.pread(left, MIB, 0) == random_bytes(MIB, seed=1)
+            # By the data path, not by Python.
+            assert ask(mount, "status")["requests"]["reads"] >= 3
+        ours[8192:8197] = b"after"
+        assert mount.alive
+        pools.rbd("snap", "create", "--no-progress", "stuck/image@s")
+        assert (stuck / "image@s").read_bytes() == (stuck / "image").read_bytes() == data
+    assert export_image(pools, "stuck/image") == data
+    assert export_image(pools, "free/image") == ours

@@ -1,0 +1,219 @@
+"""What a start that cannot work says: an exit code, one line, and nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+import rbdfs
+from tests.support.images import MIB
+from tests.support.mounts import RBDFS, mounted, processes_naming
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.ceph import Ceph
+    from tests.support.mounts import Mounting
+
+# The cluster is asked for in all of these, and each takes a fraction of a second.
+REFUSED_S = 20.0
+
+
+def rbdfs_output(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=REFUSED_S,
+        **options,
+    )
+
+
+def assert_refused(command: list[str], exit_code: int, pattern: str) -> None:
+    """One line and the exit code, and no process is left."""
+    done = rbdfs_output(command)
+    assert (done.returncode, done.stdout) == (exit_code, ""), done.stderr
+    assert re.fullmatch(rf"rbdfs: .*{pattern}.*\n", done.stderr), done.stderr
+    assert processes_naming(command[-1]) == []
+
+
+@pytest.fixture
+def mountpoint(mounting: Mounting) -> Path:
+    return mounting.mountpoint()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        (["--no-such-option"], "--no-such-option"),
+        (["-o", "nosuchopt"], "nosuchopt"),
+        (["-o", "uid=root"], "uid=root"),
+        (["-o", "uid=-1"], "uid=-1"),
+        (["-o", "umask=8"], "umask=8"),
+        (["-o", "ro=1"], "ro=1"),
+        (["--connect-timeout", "0"], "0"),
+        (["--connect-timeout", "-1"], "-1"),
+        (["--connect-timeout", "nan"], "nan"),
+        (["--connect-timeout", "soon"], "soon"),
+    ],
+    ids=" ".join,
+)
+def test_command_line_without_a_meaning(
+    mounting: Mounting, mountpoint: Path, arguments: list[str], pattern: str
+) -> None:
+    assert_refused(mounting.command("rbd", mountpoint, *arguments), 2, pattern)
+    assert not mounted(mountpoint)
+
+
+def test_missing_arguments() -> None:
+    for arguments in ([], ["rbd"], ["rbd", "/mnt", "more"]):
+        done = rbdfs_output([str(RBDFS), *arguments])
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(r"rbdfs: .+\n", done.stderr)
+
+
+def test_version_and_help() -> None:
+    done = rbdfs_output([str(RBDFS), "--version"])
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"rbdfs {rbdfs.__version__}\n", "")
+    done = rbdfs_output([str(RBDFS), "--help"])
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in ("POOL[/NAMESPACE]", "MOUNTPOINT", "--connect-timeout", "Exit codes", "umount"):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "exit_code", "pattern"),
+    [
+        ("no-such-pool", 1, "no such pool.*no-such-pool"),
+        ("rbd/no-such-namespace", 1, "no such .*namespace.*rbd/no-such-namespace"),
+        ("rbd/", 2, "rbd/"),
+        ("a/b/c", 2, "a/b/c"),
+        ("", 2, "POOL"),
+    ],
+)
+def test_source_that_is_not_there(
+    mounting: Mounting, mountpoint: Path, source: str, exit_code: int, pattern: str
+) -> None:
+    for mode in ([], ["-f"]):
+        assert_refused(mounting.command(source, mountpoint, *mode), exit_code, pattern)
+    assert not mounted(mountpoint)
+
+
+def test_configuration_file(mounting: Mounting, mountpoint: Path, tmp_path: Path) -> None:
+    missing, broken = tmp_path / "missing.conf", tmp_path / "broken.conf"
+    broken.write_text("[global\nmon host = = nonsense\n]]")
+    for conf in (missing, broken, tmp_path):
+        command = mounting.command("rbd", mountpoint, "-c", str(conf))
+        assert_refused(command, 1, re.escape(str(conf)))
+    assert not mounted(mountpoint)
+
+
+def test_setting_that_ceph_does_not_know(mounting: Mounting, mountpoint: Path) -> None:
+    for option, name in (
+        ("no_such_setting=1", "no_such_setting"),
+        ("rbd_cache=perhaps", "rbd_cache"),
+    ):
+        assert_refused(mounting.command("rbd", mountpoint, "-o", option), 1, name)
+
+
+def test_client_id_and_key(
+    ceph: Ceph, mounting: Mounting, mountpoint: Path, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.keyring"
+    wrong.write_text(ceph.keyring("rw").read_text().replace("client.rw", "client.admin"))
+    empty = tmp_path / "empty.keyring"
+    empty.write_text("")
+    secret = re.findall(r"key = (\S+)", wrong.read_text())[0]
+    for arguments, pattern in (
+        (["--id", "nobody"], r"client\.nobody"),
+        (["--id", "nobody", "-k", str(ceph.keyring("rw"))], r"client\.nobody"),
+        (["-k", str(wrong)], r"client\.admin"),
+        (["-k", str(empty)], r"client\.admin"),
+        (["-k", str(tmp_path / "missing.keyring")], r"client\.admin"),
+    ):
+        command = mounting.command("rbd", mountpoint, *arguments)
+        assert_refused(command, 1, pattern)
+        assert secret not in rbdfs_output(command).stderr
+    assert not mounted(mountpoint)
+
+
+def test_client_without_capabilities_on_the_pool(
+    ceph: Ceph, pool: str, mounting: Mounting, mountpoint: Path, tmp_path: Path
+) -> None:
+    user, keyring = f"other-{uuid.uuid4().hex[:8]}", tmp_path / "keyring"
+    caps = ["mon", "profile rbd", "osd", f"profile rbd pool={pool}"]
+    keyring.write_text(ceph.ceph("auth", "get-or-create", f"client.{user}", *caps))
+    try:
+        arguments = ["--id", user, "-k", str(keyring)]
+        assert_refused(
+            mounting.command("rbd", mountpoint, *arguments),
+            1,
+            f"client.{user} has no permission to .* rbd",
+        )
+        with mounting(pool, *arguments) as mount:
+            assert mount.alive
+    finally:
+        ceph.ceph("auth", "rm", f"client.{user}")
+
+
+def test_monitor_that_is_not_there(mounting: Mounting, mountpoint: Path) -> None:
+    command = mounting.command("rbd", mountpoint, "-m", "127.0.0.1:1", "--connect-timeout", "2")
+    assert_refused(command, 1, "cluster did not answer")
+    assert not mounted(mountpoint)
+
+
+def test_mount_point(mounting: Mounting, mountpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    full = tmp_path / "full"
+    (full / "something").mkdir(parents=True)
+    for path, pattern in (
+        (tmp_path / "missing", "No such file or directory"),
+        (file, "not a directory"),
+        (file / "below", "Not a directory"),
+        (full, "not empty"),
+    ):
+        assert_refused(mounting.command("rbd", path), 1, f"{path}.*{pattern}")
+        assert not mounted(path)
+    assert os.listdir(full) == ["something"]
+    with mounting("rbd", "-o", "nonempty", mountpoint=full) as mount:
+        assert "something" not in os.listdir(mount.path)
+
+
+def test_mount_point_in_use(mounting: Mounting, pool: str, ceph: Ceph) -> None:
+    ceph.rbd("create", "--size=1M", f"{pool}/there")
+    with mounting(pool) as mount:
+        done = rbdfs_output(mounting.command("rbd", mount.path))
+        assert done.returncode == 1
+        assert re.fullmatch(r"rbdfs: .*in use.*\n", done.stderr)
+        assert mount.file("there").stat().st_size == MIB
+
+
+@pytest.mark.parametrize(
+    "name", ["with space", "a,b=c", "line\nbreak", "back\\slash", "\\040", "ünï", b"\xff", "-o"]
+)
+def test_any_name_of_a_mount_point(mounting: Mounting, name: str | bytes) -> None:
+    path = mounting.mountpoint(os.fsdecode(name))
+    with mounting("rbd", mountpoint=path) as mount:
+        assert mount.alive
+    assert not mounted(path)
+
+
+def test_relative_paths_and_links(ceph: Ceph, mounting: Mounting, tmp_path: Path) -> None:
+    mountpoint = mounting.mountpoint()
+    link = tmp_path / "link"
+    link.symlink_to(mountpoint)
+    conf = os.path.relpath(ceph.conf, mounting.directory)
+    for path in (mountpoint.name, os.path.relpath(link, mounting.directory), f"{mountpoint}/"):
+        done = rbdfs_output(mounting.command("rbd", path, "-c", conf), cwd=mounting.directory)
+        try:
+            assert (done.returncode, done.stderr) == (0, "")
+            assert mounted(mountpoint)
+        finally:
+            subprocess.run(["umount", mountpoint], check=True)

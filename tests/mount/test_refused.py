@@ -1,0 +1,129 @@
+"""What a mount refuses, with which errno, and that nothing has changed then."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.images import MIB, export_image, import_image, pool_objects, random_bytes
+from tests.support.refusals import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.ceph import Ceph
+    from tests.support.mounts import Mount, Mounting
+
+WRITING = {
+    "O_WRONLY": os.O_WRONLY,
+    "O_RDWR": os.O_RDWR,
+    "O_WRONLY|O_APPEND": os.O_WRONLY | os.O_APPEND,
+    "O_WRONLY|O_TRUNC": os.O_WRONLY | os.O_TRUNC,
+    "O_RDONLY|O_TRUNC": os.O_RDONLY | os.O_TRUNC,
+    "O_RDWR|O_DIRECT": os.O_RDWR | os.O_DIRECT,
+}
+
+
+@pytest.fixture
+def image(ceph: Ceph, pool: str, image_name: str) -> str:
+    """An image of a mebibyte with a snapshot `s`."""
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+    ceph.rbd("snap", "create", "--no-progress", f"{pool}/{image_name}@s")
+    return image_name
+
+
+def bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+def changing_calls(image: Path, new: Path) -> dict[str, Callable[[], object]]:
+    """What would create, remove, rename or mark, by name."""
+    snap = image.with_name(f"{image.name}@s")
+    return {
+        "creat": lambda: os.open(new, os.O_WRONLY | os.O_CREAT),
+        "creat snapshot": lambda: os.open(f"{image}@new", os.O_WRONLY | os.O_CREAT),
+        "mkdir": lambda: os.mkdir(new),
+        "mknod": lambda: os.mknod(new),
+        "mkfifo": lambda: os.mkfifo(new),
+        "mknod device": lambda: os.mknod(new, stat.S_IFBLK | 0o600, os.makedev(7, 0)),
+        "symlink": lambda: os.symlink("target", new),
+        "link": lambda: os.link(image, new),
+        "link snapshot": lambda: os.link(image, f"{image}@new"),
+        "unlink": lambda: os.unlink(image),
+        "unlink snapshot": lambda: os.unlink(snap),
+        "rename": lambda: os.rename(image, new),
+        "rename over": lambda: os.rename(image, snap),
+        "chmod": lambda: os.chmod(image, 0o644),
+        "chown": lambda: os.chown(image, 1, 1),
+        "setxattr": lambda: os.setxattr(image, "user.colour", b"red"),
+        "removexattr": lambda: os.removexattr(image, "user.colour"),
+    }
+
+
+@pytest.mark.parametrize(("options", "code"), [((), "EPERM"), (("-r",), "EROFS")])
+def test_nothing_is_created_removed_or_renamed(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, options: tuple[str, ...], code: str
+) -> None:
+    ceph.rbd("namespace", "create", f"{pool}/ns-{image}")
+    with mounting(pool, *options) as mount:
+        before = pool_objects(ceph, pool), mount.file(image).stat()
+        calls = changing_calls(mount.file(image), mount.file("new"))
+        calls["rmdir"] = lambda: os.rmdir(mount.file(f"ns-{image}"))
+        calls["bind"] = lambda: bind(mount.file("new"))
+        answers = {name: refusal(call) for name, call in calls.items()}
+        assert answers == dict.fromkeys(calls, code)
+        assert not mount.file("new").exists()
+        assert (pool_objects(ceph, pool), mount.file(image).stat()) == before
+        assert mount.alive
+
+
+def test_other_refusals(image: str, mount: Mount) -> None:
+    path = mount.file(image)
+    assert refusal(lambda: os.open(path, os.O_CREAT | os.O_EXCL)) == "EEXIST"
+    assert refusal(lambda: os.open(path, os.O_DIRECTORY)) == "ENOTDIR"
+    assert refusal(lambda: os.open(mount.path, os.O_WRONLY)) == "EISDIR"
+    assert refusal(lambda: os.open(mount.path, os.O_TMPFILE | os.O_RDWR)) == "ENOTSUP"
+    assert refusal(lambda: os.rmdir(path)) == "ENOTDIR"
+    assert refusal(lambda: os.readlink(path)) == "EINVAL"
+    assert refusal(lambda: os.getxattr(path, "user.colour")) == "ENODATA"
+    assert refusal(lambda: os.unlink(mount.file("nothing"))) == "ENOENT"
+    assert "user.colour" not in os.listxattr(path)
+
+
+@pytest.mark.parametrize("flags", WRITING.values(), ids=WRITING)
+def test_snapshot_is_never_opened_for_writing(image: str, mount: Mount, flags: int) -> None:
+    path = mount.file(f"{image}@s")
+    assert refusal(lambda: os.open(path, flags)) == "EROFS"
+    assert path.read_bytes() == random_bytes(MIB)
+
+
+def test_snapshot_is_never_resized(ceph: Ceph, pool: str, image: str, mount: Mount) -> None:
+    path = mount.file(f"{image}@s")
+    for size in (0, MIB - 1, MIB + 1):
+        assert refusal(lambda size=size: os.truncate(path, size)) == "EROFS"  # type: ignore[misc]
+    assert not os.access(path, os.W_OK)
+    assert os.access(path, os.R_OK)
+    assert export_image(ceph, f"{pool}/{image}@s") == random_bytes(MIB)
+
+
+@pytest.mark.parametrize("option", [("-r",), ("-o", "ro")], ids=" ".join)
+def test_read_only_mount(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, option: tuple[str, ...]
+) -> None:
+    with mounting(pool, *option) as mount:
+        path = mount.file(image)
+        answers = {
+            name: refusal(lambda flags=flags: os.open(path, flags))  # type: ignore[misc]
+            for name, flags in WRITING.items()
+        }
+        assert answers == dict.fromkeys(WRITING, "EROFS")
+        assert refusal(lambda: os.truncate(path, 2 * MIB)) == "EROFS"
+        assert os.statvfs(path).f_flag & os.ST_RDONLY
+        assert path.read_bytes() == random_bytes(MIB)
+        assert ceph.watchers(f"{pool}/{image}") == []

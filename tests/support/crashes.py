@@ -1,0 +1,88 @@
+"""rbdfs whose server is killed at a chosen step: `python tests/crashes.py FILE ARGUMENT...`.
+
+FILE holds `before MODULE:NAME` or `after MODULE:NAME`, where NAME is a coroutine function or a
+CLASS.METHOD, or `within` and the method that has a migration prepared. The server that gets there
+first removes FILE and kills itself; its successors do not know of it any more. The ARGUMENTS are
+those of rbdfs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rbd
+
+from rbdfs.keeper import server_process
+from rbdfs.metadata.encoding import encode_string
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+# cls::rbd::TRASH_IMAGE_SOURCE_MIGRATION, TRASH_IMAGE_STATE_NORMAL and _MOVING.
+_MIGRATION, _NORMAL, _MOVING = 2, 0, 1
+
+
+def trash_source(ioctx: Any, name: bytes, image_id: str, how_far: str = "trashed") -> None:
+    """Leave an image as librbd does that dies while it puts the source of a migration away.
+
+    `how_far` it came: the image was "listed" in the trash; then "unnamed", with its `rbd_id` object
+    gone; then "trashed", and the header to be marked next.
+    """
+    key, state = encode_string(image_id.encode()), _MOVING
+    if how_far == "unnamed":
+        ioctx.remove_object(f"rbd_id.{name.decode()}")
+    elif how_far == "trashed":
+        rbd.RBD().trash_move(ioctx, name, 0)
+        ioctx.execute("rbd_trash", "rbd", "trash_remove", key)
+        state = _NORMAL
+    spec = bytes([_MIGRATION]) + encode_string(name) + bytes(2 * 8) + bytes([state])
+    entry = struct.pack("<BBI", 2, 1, len(spec)) + spec
+    ioctx.execute("rbd_trash", "rbd", "trash_add", key + entry)
+
+
+def inject(control: Path) -> None:
+    """Have this process killed where `control` says."""
+    when, _, target = control.read_text().partition(" ")
+    module, _, path = target.partition(":")
+    *classes, name = path.split(".")
+    owner = functools.reduce(getattr, classes, importlib.import_module(module))
+    step: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+    def crash() -> None:
+        control.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    async def crashing(*args: Any, **kwargs: Any) -> Any:
+        if when == "within":
+            migration = args[0]
+            ioctx = await migration.ioctx(migration.source)
+            trash_source(ioctx, migration.source.image.encode(), migration.source_id)
+        if when != "after":
+            crash()
+        result = await step(*args, **kwargs)
+        crash()
+        return result
+
+    setattr(owner, name, crashing)
+
+
+if __name__ == "__main__":
+    control = Path(sys.argv.pop(1))
+    if sys.argv[1] == "--server":
+        from rbdfs.server.__main__ import main as serve
+
+        del sys.argv[1]
+        if control.exists():
+            inject(control)
+        sys.exit(serve())
+    from rbdfs.cli import main
+
+    server_process.SERVER = [sys.executable, __file__, str(control), "--server"]
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,58 @@
+"""Mount namespaces: what a test mounts there, nobody else sees, and it is gone with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.support.mounts import TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A mount namespace that process `holder` keeps."""
+
+    holder: int
+
+    @property
+    def prefix(self) -> list[str]:
+        """What a command is preceded by to run in it."""
+        return ["nsenter", f"--mount=/proc/{self.holder}/ns/mnt"]
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.prefix, *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            cwd="/",
+        )
+
+    def path(self, path: Path) -> Path:
+        """Where to find a path of the namespace from outside."""
+        return Path(f"/proc/{self.holder}/root{path}")
+
+    def mounted(self, path: Path) -> bool:
+        mounts = Path(f"/proc/{self.holder}/mountinfo").read_text().splitlines()
+        return str(path).replace(" ", "\\040") in [line.split(" ")[4] for line in mounts]
+
+
+@contextlib.contextmanager
+def namespace(setup: str) -> Iterator[Namespace]:
+    """A new namespace, after the shell has run `setup` in it."""
+    script = f"{{ {setup}; }} && echo ready && exec sleep infinity"
+    command = ["unshare", "--mount", "--propagation=private", "sh", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"ready\n"
+            yield Namespace(holder.pid)
+        finally:
+            holder.kill()
