@@ -16,8 +16,8 @@ from rbdfs.config.command_line import parse_arguments
 from rbdfs.config.logging_setup import configure_logging
 from rbdfs.config.secrets import conceal_arguments
 from rbdfs.errors import EXIT_FAILURE, UserError
-from rbdfs.keeper.daemonise import Starter, daemonise, open_standard_descriptors
 from rbdfs.keeper import command_socket
+from rbdfs.keeper.daemonise import Starter, daemonise, open_standard_descriptors
 from rbdfs.keeper.keeper import Keeper
 from rbdfs.kernel.mountpoint import check_mountpoint
 

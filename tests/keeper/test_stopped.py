@@ -73,7 +73,7 @@ def test_another_client_takes_over(
         for name in (busy, idle):
             mount.expect_log(rf"WARNING .*open files of {pool}/{name} are lost: .*shutdown")
             mount.expect_log(rf"WARNING .*{pool}/{name} was open and is lost until it is opened")
-        mount.allow_log(r"WARNING rbdfs\.operations: (write|fsync|read|flush): \[Errno 108\]")
+        mount.allow_log(r"WARNING rbdfs\.fuse\.operations: (write|fsync|read|flush): \[Errno 108\]")
         assert refusal(lambda: late.result(TAKE_OVER_S)) == "ESHUTDOWN"
         # Also where nobody asks: the kernel has it all.
         lost = f"open files of {pool}/{idle} are lost"
@@ -85,7 +85,7 @@ def test_another_client_takes_over(
         assert set(os.listdir(mount.path)) >= {busy, idle, other}
         assert mount.file(busy).stat().st_size == MIB
         # The fence is for all that the client has, whatever the image: another server has another.
-        mount.expect_log(r"ERROR rbdfs\.recovery: fenced by somebody else")
+        mount.expect_log(r"ERROR rbdfs\.server\.takeover: fenced by somebody else")
         assert ask(mount, "restart")["generation"] == 2
         assert refusal(direct.sync) == refusal(lambda: direct.write(b"o")) == "ESHUTDOWN"
         for each in (file, cached):

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tests.support.ceph import Ceph
     from tests.support.mounts import Mount, Mounting
 
-KILLED = r"ERROR rbdfs\.keeper: server \d+ ended with exit code -9"
+KILLED = r"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code -9"
 NAMED = r"WARNING .*is not complete: `rbd migration execute"
 SIZE = 16 * MIB
 # Of objects so small that the copy takes seconds.
@@ -188,7 +188,7 @@ def test_another_server_while_it_copies(
         if end is kill_server:
             mount.expect_log(KILLED)
         elif snapshot:
-            mount.expect_log(r"ERROR rbdfs\.serving: not drained", r"ended with exit code 1")
+            mount.expect_log(r"ERROR rbdfs\.server\.run: not drained", r"ended with exit code 1")
         source, target = (mount.file(f"{pool}/{image_name}") for pool in pools)
         with ModelWriter(source, data).running() as writer:
             move(source, target)

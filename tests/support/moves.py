@@ -29,9 +29,9 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 BLOCK = 4096
 DONE_S = 40.0
-COPIED = re.compile(r"rbdfs\.copier: .* %, \d+ of \d+ objects")
+COPIED = re.compile(r"rbdfs\.moves\.copier: .* %, \d+ of \d+ objects")
 PENDING = (
-    r"WARNING rbdfs\.(moving|migration_recovery): "
+    r"WARNING rbdfs\.moves\.(moves|interrupted): "
     r".*(is gone|is not complete|is copied|last trace)"
 )
 
