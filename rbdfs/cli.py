@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
         conceal_arguments()
-        _settle()
+        _leave_the_caller()
     open_standard_descriptors()
     starter = Starter()
     try:
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_FAILURE
 
 
-def _settle() -> None:
+def _leave_the_caller() -> None:
     """Keep nothing of the caller's: no descriptor, and no path that its directory explains."""
     # An image that is open on one would stay locked for as long as this mount lives.
     for descriptor in sorted(int(name) for name in os.listdir("/proc/self/fd")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -11,54 +12,44 @@ import rbdfs
 
 PACKAGE = Path(rbdfs.__file__).parent
 
-# From the top. A module imports what stands below its own line, and nothing beside it; for types
-# alone, beside it too.
-LAYERS = [
-    ("cli server", "the processes: what each is started for, and how it says how it went"),
-    ("mount", "the life of one mount: puts together all that follows, and takes it apart"),
-    ("serving native_path", "running a mount: signals and commands, and the native way to it"),
-    ("operations", "the error boundary, around the answers to the kernel"),
-    ("name_operations file_operations recovery", "the answers; and what comes before the first"),
-    ("served", "all that the answers need of one mount"),
-    ("open_directories inherited_inodes", "directories that are read; inodes that are looked for"),
-    ("moving", "images on their way to other pools, with what is open on them"),
-    ("completion", "the second half of a move"),
-    ("copier", "the client that copies for a move"),
-    ("administration xattrs copying freshness keeping", "what is done with entries and files"),
-    ("catalog tree handles data_path switching", "which entries there are, are known and are open"),
-    ("handle partition_tables resumption", "one open file; one partition table; one open again"),
-    ("shared_image", "an image that several open files use together"),
-    ("migration_recovery", "what an interrupted migration is brought to"),
-    ("migration", "one image on its way to another pool"),
-    ("opening lineage", "an image is opened for who shares it; where its data is"),
-    ("library inventory keeper image_meta", "who opens, who lists, who holds the kernel"),
-    ("cluster native_library growth arguments", "one client, one growing image, one command line"),
-    ("trash", "what a migration has left there"),
-    ("listing inspection object_map changes kinds migration_header", "one question each"),
-    ("attributes logs mountpoint reports", "one concern each: of the options, of the operator"),
-    ("image header directory daemon commands", "one image, one object, one process, one request"),
-    ("single_flight aio ceph_errors datapath succession", "how Ceph and the kernel are called"),
-    ("gate use", "requests are held back; what they are for"),
-    ("relocation", "where an entry has gone"),
-    ("options", "what one mount was asked for"),
-    ("source entries", "values made of other values"),
-    (
-        "encoding spec qemu_filename extents partitions mountinfo ceph_settings",
-        "pure: each stands alone",
-    ),
-    ("errors refusal secrecy", "the end of the line: for the user, for the kernel, for a key"),
-    ("__init__", "the version"),
+# From the top. A module imports from the rooms below its own, and within its own without circles;
+# for types alone, the same. Rooms on one line know nothing of each other.
+ROOMS = [
+    "cli",
+    "server",
+    "fuse",
+    "moves",
+    "files",
+    "names",
+    "metadata",
+    "ceph keeper",
+    "kernel",
+    "datapath",
+    "config",
+    "model",
+    "errors",
+    "__init__",
 ]
-DEPTH = {name: depth for depth, (names, _) in enumerate(LAYERS) for name in names.split()}
+DEPTH = {name: depth for depth, names in enumerate(ROOMS) for name in names.split()}
 
-# Those that put questions to Ceph and make changes there.
-STORAGE = {"ceph_errors", "image", "header", "directory", "inspection", "object_map", "changes"}
-STORAGE |= {"image_meta", "cluster", "library", "administration", "xattrs"}
-STORAGE |= {"migration", "migration_header", "migration_recovery", "trash"}
-KERNEL = {"mount", "serving", "native_path", "operations", "name_operations", "file_operations"}
-KERNEL |= {"served", "attributes"}
-PURE = {"encoding", "spec", "qemu_filename", "extents", "partitions", "mountinfo", "errors"}
-PURE |= {"entries", "options", "source", "tree", "ceph_settings", "relocation"}
+# Who may import what from outside; errors.py and __init__.py know nothing of any of them.
+MAY_KNOW = {
+    "rados": {"ceph", "metadata"},
+    "rbd": {"ceph", "metadata"},
+    "pyfuse3": {"fuse", "server"},
+}
+# A model is a value: it waits for nothing and asks nobody.
+IMPURE = {"trio", "rados", "rbd", "pyfuse3", "subprocess", "socket", "threading"}
+# The keeper outlives servers because there is so little that can fail in it.
+KEEPER_KNOWS = {"keeper", "kernel", "config", "model", "errors"}
+
+# For types alone; to be turned.
+STILL_UP = {
+    "fuse/directory_handles.py": {"server"},
+    "fuse/mounted.py": {"server"},
+    "moves/copier.py": {"server"},
+    "moves/moves.py": {"server"},
+}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 every_module = pytest.mark.parametrize(
@@ -66,8 +57,8 @@ every_module = pytest.mark.parametrize(
 )
 
 
-def layer_name(path: Path) -> str:
-    """A sub-package counts as one module."""
+def room(path: Path) -> str:
+    """The room of a module; one that is in none is named as itself."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -94,12 +85,16 @@ class WithoutTypes(ast.NodeTransformer):
 
 
 def own_imports(path: Path, *, types: bool = True) -> set[str]:
-    """The other modules of the package that one of them imports."""
-    own = {name for name in imports(path, types=types) if name.split(".")[0] == "rbdfs"}
-    known = DEPTH.keys() | {layer_name(module) for module in MODULES}
-    names = {(name.split(".") + ["__init__"])[1] for name in own}
-    # What is no module is a name in the package itself.
-    return {name if name in known else "__init__" for name in names} - {layer_name(path)}
+    """The dotted names below the package, without its own, that a module imports."""
+    names = imports(path, types=types)
+    return {name.removeprefix("rbdfs.") for name in names if name.split(".")[0] == "rbdfs"}
+
+
+def other_rooms(path: Path, *, types: bool = True) -> set[str]:
+    """The other rooms that a module imports from."""
+    found = {name.split(".")[0] for name in own_imports(path, types=types)}
+    # What is no room is a name in the package itself.
+    return {name if name in DEPTH else "__init__" for name in found} - {room(path)}
 
 
 def packages(path: Path) -> set[str]:
@@ -107,33 +102,68 @@ def packages(path: Path) -> set[str]:
 
 
 def test_the_package_was_found() -> None:
-    assert {"cli.py", "image.py", "spec.py"} <= {path.name for path in MODULES}
-    assert own_imports(PACKAGE / "entries.py", types=False) == {"spec"}
-    assert "entries" in own_imports(PACKAGE / "tree.py"), "imported for its types alone"
-    assert own_imports(PACKAGE / "tree.py", types=False) == set()
-    assert len(DEPTH) == sum(len(names.split()) for names, _ in LAYERS), "one layer each"
+    assert {"cli.py", "image.py", "file_name.py"} <= {path.name for path in MODULES}
+    assert other_rooms(PACKAGE / "ceph" / "errors.py") == {"errors"}
+    assert "model" in other_rooms(PACKAGE / "files" / "handle.py"), "imported for its types alone"
+    assert {room(path) for path in MODULES} == DEPTH.keys()
 
 
 @every_module
 def test_imports_point_down(path: Path) -> None:
-    name = layer_name(path)
-    assert name in DEPTH, f"{name} is in no layer"
-    depth = DEPTH[name]
-    wrong = {other for other in own_imports(path, types=False) if DEPTH.get(other, 99) <= depth}
-    wrong |= {other for other in own_imports(path) if DEPTH.get(other, 99) < depth}
-    assert wrong == set()
+    depth = DEPTH[room(path)]
+    up = {other for other in other_rooms(path) if DEPTH[other] <= depth}
+    assert up == STILL_UP.get(str(path.relative_to(PACKAGE)), set())
 
 
-def test_every_layer_has_its_modules() -> None:
-    assert DEPTH.keys() - {layer_name(path) for path in MODULES} == set()
+def test_no_circles_within_a_room() -> None:
+    modules = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in MODULES}
+    edges = {
+        name: {
+            other
+            for other in modules
+            if other != name
+            and any(
+                found == other or found.startswith(f"{other}.")
+                for found in own_imports(path, types=False)
+            )
+        }
+        for name, path in modules.items()
+    }
+    while leaves := {name for name, others in edges.items() if not others & edges.keys()}:
+        edges = {name: others for name, others in edges.items() if name not in leaves}
+    assert edges.keys() == set()
+
+
+@pytest.mark.xfail(reason="forward, mux, reply", strict=False)
+def test_no_circles_in_c() -> None:
+    """A header includes, and a source calls through, only what does not come back to it."""
+    source = PACKAGE / "datapath" / "src"
+    units: dict[str, set[str]] = {}
+    for path in [*source.glob("*.c"), *source.glob("*.h")]:
+        included = re.findall(r'#include "(\w+)\.h"', path.read_text())
+        units.setdefault(path.stem, set()).update(set(included) - {path.stem})
+    assert "mux" in units
+    while leaves := {name for name, others in units.items() if not others & units.keys()}:
+        units = {name: others for name, others in units.items() if name not in leaves}
+    assert units.keys() == set()
 
 
 @every_module
 def test_who_may_know_what(path: Path) -> None:
-    name, known = layer_name(path), packages(path)
-    assert not known & {"rados", "rbd"} or name in STORAGE, "only the storage layer knows Ceph"
-    assert "pyfuse3" not in known or name in KERNEL, "only the operations know pyfuse3"
-    assert "trio" not in known or name not in PURE, "pure modules wait for nothing"
+    name, known = room(path), packages(path)
+    for package, rooms in MAY_KNOW.items():
+        assert package not in known or name in rooms, f"{package} in {name}/"
+    if name == "model":
+        assert not known & IMPURE
+    if name == "keeper":
+        assert other_rooms(path) | {name} <= KEEPER_KNOWS
+
+
+@pytest.mark.parametrize("name", [name for name in DEPTH if (PACKAGE / name).is_dir()])
+def test_every_room_says_what_it_owns(name: str) -> None:
+    docstring = ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text()))
+    assert docstring is not None
+    assert "must not know" in " ".join(docstring.split())
 
 
 @every_module
@@ -143,7 +173,7 @@ def test_fuse_errors_are_raised_by_the_operations_alone(path: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Raise) and node.exc is not None
     }
-    assert "FUSEError" not in raised or layer_name(path) == "operations"
+    assert "FUSEError" not in raised or path.name == "operations.py"
 
 
 @every_module

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import outcome
 import trio
 
+from rbdfs.errors import failure
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -64,7 +66,7 @@ class AioBridge:
             lambda _raise_cancel: trio.lowlevel.Abort.FAILED
         )
         if ret < 0:
-            raise OSError(-ret, f"{action}: {os.strerror(-ret)}")
+            raise failure(ret, f"{action}: {os.strerror(-ret)}")
         return ret, data
 
     def _wake(self) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import rbd
 
 from rbdfs.ceph.errors import from_ceph
+from rbdfs.errors import InUse, Missing, NotPermitted, ReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from rbdfs.model.entry import Entry
 
-_NO_PERMISSION = frozenset({errno.EPERM, errno.EACCES})
+BlockingImage: TypeAlias = rbd.Image
+"""For the annotations of rooms that do not import rbd."""
 
 
 @contextlib.contextmanager
@@ -26,10 +27,8 @@ def changing(action: str) -> Iterator[None]:
     try:
         with from_ceph(action):
             yield
-    except OSError as exc:
-        if exc.errno in _NO_PERMISSION:
-            raise OSError(errno.EROFS, f"{action}: no permission to write") from exc
-        raise
+    except NotPermitted as exc:
+        raise ReadOnly(f"{action}: no permission to write") from exc
 
 
 @contextlib.contextmanager
@@ -44,7 +43,7 @@ def opened(ioctx: rados.Ioctx, entry: Entry, *, read_only: bool = True) -> Itera
     where = {"image_id": image_id} if by_id else {"name": name}
     with rbd.Image(ioctx, **where, read_only=read_only) as image:
         if not by_id and image_id is not None and image.id() != image_id:
-            raise OSError(errno.ENOENT, f"{entry.spec}: another image has this name now")
+            raise Missing(f"{entry.spec}: another image has this name now")
         yield image
 
 
@@ -68,13 +67,13 @@ def refuse_advisory_lock(image: rbd.Image, action: str) -> None:
     for client, cookie, address in lockers(image):
         # librbd's own locks have the cookie `auto NUMBER` (ManagedLock.cc).
         if not cookie.startswith("auto "):
-            raise OSError(errno.EBUSY, f"{action}: {client} at {address} holds lock {cookie!a}")
+            raise InUse(f"{action}: {client} at {address} holds lock {cookie!a}")
 
 
 def refuse_watched(image: rbd.Image, what: str) -> None:
     """Raise OSError EBUSY where a client has *image* open for writing, or did 30 s ago."""
     for watcher in image.watchers_list():
-        raise OSError(errno.EBUSY, f"{what} is watched by {watcher['addr']}")
+        raise InUse(f"{what} is watched by {watcher['addr']}")
 
 
 def lockers(image: rbd.Image) -> list[tuple[str, str, str]]:

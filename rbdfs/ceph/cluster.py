@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import rados
 import rbd
@@ -17,7 +17,7 @@ import trio
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.single_flight import SingleFlight
-from rbdfs.errors import UserError
+from rbdfs.errors import Missing, NoSuchPool, PoolGone, UserError, failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+Ioctx: TypeAlias = rados.Ioctx
+"""For the annotations of rooms that do not import rados."""
 
 # How long a fenced client stays fenced: Ceph's own default.
 _FENCE_S = 3600
@@ -107,8 +110,8 @@ class Cluster:
         """
         try:
             return await self._ioctx(entry.pool, entry.key.pool_id, entry.namespace)
-        except FileNotFoundError:
-            raise OSError(errno.ESTALE, f"pool {entry.pool} of {entry.spec} was removed") from None
+        except Missing:
+            raise PoolGone(f"pool {entry.pool} of {entry.spec} was removed") from None
 
     def _lookup(self, pool: str) -> int:
         pool_id: int | None = None
@@ -117,7 +120,7 @@ class Cluster:
             with from_ceph(f"pool {pool}"):
                 pool_id = self._client.pool_lookup(pool)
         if pool_id is None:
-            raise OSError(errno.ENOENT, f"there is no pool {pool}")
+            raise NoSuchPool(f"there is no pool {pool}")
         return pool_id
 
     async def _ioctx(self, pool: str, pool_id: int, namespace: str) -> rados.Ioctx:
@@ -166,8 +169,8 @@ class Cluster:
         self._pool_ids.invalidate(pool)
         try:
             current = await self.ioctx(pool)
-        except FileNotFoundError:
-            raise OSError(errno.ESTALE, f"pool {pool} was removed") from None
+        except Missing:
+            raise PoolGone(f"pool {pool} was removed") from None
         return bool(current.get_pool_id() == ioctx.get_pool_id())
 
     async def namespace_exists(self, pool: str, namespace: str) -> bool:
@@ -194,7 +197,7 @@ class Cluster:
         with from_ceph("asking for the blocklist"):
             code, answer, message = self._client.mon_command(command, b"")
         if code:
-            raise OSError(abs(code), f"asking for the blocklist: {message}")
+            raise failure(code, f"asking for the blocklist: {message}")
         # A second list, of address ranges, may follow: the whole is not JSON.
         clients, _ = json.JSONDecoder().raw_decode(answer.decode())
         return {client["addr"] for client in clients}
@@ -212,7 +215,7 @@ class Cluster:
         with from_ceph("asking for the usage of the pools"):
             code, answer, message = self._client.mon_command(command, b"")
         if code:
-            raise OSError(abs(code), f"asking for the usage of the pools: {message}")
+            raise failure(code, f"asking for the usage of the pools: {message}")
         for pool in json.loads(answer)["pools"]:
             if pool["id"] == ioctx.get_pool_id():
                 return pool["stats"]["stored"], pool["stats"]["max_avail"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -11,6 +10,7 @@ import rbd
 import trio
 
 from rbdfs.ceph.errors import from_ceph
+from rbdfs.errors import Fenced, Incomplete, NoSpace, ReadOnly, TimedOut, failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,9 +25,6 @@ _FAST_DIFF_INVALID: int = rbd.RBD_FLAG_FAST_DIFF_INVALID
 _EXCLUSIVE_LOCK: int = rbd.RBD_FEATURE_EXCLUSIVE_LOCK
 _NON_PRIMARY: int = rbd.RBD_FEATURE_NON_PRIMARY
 
-# A fenced client stays one under an open file, even when the fence is lifted; and what has timed
-# out may land at any time, so that nothing may be built upon it.
-_FINAL = frozenset({errno.ESHUTDOWN, errno.ETIMEDOUT})
 # librbd takes less than 2 GiB in one request; less than that lets other requests in between.
 _ZERO_CHUNK = 1 << 30
 
@@ -89,6 +86,9 @@ class Image:
         self._bridge = bridge
         self._list_extents = list_extents
         self.binding = binding
+        # The errno of what has failed for good: a fenced client stays one under an open file, even
+        # when the fence is lifted; and what has timed out may land at any time, so that nothing
+        # may be built upon it.
         self._failed = 0
         self._changes = 0
         self._in_flight = 0
@@ -110,7 +110,7 @@ class Image:
         """Raise OSError where the image has failed for good: fenced, or a request timed out."""
         failed = self._failed or getattr(self.binding, "failed", 0)
         if failed:
-            raise OSError(failed, f"{self.spec}: {os.strerror(failed)}, until it is opened anew")
+            raise failure(failed, f"{self.spec}: {os.strerror(failed)}, until it is opened anew")
 
     async def read(self, off: int, length: int) -> bytes:
         """Return *length* bytes at *off*, fewer only at the end of the image.
@@ -124,7 +124,7 @@ class Image:
         submit = partial(self.binding.aio_read, off, length)
         ret, data = await self._call(f"read {off}~{length}", submit)
         if ret != length:
-            raise OSError(errno.EIO, f"{self.spec}: read {off}~{length} returned {ret} bytes")
+            raise Incomplete(f"{self.spec}: read {off}~{length} returned {ret} bytes")
         return bytes(data)
 
     async def write(self, off: int, data: bytes) -> int:
@@ -135,7 +135,7 @@ class Image:
         """
         room = self.size - off
         if room <= 0:
-            raise OSError(errno.ENOSPC, f"{self.spec}: write {off}~{len(data)} is past the end")
+            raise NoSpace(f"{self.spec}: write {off}~{len(data)} is past the end")
         data = data[:room]
         if data:
             submit = partial(self.binding.aio_write, data, off)
@@ -186,7 +186,7 @@ class Image:
         librbd opens it for writing, answers EINVAL to lock_acquire(), and EROFS to each write.
         """
         if await self._blocking("features", self.binding.features) & _NON_PRIMARY:
-            raise OSError(errno.EROFS, f"{self.spec}: not the primary image of a mirror")
+            raise ReadOnly(f"{self.spec}: not the primary image of a mirror")
 
     async def acquire_lock(self) -> None:
         """Take librbd's exclusive lock and keep it: no other client gets it until the close.
@@ -210,9 +210,8 @@ class Image:
             return
         try:
             await self._blocking("lock", self.binding.is_exclusive_lock_owner)
-        except OSError as exc:
-            if exc.errno == errno.ESHUTDOWN:
-                self._failed = errno.ESHUTDOWN
+        except Fenced:
+            self._failed = Fenced.code
             raise
 
     async def watchers(self) -> list[str]:
@@ -256,9 +255,8 @@ class Image:
         try:
             with from_ceph(message):
                 return await self._bridge.call(message, submit)
-        except OSError as exc:
-            if exc.errno in _FINAL:
-                self._failed = exc.errno
+        except (Fenced, TimedOut) as exc:
+            self._failed = exc.code
             raise
         finally:
             self._in_flight -= 1

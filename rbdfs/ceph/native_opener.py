@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.image import Extent, Image
 from rbdfs.datapath import native
+from rbdfs.errors import PoolGone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _OPENING_A_POOL = 16
 
 
-class NativeLibrary:
+class NativeOpener:
     """Images of the native data path, on a client of its own with the same configuration."""
 
     def __init__(
@@ -43,7 +44,7 @@ class NativeLibrary:
     @contextlib.asynccontextmanager
     async def connect(
         cls, settings: CephSettings, bridge: AioBridge, others: Iterable[str]
-    ) -> AsyncIterator[NativeLibrary]:
+    ) -> AsyncIterator[NativeOpener]:
         """Connect, as the cluster's own client was able to before; raises OSError.
 
         *others* are further clients that are this process, or one that it succeeds.
@@ -56,24 +57,22 @@ class NativeLibrary:
         )
         try:
             await trio.to_thread.run_sync(client.connect)
-            library = cls(client, bridge, others, full_try=settings.full_try)
+            opener = cls(client, bridge, others, full_try=settings.full_try)
             try:
-                yield library
+                yield opener
             finally:
-                while library._ioctxs:
-                    library._ioctxs.popitem()[1].close()
+                while opener._ioctxs:
+                    opener._ioctxs.popitem()[1].close()
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(client.close)
 
     async def open(self, entry: Entry, *, read_only: bool) -> Image:
-        """Open, as Library.open() says, in a thread."""
+        """Open, as Opener.open() says, in a thread."""
         limiter = self._limiters.setdefault(entry.pool, trio.CapacityLimiter(_OPENING_A_POOL))
         open_binding = partial(self._open, entry, read_only=read_only)
-        try:
+        with from_ceph(f"{entry.spec}: open"):
             binding = await trio.to_thread.run_sync(open_binding, limiter=limiter)
-        except OSError as exc:
-            raise OSError(exc.errno, f"{entry.spec}: open: {exc.strerror}") from exc
         return Image(
             self._bridge,
             binding,
@@ -97,7 +96,7 @@ class NativeLibrary:
             try:
                 ioctx = self._client.open_ioctx(entry.key.pool_id, _encoded(entry.namespace))
             except FileNotFoundError:
-                raise OSError(errno.ESTALE, f"pool {entry.pool} was removed") from None
+                raise PoolGone(f"pool {entry.pool} was removed") from None
             if self._full_try:
                 ioctx.set_full_try()
             # Another thread may have been quicker: its context is in use already.

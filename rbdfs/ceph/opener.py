@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +11,7 @@ import trio
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.image import Image
+from rbdfs.errors import Missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rbdfs.model.entry import Entry
 
 
-class Library(Protocol):
+class Opener(Protocol):
     """Opens images.
 
     Attributes:
@@ -40,7 +40,7 @@ class Library(Protocol):
         """
 
 
-class PythonLibrary:
+class PythonOpener:
     """Images of ``rbd.Image``, on the cluster's own client."""
 
     def __init__(self, cluster: Cluster) -> None:
@@ -49,7 +49,7 @@ class PythonLibrary:
         self._cluster = cluster
 
     async def open(self, entry: Entry, *, read_only: bool) -> Image:
-        """Open, as Library.open() says, by librbd's asynchronous call."""
+        """Open, as Opener.open() says, by librbd's asynchronous call."""
         ioctx = await self._cluster.ioctx_of(entry)
         image_id, name = entry.image_id, encoded(entry.image)
         # The binding asks an image that was opened by id for its name, and where that is not
@@ -67,7 +67,7 @@ class PythonLibrary:
             try:
                 # An image of format 1 cannot be asked for an id.
                 if by_name and image_id is not None and binding.id() != image_id:
-                    raise OSError(errno.ENOENT, f"{entry.spec}: another image has this name now")
+                    raise Missing(f"{entry.spec}: another image has this name now")
                 if entry.is_snapshot:
                     # By id: a name may have been given to another snapshot meanwhile.
                     set_snap = partial(binding.set_snap_by_id, entry.key.snap_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -50,7 +51,8 @@ class SingleFlight(Generic[T]):
         if flight is not None:
             await flight.landed.wait()
             if flight.error is not None:
-                raise flight.error
+                # An exception object belongs to one task: its traceback grows with each raise.
+                raise copy.copy(flight.error) from flight.error
             if flight.value is not None:
                 return flight.value.value
             # The load was cancelled, which says nothing about the value.

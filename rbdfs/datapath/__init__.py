@@ -1,5 +1,6 @@
-"""The native data path, and rbdfs's own connection to the kernel.
+"""The native data path: requests from /dev/fuse to librbd and back, without the GIL.
 
-`connection` and `requests` are plain Python.  `native` is the extension; importing it raises
-ImportError where it was not built.
+Owns the extension module `native`; importing it raises ImportError where it was not built. It must
+not know names, policy or what an errno means to a user: what it is not sure of, it passes on to
+pyfuse3.
 """

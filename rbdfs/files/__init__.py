@@ -1,0 +1,19 @@
+"""What is open: file handles, the images that they share, growth and freshness.
+
+Owns which librbd image serves which open file, in which mode, who may write to it, how long it is
+for its users, and what happens to it when the cluster changes behind it. It must not know the
+kernel's requests (fuse/), nor who remembers open files for the next server: it states what it
+needs of that as a protocol, which server/ implements.
+
+Locks, in the order in which they are taken:
+
+1. ``HandleTable._quiesced``, an event for each image that moves: whoever opens or closes a file of
+   it waits there, before anything else.
+2. ``SharedImage._changing``: taken while the librbd image is opened, replaced or closed. It is held
+   over the whole of quiesced(), and by nobody who waits for a request.
+3. ``SharedImage._learning``: one task learns the extents at a time; it then passes the gate.
+4. ``SharedImage.gate``: every request passes it. Freezing waits for those that have passed, so a
+   request must not pass it twice, and whoever holds ``_changing`` may freeze it but not pass it.
+5. ``Growth._resizing``: one resize of a growing image at a time, inside the gate for a write.
+   Between reserve() and written() a write is under way: a trim must not cut below its end.
+"""

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.errors import InUse, NotPermitted, ReadOnly
+
 if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
-    from rbdfs.ceph.opener import Library
+    from rbdfs.ceph.opener import Opener
     from rbdfs.model.entry import Entry
 
 log = logging.getLogger(__name__)
 
 
-async def open_image(library: Library, entry: Entry, *, read_only: bool, exclusive: bool) -> Image:
-    """Open, as Library.open() says; for writing, keep other writers out if *exclusive*.
+async def open_image(opener: Opener, entry: Entry, *, read_only: bool, exclusive: bool) -> Image:
+    """Open, as Opener.open() says; for writing, keep other writers out if *exclusive*.
 
     Raises OSError: EROFS where the client may not write, EBUSY where others write.
     """
     try:
-        image = await library.open(entry, read_only=read_only)
-    except OSError as exc:
-        if not read_only and exc.errno in (errno.EPERM, errno.EACCES):
-            raise OSError(errno.EROFS, f"{entry.spec}: no permission to write") from exc
-        raise
+        image = await opener.open(entry, read_only=read_only)
+    except NotPermitted as exc:
+        if read_only:
+            raise
+        raise ReadOnly(f"{entry.spec}: no permission to write") from exc
     try:
         if not read_only:
             await image.check_primary()
         if exclusive and not read_only:
-            await _claim(image, library.addresses)
+            await _claim(image, opener.addresses)
     except BaseException:
         with trio.CancelScope(shield=True):
             await close_image(image)
@@ -48,7 +49,7 @@ async def _claim(image: Image, own: frozenset[str]) -> None:
     """
     others = [watcher for watcher in await image.watchers() if watcher not in own]
     if others:
-        raise OSError(errno.EBUSY, f"{image.spec}: in use by {', '.join(others)}")
+        raise InUse(f"{image.spec}: in use by {', '.join(others)}")
     await image.acquire_lock()
 
 

@@ -6,12 +6,13 @@ image nothing: it would go on with the old size, and answer reads of a removed s
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import trio
+
+from rbdfs.errors import Fenced, Gone, ImageGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# With what the inventory may be late, below two seconds.
+# With what the metadata cache may be late, below two seconds.
 _PERIOD_S = 0.9
 # Removed, fenced: no open file gets over that. A look that has timed out says nothing of the file.
-_FINAL = frozenset({errno.ESTALE, errno.ESHUTDOWN})
+_FINAL = (Gone, Fenced)
 
 
 class Freshness:
@@ -82,7 +83,7 @@ class Freshness:
             entry = await self._catalog.current(known)
             lineage = await self._lineages.of(known)
             if lineage.moved_away:
-                raise OSError(errno.ESTALE, f"{known.spec} is being moved elsewhere")
+                raise ImageGone(f"{known.spec} is being moved elsewhere")
             if shared.gate.closed or shared.entry is not known:
                 return
         except OSError as exc:
@@ -127,4 +128,4 @@ def _reason_to_fail(shared: SharedImage, found: OSError) -> OSError | None:
             shared.image.check()
     except OSError as failure:
         return failure
-    return found if found.errno in _FINAL else None
+    return found if isinstance(found, _FINAL) else None

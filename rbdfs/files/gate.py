@@ -1,4 +1,4 @@
-"""What lets the requests of an image through, or holds them back for a time."""
+"""The gate that the requests of an image pass, and that can be frozen for a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Gate:
-    """Open, or closed: then nothing is under way behind it, and what comes waits."""
+    """Open or frozen. What comes to a frozen gate waits until it is thawed."""
 
     def __init__(self) -> None:
         self._passing = 0
@@ -40,8 +40,8 @@ class Gate:
                 self._empty.set()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep the gate closed for the time of the context. Not for two at once."""
+    def frozen(self) -> Iterator[None]:
+        """Keep the gate frozen for the time of the context; only one context may be in force."""
         assert self._opened is None
         opened = self._opened = trio.Event()
         try:
@@ -50,8 +50,8 @@ class Gate:
             self._opened = None
             opened.set()
 
-    async def emptied(self) -> None:
-        """Return when what had passed a gate that is closed now has come to its end."""
+    async def drained(self) -> None:
+        """Return when what had passed before the gate was frozen has come to its end."""
         while self._passing:
             self._empty = trio.Event()
             await self._empty.wait()

@@ -29,7 +29,7 @@ class Growth:
         self._resizing = trio.Lock()
 
     @property
-    def settled(self) -> bool:
+    def exact(self) -> bool:
         """Whether the image is exactly as long as the file."""
         return self.length == self._image.size
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
+import enum
 from typing import TYPE_CHECKING, Any
 
-from rbdfs.files.use import Use
+from rbdfs.errors import NoSpace, PastEnd
 from rbdfs.model.extents import ExtentMap
 
 if TYPE_CHECKING:
@@ -14,6 +14,21 @@ if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.model.entry import Entry
+
+
+class Use(enum.Enum):
+    """What a user of an image may do with it."""
+
+    READ = enum.auto()
+    WRITE_WHOLE = enum.auto()
+    WRITE_PARTITION = enum.auto()
+
+    @classmethod
+    def of(cls, entry: Entry, *, writable: bool) -> Use:
+        """Return how a file on *entry* uses the image."""
+        if not writable:
+            return cls.READ
+        return cls.WRITE_PARTITION if entry.key.partition else cls.WRITE_WHOLE
 
 
 class Handle:
@@ -106,7 +121,7 @@ class Handle:
         room = self.length - off
         if room <= 0:
             # As a block device does. librbd would report success for what straddles the end.
-            raise OSError(errno.ENOSPC, f"{self.entry.spec}: write {off}~{len(data)}: past the end")
+            raise NoSpace(f"{self.entry.spec}: write {off}~{len(data)}: past the end")
         return await image.write(self.entry.offset + off, data[:room])
 
     async def extend(self, end: int) -> None:
@@ -145,7 +160,7 @@ class Handle:
 
     async def _seek(self, off: int, seek: Callable[[ExtentMap, int], int]) -> int:
         if off >= self.length:
-            raise OSError(errno.ENXIO, f"{self.entry.spec}: seek to {off} is past the end")
+            raise PastEnd(f"{self.entry.spec}: seek to {off} is past the end")
         extents = await self._extents()
         if extents is None:
             # The end is a hole.
@@ -153,7 +168,7 @@ class Handle:
         begin = self.entry.offset
         found = seek(extents, begin + off) - begin
         if found >= self.length and seek is ExtentMap.seek_data:
-            raise OSError(errno.ENXIO, f"{self.entry.spec}: no data from {off}")
+            raise PastEnd(f"{self.entry.spec}: no data from {off}")
         return min(found, self.length)
 
     async def _extents(self) -> ExtentMap | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
+
+from rbdfs.errors import Failure, ImageGone, Missing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,12 +22,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Resumption:
+class _Reopening:
     over: trio.Event = field(default_factory=trio.Event)
     length: int | None = None
 
 
-class Resumptions:
+class Reopenings:
     """What there is to open; *opened* is called with each image, and with why it cannot be.
 
     One that does not answer keeps those waiting who use it, and nobody else.
@@ -34,54 +35,54 @@ class Resumptions:
 
     def __init__(self, opened: Callable[[SharedImage, OSError | None], None]) -> None:
         self._opened = opened
-        self._resumptions: dict[SharedImage, _Resumption] = {}
+        self._reopenings: dict[SharedImage, _Reopening] = {}
 
     def __contains__(self, shared: SharedImage) -> bool:
-        return shared in self._resumptions
+        return shared in self._reopenings
 
     def add(self, shared: SharedImage, length: int | None) -> None:
         """Have *shared* opened by run(); its file grows, if it has a *length*, and is so long."""
-        resumption = self._resumptions.setdefault(shared, _Resumption())
+        reopening = self._reopenings.setdefault(shared, _Reopening())
         # Each file handle knows how far it has written itself.
-        lengths = [known for known in (resumption.length, length) if known is not None]
-        resumption.length = max(lengths, default=None)
+        lengths = [known for known in (reopening.length, length) if known is not None]
+        reopening.length = max(lengths, default=None)
 
     def length(self, shared: SharedImage) -> int | None:
         """Return how long the file on *shared* is, if it is one that grows."""
-        return self._resumptions[shared].length
+        return self._reopenings[shared].length
 
     async def over(self, shared: SharedImage) -> None:
         """Return when *shared* is open, or known to be lost."""
-        if shared in self._resumptions:
-            await self._resumptions[shared].over.wait()
+        if shared in self._reopenings:
+            await self._reopenings[shared].over.wait()
 
     async def run(self, nursery: trio.Nursery, check: Check) -> None:
         """Have *nursery* open them all. Nobody else changes one from when this returns.
 
         What *check* raises an OSError for is not opened, and lost.
         """
-        for shared in list(self._resumptions):
-            await nursery.start(self._resume, shared, check)
+        for shared in list(self._reopenings):
+            await nursery.start(self._reopen, shared, check)
 
-    async def _resume(
+    async def _reopen(
         self,
         shared: SharedImage,
         check: Check,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        resumption = self._resumptions[shared]
+        reopening = self._reopenings[shared]
         error: OSError | None = None
         task_status.started()
         try:
-            await shared.resume(resumption.length, check)
-        except FileNotFoundError:
-            error = OSError(errno.ESTALE, f"{shared.entry.spec} was removed")
+            await shared.take_over(reopening.length, check)
+        except Missing:
+            error = ImageGone(f"{shared.entry.spec} was removed")
         except OSError as exc:
             error = exc
         except Exception as exc:
             # One file that nobody expected must not take all others along.
             log.exception("%s cannot be taken over", shared.entry.spec)
-            error = OSError(errno.EIO, f"{type(exc).__name__}: {exc}")
-        del self._resumptions[shared]
+            error = Failure(f"{type(exc).__name__}: {exc}")
+        del self._reopenings[shared]
         self._opened(shared, error)
-        resumption.over.set()
+        reopening.over.set()

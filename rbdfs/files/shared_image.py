@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import copy
 import logging
 from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.errors import InUse, NotOpen
 from rbdfs.files.claim import close_image, open_image
 from rbdfs.files.gate import Gate
 from rbdfs.files.growth import Growth
-from rbdfs.files.use import Use
+from rbdfs.files.handle import Use
 from rbdfs.model.extents import ExtentMap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rbdfs.ceph.image import Image
-    from rbdfs.ceph.opener import Library
+    from rbdfs.ceph.opener import Opener
     from rbdfs.model.entry import Entry
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class SharedImage:
 
     def __init__(
         self,
-        library: Library,
+        opener: Opener,
         entry: Entry,
         *,
         exclusive: bool,
@@ -53,7 +54,7 @@ class SharedImage:
         self.growth: Growth | None = None
         self.error: OSError | None = None
         self.gate = Gate()
-        self._library = library
+        self._opener = opener
         self._exclusive = exclusive
         self._changed = changed
         self._last_size = 0
@@ -62,8 +63,8 @@ class SharedImage:
         # The image that they are of, how large it was, and Image.changes before they were learnt.
         self._extents_of: tuple[Image, int, int] | None = None
         self._learning = trio.Lock()
-        # Taken while `image` is opened, replaced or closed, and by nobody else. No lock: what one
-        # task holds back, another lets go at the end of the mount.
+        # Taken while `image` is opened, replaced or closed, and by nobody else. It is no trio.Lock,
+        # because at the end of the mount another task thaws what one task has quiesced.
         self._changing = trio.Semaphore(1)
 
     @property
@@ -85,7 +86,8 @@ class SharedImage:
     async def using(self) -> AsyncIterator[Image]:
         """Yield the image for one request, which keeps it open; raise OSError as usable().
 
-        Waits while requests are held back, and so must not be done inside itself.
+        Waits while the gate is frozen, and so must not be nested: the inner request would wait for
+        the gate, and the gate for the outer one.
         """
         async with self.gate.passed():
             yield self.usable()
@@ -93,9 +95,9 @@ class SharedImage:
     def usable(self) -> Image:
         """Return the open image; raise OSError where it is gone or closed."""
         if self.error is not None:
-            raise OSError(self.error.errno, str(self.error.strerror))
+            raise copy.copy(self.error)
         if self.image is None:
-            raise OSError(errno.EBADF, f"{self.entry.spec}: file is closed")
+            raise NotOpen(f"{self.entry.spec}: file is closed")
         return self.image
 
     async def acquire(self, use: Use) -> None:
@@ -106,7 +108,7 @@ class SharedImage:
         if (use is Use.WRITE_WHOLE and self._users[Use.WRITE_PARTITION]) or (
             use is Use.WRITE_PARTITION and self._users[Use.WRITE_WHOLE]
         ):
-            raise OSError(errno.EBUSY, f"{self.entry.spec}: partition and whole, both for writing")
+            raise InUse(f"{self.entry.spec}: partition and whole, both for writing")
         self._users[use] += 1
         try:
             async with self._changing:
@@ -135,22 +137,23 @@ class SharedImage:
                 await self._reopen_for_readers()
 
     @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """Let nothing be opened or closed for the time of the context, and no request begin.
+    async def quiesced(self) -> AsyncIterator[None]:
+        """Keep the image quiesced for the time of the context.
 
-        Those that had begun are over, but for the data path's own, which shut() waits for.
+        Nothing is opened or closed meanwhile and no request begins. Those that had begun have been
+        drained, but for the data path's own, which close() waits for.
         """
         async with self._changing:
             try:
-                with self.gate.held():
+                with self.gate.frozen():
                     self._changed(self)
-                    await self.gate.emptied()
+                    await self.gate.drained()
                     yield
             finally:
                 self._changed(self)
 
-    async def shut(self) -> None:
-        """Close an image that is held; raise OSError where what was written may be lost by that."""
+    async def close(self) -> None:
+        """Close a quiesced image; raise OSError where what was written may be lost by that."""
         image = self.usable()
         if not image.read_only:
             await image.flush()
@@ -163,7 +166,7 @@ class SharedImage:
             raise
 
     async def reopen(self, entry: Entry) -> None:
-        """Open what was shut() as *entry*, for its users; raise OSError as acquire() does."""
+        """Open what close() has closed, as *entry*; raise OSError as acquire() does."""
         await self._reopen(entry=entry, read_only=not self.writers)
         self.entry = entry
 
@@ -173,7 +176,7 @@ class SharedImage:
             if self.image is not None and self.image.read_only:
                 await self._reopen(read_only=True)
 
-    async def settled(self) -> None:
+    async def unchanging(self) -> None:
         """Wait until no opening or closing is under way."""
         async with self._changing:
             pass
@@ -248,10 +251,12 @@ class SharedImage:
             self._changed(self)
 
     def expect(self, use: Use) -> None:
-        """Have one user, for whom resume() opens the image."""
+        """Have one user, for whom take_over() opens the image."""
         self._users[use] += 1
 
-    async def resume(self, length: int | None, check: Callable[[Entry], Awaitable[None]]) -> None:
+    async def take_over(
+        self, length: int | None, check: Callable[[Entry], Awaitable[None]]
+    ) -> None:
         """Open the image for the users that were expected, if *check* lets it; raise OSError.
 
         With *length* the file grows, and is so long already.
@@ -282,7 +287,7 @@ class SharedImage:
     async def _reopen(self, *, read_only: bool, entry: Entry | None = None) -> None:
         old, entry = self.image, entry or self.entry
         self.image = await open_image(
-            self._library, entry, read_only=read_only, exclusive=self._exclusive
+            self._opener, entry, read_only=read_only, exclusive=self._exclusive
         )
         self._changed(self)
         if old is not None:

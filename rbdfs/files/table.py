@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from rbdfs.files.handle import Handle
-from rbdfs.files.reopening import Resumptions
+from rbdfs.errors import InUse, NotOpen, failure
+from rbdfs.files.handle import Handle, Use
+from rbdfs.files.reopening import Reopenings
 from rbdfs.files.shared_image import SharedImage
-from rbdfs.files.use import Use
 from rbdfs.model.entry import Entry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from rbdfs.files.data_path import DataPath
     from rbdfs.files.reopening import Check
-    from rbdfs.fuse.data_path import DataPath
     from rbdfs.model.entry import Key
     from rbdfs.model.relocation import Relocation
 
@@ -41,15 +40,15 @@ class HandleTable:
     """Open files by file handle, and the images under them by key."""
 
     def __init__(self, data_path: DataPath, keeping: Keeping, *, exclusive: bool) -> None:
-        self._library = data_path.library
+        self._opener = data_path.opener
         self._data_path = data_path
         self._keeping = keeping
         self._exclusive = exclusive
         self._handles: dict[int, Handle] = {}
         self._shared: dict[Key, SharedImage] = {}
-        self._resumptions = Resumptions(self._resumed)
-        # Images on their way to another place, and where those are that have gone from one.
-        self._held: dict[Key, trio.Event] = {}
+        self._reopenings = Reopenings(self._reopened)
+        # Images that are quiesced for a move, and where those are that have moved.
+        self._quiesced: dict[Key, trio.Event] = {}
         self._relocations: dict[Key, Relocation] = {}
         self._numbers = itertools.count(1)
 
@@ -58,7 +57,7 @@ class HandleTable:
         try:
             return self._handles[fh]
         except KeyError:
-            raise OSError(errno.EBADF, f"file handle {fh} is not open") from None
+            raise NotOpen(f"file handle {fh} is not open") from None
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -75,14 +74,14 @@ class HandleTable:
         shared = self._shared.get(entry.whole_key)
         if shared is None or entry.key.partition:
             return None
-        if shared in self._resumptions:
-            return self._resumptions.length(shared)
+        if shared in self._reopenings:
+            return self._reopenings.length(shared)
         return None if shared.image is None else shared.length
 
     async def ready(self, fh: int) -> Handle:
         """Return the open file *fh* once its image is open, or known to be lost; as [] does."""
         handle = self[fh]
-        await self._resumptions.over(handle.shared)
+        await self._reopenings.over(handle.shared)
         return handle
 
     async def open(
@@ -118,18 +117,18 @@ class HandleTable:
     def restore(self, record: dict[str, Any], error: OSError | None) -> None:
         """Have a file open as *record* (of Handle.record()) says, under its old number.
 
-        Its image is opened by resume(). One for which *error* is given is lost: it answers every
+        Its image is opened by reopen(). One for which *error* is given is lost: it answers every
         request with that error, until it is closed.
         """
         entry = Entry.from_record(record["entry"])
         use = Use.of(entry, writable=record["writable"])
         # Until it is open, or lost, the keeper knows of it what *record* says.
         if record["error"] is not None:
-            error = OSError(record["error"], f"{entry.spec} was lost to the server before")
+            error = failure(record["error"], f"{entry.spec} was lost to the server before")
         shared = self._new_shared(entry)
         if error is None:
             shared = self._shared.setdefault(entry.whole_key, shared)
-            self._resumptions.add(shared, record["length"])
+            self._reopenings.add(shared, record["length"])
         shared.expect(use)
         self._numbers = itertools.count(max(next(self._numbers), record["fh"] + 1))
         handle = Handle(record["fh"], record["inode"], entry, shared, use, self._keeping.opened)
@@ -140,14 +139,14 @@ class HandleTable:
         if error is not None:
             self._lose(shared, error)
 
-    async def resume(self, nursery: trio.Nursery, check: Check) -> None:
+    async def reopen(self, nursery: trio.Nursery, check: Check) -> None:
         """Have *nursery* open the images of the restored files; requests wait by ready().
 
         A file whose entry *check* raises an OSError for is lost.
         """
-        await self._resumptions.run(nursery, check)
+        await self._reopenings.run(nursery, check)
 
-    def _resumed(self, shared: SharedImage, error: OSError | None) -> None:
+    def _reopened(self, shared: SharedImage, error: OSError | None) -> None:
         if error is None:
             self._changed(shared)
         else:
@@ -167,7 +166,7 @@ class HandleTable:
 
     def _new_shared(self, entry: Entry) -> SharedImage:
         return SharedImage(
-            self._library,
+            self._opener,
             entry.whole,
             exclusive=self._exclusive,
             changed=self._changed,
@@ -184,14 +183,14 @@ class HandleTable:
             self._keeping.released(fh)
         return handle
 
-    async def settled(self, entry: Entry) -> None:
+    async def closed(self, entry: Entry) -> None:
         """Wait until an image that nobody uses any more is closed.
 
         The kernel does not wait for RELEASE, and so what follows a close(2) may be quicker.
         """
         shared = self._shared.get(entry.whole_key)
         if shared is not None and shared.unused:
-            await shared.settled()
+            await shared.unchanging()
 
     @contextlib.asynccontextmanager
     async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
@@ -206,32 +205,34 @@ class HandleTable:
                 await self._put(shared, use)
 
     @contextlib.asynccontextmanager
-    async def held(self, image: Key) -> AsyncIterator[list[SharedImage]]:
-        """Let no request to an image and its snapshots begin for the time of the context.
+    async def quiesced(self, image: Key) -> AsyncIterator[list[SharedImage]]:
+        """Keep an image and its snapshots quiesced for the time of the context.
 
-        Yields what of them is open. Nothing else of them is opened meanwhile, and nothing closed;
-        what waits goes on at the end, where relocate() has said to.
+        No request to them begins, nothing of them is opened and nothing closed. Yields those that
+        are open. What waits is thawed at the end, and goes on where relocate() has said to.
         """
-        if image in self._held:
-            raise OSError(errno.EBUSY, f"image {image.image_id} is being moved already")
-        held = self._held[image] = trio.Event()
+        if image in self._quiesced:
+            raise InUse(f"image {image.image_id} is being moved already")
+        quiesced = self._quiesced[image] = trio.Event()
         try:
             async with contextlib.AsyncExitStack() as stack:
                 images = [shared for shared in self.images() if shared.entry.image_key == image]
                 for shared in images:
-                    await stack.enter_async_context(shared.held())
+                    await stack.enter_async_context(shared.quiesced())
                 yield [shared for shared in images if not shared.unused]
         finally:
-            self._held = {key: event for key, event in self._held.items() if event is not held}
-            held.set()
+            self._quiesced = {
+                key: event for key, event in self._quiesced.items() if event is not quiesced
+            }
+            quiesced.set()
 
     @property
-    def holding(self) -> bool:
-        """Whether requests to an image are held back."""
-        return bool(self._held)
+    def quiescing(self) -> bool:
+        """Whether an image is quiesced."""
+        return bool(self._quiesced)
 
     def relocate(self, relocation: Relocation) -> None:
-        """Have the open files of an image that is held be open on it where it has gone."""
+        """Have the open files of a quiesced image be open on it where it has gone."""
         for key, shared in list(self._shared.items()):
             if key._replace(snap_id=0) == relocation.source:
                 del self._shared[key]
@@ -242,12 +243,12 @@ class HandleTable:
                 handle.entry = relocation.follow(handle.entry)
                 self._keeping.opened(handle)
         self._relocations[relocation.source] = relocation
-        self._held[relocation.target.image_key] = self._held[relocation.source]
+        self._quiesced[relocation.target.image_key] = self._quiesced[relocation.source]
 
     async def where(self, entry: Entry) -> Entry:
-        """Return *entry* as it is once it is held no more: another one where it has moved."""
-        while (held := self._held.get(entry.image_key)) is not None:
-            await held.wait()
+        """Return *entry* as it is once it is thawed: another one where it has moved."""
+        while (quiesced := self._quiesced.get(entry.image_key)) is not None:
+            await quiesced.wait()
         relocation = self._relocations.get(entry.image_key)
         return entry if relocation is None else await self.where(relocation.follow(entry))
 
@@ -274,7 +275,7 @@ class HandleTable:
         self._drop_unused(shared)
 
     def _changed(self, shared: SharedImage) -> None:
-        if shared in self._resumptions:
+        if shared in self._reopenings:
             return
         for handle in self:
             if handle.shared is shared:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
 import trio
+
+from rbdfs.errors import BadArgument, Incomplete, NoSpace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -31,11 +32,11 @@ async def copy_range(source: Handle, off_in: int, target: Handle, off_out: int, 
     if not target.growing:
         room = target.length - off_out
         if room <= 0:
-            raise OSError(errno.ENOSPC, f"{target.entry.spec}: copy to {off_out} is past the end")
+            raise NoSpace(f"{target.entry.spec}: copy to {off_out} is past the end")
         length = min(length, room)
     same = source.shared is target.shared
     if same and abs(source.entry.offset + off_in - target.entry.offset - off_out) < length:
-        raise OSError(errno.EINVAL, f"{source.entry.spec}: overlapping copy")
+        raise BadArgument(f"{source.entry.spec}: overlapping copy")
     slots = trio.CapacityLimiter(_PARALLEL)
     errors: list[OSError] = []
 
@@ -77,4 +78,4 @@ async def _copy_data(source: Handle, off_in: int, target: Handle, off_out: int, 
     data = await source.read(off_in, size)
     written = await target.write(off_out, data)
     if written != size:
-        raise OSError(errno.EIO, f"{target.entry.spec}: {written} of {size} bytes were copied")
+        raise Incomplete(f"{target.entry.spec}: {written} of {size} bytes were copied")

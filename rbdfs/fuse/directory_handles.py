@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 from typing import TYPE_CHECKING, Any
+
+from rbdfs.errors import NotOpen
 
 if TYPE_CHECKING:
     from rbdfs.model.entry import Entry
@@ -44,7 +45,7 @@ class OpenDirectories:
         try:
             return self._directories[fh]
         except KeyError:
-            raise OSError(errno.EBADF, f"directory handle {fh} is not open") from None
+            raise NotOpen(f"directory handle {fh} is not open") from None
 
     def release(self, fh: int) -> None:
         """Close directory *fh*."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import TYPE_CHECKING
 
 import pyfuse3
 
+from rbdfs.errors import BadArgument, NoSpace, NotOpen, NotSupported
 from rbdfs.fuse.copy_range import copy_range
 
 if TYPE_CHECKING:
     from pyfuse3 import FileHandleT, FlagT, InodeT, RequestContext
 
-    from rbdfs.fuse.mounted import Served
+    from rbdfs.fuse.mounted import Mounted
 
 # linux/falloc.h
 _KEEP_SIZE = 0x01
@@ -24,33 +24,33 @@ _ZERO_RANGE = 0x10
 class FileOperations(pyfuse3.Operations):
     """open, read, write, fsync, flush, release; and what pyfuse3 does not know."""
 
-    served: Served
+    mounted: Mounted
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
-        return await self.served.open(inode, flags)
+        return await self.mounted.open(inode, flags)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        return await (await self.served.handles.ready(fh)).read(off, size)
+        return await (await self.mounted.handles.ready(fh)).read(off, size)
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        handle = await self.served.handles.ready(fh)
+        handle = await self.mounted.handles.ready(fh)
         if not handle.writable:
-            raise OSError(errno.EBADF, f"{handle.entry.spec} is not open for writing")
+            raise NotOpen(f"{handle.entry.spec} is not open for writing")
         return await handle.write(off, buf)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        handle = await self.served.handles.ready(fh)
-        if self.served.options.cache == "unsafe":
+        handle = await self.mounted.handles.ready(fh)
+        if self.mounted.options.cache == "unsafe":
             async with handle.shared.using():
                 pass
         else:
             await handle.flush()
 
     async def flush(self, fh: FileHandleT) -> None:
-        handle = self.served.handles[fh]
+        handle = self.mounted.handles[fh]
         # One that has nothing to flush has nothing to wait for.
         if handle.dirty:
-            await self.served.handles.ready(fh)
+            await self.mounted.handles.ready(fh)
         await handle.closing()
 
     async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:
@@ -58,20 +58,20 @@ class FileOperations(pyfuse3.Operations):
 
         Raises OSError: EOPNOTSUPP for a mode that an image cannot do, and with -o notrim.
         """
-        handle = await self.served.handles.ready(fh)
+        handle = await self.mounted.handles.ready(fh)
         if not handle.writable:
-            raise OSError(errno.EBADF, f"{handle.entry.spec} is not open for writing")
+            raise NotOpen(f"{handle.entry.spec} is not open for writing")
         if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE):
-            raise OSError(errno.EOPNOTSUPP, f"fallocate mode {mode:#x}")
+            raise NotSupported(f"fallocate mode {mode:#x}")
         zeroes = mode & (_PUNCH_HOLE | _ZERO_RANGE)
-        if zeroes and not self.served.options.trim:
-            raise OSError(errno.EOPNOTSUPP, "the mount was made with -o notrim")
+        if zeroes and not self.mounted.options.trim:
+            raise NotSupported("the mount was made with -o notrim")
         if handle.growing:
             if not mode & _KEEP_SIZE:
                 await handle.extend(off + length)
         elif off + length > handle.length and not (zeroes and mode & _KEEP_SIZE):
             # Images are thin: there is nothing to reserve, and their size is not changed so.
-            raise OSError(errno.ENOSPC, f"{handle.entry.spec}: {off}~{length} is past the end")
+            raise NoSpace(f"{handle.entry.spec}: {off}~{length} is past the end")
         if zeroes:
             await handle.write_zeroes(off, length)
 
@@ -80,12 +80,12 @@ class FileOperations(pyfuse3.Operations):
 
         Raises OSError ENXIO at or past the end, and for SEEK_DATA where only a hole follows.
         """
-        handle = await self.served.handles.ready(fh)
+        handle = await self.mounted.handles.ready(fh)
         if whence == os.SEEK_DATA:
             return await handle.seek_data(off)
         if whence == os.SEEK_HOLE:
             return await handle.seek_hole(off)
-        raise OSError(errno.EINVAL, f"lseek whence {whence}")
+        raise BadArgument(f"lseek whence {whence}")
 
     async def copy_file_range(
         self, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int
@@ -94,15 +94,15 @@ class FileOperations(pyfuse3.Operations):
 
         Less than was asked for is normal: the caller goes on from there. For the data path.
         """
-        source = await self.served.handles.ready(fh_in)
-        target = await self.served.handles.ready(fh_out)
+        source = await self.mounted.handles.ready(fh_in)
+        target = await self.mounted.handles.ready(fh_out)
         if not target.writable:
-            raise OSError(errno.EBADF, f"{target.entry.spec} is not open for writing")
+            raise NotOpen(f"{target.entry.spec} is not open for writing")
         return await copy_range(source, off_in, target, off_out, length)
 
     async def release(self, fh: FileHandleT) -> None:
-        handle = await self.served.handles.release(fh)
-        self.served.inodes.released(handle.inode)
+        handle = await self.mounted.handles.release(fh)
+        self.mounted.inodes.released(handle.inode)
         if handle.writable:
             # Sizes and partition tables may be others now.
-            self.served.catalog.changed(handle.entry)
+            self.mounted.catalog.changed(handle.entry)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyfuse3
 
+from rbdfs.errors import Fenced, InUse, NotPermitted, ReadOnly
 from rbdfs.fuse.stat import entry_attributes
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from rbdfs.model.inode_table import InodeTable
     from rbdfs.moves.moves import Moves
     from rbdfs.names.catalog import Catalog
-    from rbdfs.names.manage import Administration
+    from rbdfs.names.manage import Management
     from rbdfs.names.xattrs import Xattrs
     from rbdfs.server.inherited_inodes import InheritedInodes
 
 
 @dataclass(slots=True)
-class Served:
+class Mounted:
     """One mount.
 
     Attributes:
@@ -45,7 +46,7 @@ class Served:
     directories: OpenDirectories
     xattrs: Xattrs
     lineages: Lineages
-    administration: Administration | None = None
+    management: Management | None = None
     moves: Moves | None = None
     inherited: InheritedInodes | None = None
     closing: bool = False
@@ -67,15 +68,15 @@ class Served:
     def check_writable(self, entry: Entry) -> None:
         """Raise OSError EROFS for a snapshot, and for everything in a read-only mount."""
         if entry.is_snapshot or self.options.read_only:
-            raise OSError(errno.EROFS, f"{entry.spec} is read-only")
+            raise ReadOnly(f"{entry.spec} is read-only")
 
-    def check_managed(self) -> Administration:
+    def check_managed(self) -> Management:
         """Return what makes, removes and renames; raise OSError EPERM where nothing may."""
         if self.options.read_only:
-            raise OSError(errno.EROFS, "the mount is read-only")
-        if self.administration is None:
-            raise OSError(errno.EPERM, "the mount was not made with -o manage")
-        return self.administration
+            raise ReadOnly("the mount is read-only")
+        if self.management is None:
+            raise NotPermitted("the mount was not made with -o manage")
+        return self.management
 
     async def open(self, inode: int, flags: int, *, created: bool = False) -> pyfuse3.FileInfo:
         """Open the file of *inode* as open(2) *flags* say; return what the kernel is told.
@@ -83,7 +84,7 @@ class Served:
         One that was *created* or emptied by this open grows as it is written.
         """
         if self.closing:
-            raise OSError(errno.ESHUTDOWN, "the mount is being ended")
+            raise Fenced("the mount is being ended")
         entry = await self.entry(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC) and not created
@@ -94,7 +95,7 @@ class Served:
         if truncate:
             self.check_managed()
             if entry.key.partition:
-                raise OSError(errno.EPERM, f"{entry.spec} is a partition")
+                raise NotPermitted(f"{entry.spec} is a partition")
         await self._check_copied(entry)
         growing = (created or truncate) and writable
         handle = await self.handles.open(
@@ -111,7 +112,7 @@ class Served:
         # A move of this mount's own is waited for.
         entry = await self.handles.where(entry)
         if not (await self.lineages.of(entry)).copied:
-            raise OSError(errno.EBUSY, f"{entry.spec}, or what it was cloned from, is being moved")
+            raise InUse(f"{entry.spec}, or what it was cloned from, is being moved")
 
     def _file_info(self, handle: Handle, image: Image, flags: int) -> pyfuse3.FileInfo:
         snapshot = handle.entry.is_snapshot
@@ -131,7 +132,7 @@ class Served:
         """Resize the image of *entry* to *length* bytes; shrinking is for a managed mount only."""
         self.check_writable(entry)
         if entry.key.partition:
-            raise OSError(errno.EPERM, f"{entry.spec} is a partition")
+            raise NotPermitted(f"{entry.spec} is a partition")
         async with self.handles.borrowed(entry, writable=True) as shared:
             if length < shared.length:
                 self.check_managed()

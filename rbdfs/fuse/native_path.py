@@ -17,7 +17,7 @@ from rbdfs.kernel import connection, extra_requests
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from rbdfs.ceph.native_opener import NativeLibrary
+    from rbdfs.ceph.native_opener import NativeOpener
     from rbdfs.files.handle import Handle
     from rbdfs.fuse.operations import Operations
 
@@ -35,8 +35,8 @@ class NativePath:
     It is made before the kernel connection, which start() brings.
     """
 
-    def __init__(self, library: NativeLibrary, *, ignore_sync: bool) -> None:
-        self.library = library
+    def __init__(self, opener: NativeOpener, *, ignore_sync: bool) -> None:
+        self.opener = opener
         self._ignore_sync = ignore_sync
         self._mux: native.Mux | None = None
         self._registered: dict[int, _Registration] = {}
@@ -100,7 +100,7 @@ class NativePath:
             )
             mux_extra.close()
             # Those of another server; before the kernel can ask for them.
-            for handle in operations.served.handles:
+            for handle in operations.mounted.handles:
                 self.serve(handle)
             self._mux.start(init_request)
             try:
@@ -165,7 +165,7 @@ def _wanted(handle: Handle) -> _Registration | None:
     shared = handle.shared
     if shared.error is not None or shared.image is None or shared.gate.closed:
         return None
-    if shared.growth is not None and not shared.growth.settled:
+    if shared.growth is not None and not shared.growth.exact:
         return None
     binding = shared.image.binding
     assert isinstance(binding, native.Image)

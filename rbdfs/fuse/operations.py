@@ -23,7 +23,7 @@ from rbdfs.fuse.name_operations import NameOperations
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from rbdfs.fuse.mounted import Served
+    from rbdfs.fuse.mounted import Mounted
 
     AnswersWithErrno = TypeVar("AnswersWithErrno", bound=type[pyfuse3.Operations])
 
@@ -91,13 +91,13 @@ class Operations(NameOperations, FileOperations):
     """Images and snapshots as files.
 
     Attributes:
-        served: what the operations work on.
+        mounted: what the operations work on.
         ready: set when the kernel has opened the connection: from now on the mount answers.
     """
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, mounted: Mounted) -> None:
         super().__init__()
-        self.served = served
+        self.mounted = mounted
         self.ready = trio.Event()
 
     def init(self) -> None:

@@ -9,7 +9,6 @@ watcher and takes no lock. Everybody who asks while something is being read shar
 
 from __future__ import annotations
 
-import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,10 @@ import trio
 
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.errors import Missing, NotUnderstood
 from rbdfs.metadata import pool_directory
-from rbdfs.metadata.encoding import Decoder, NotUnderstood, encode_string
-from rbdfs.metadata.image_header import ImageAttributes, SnapAttributes, omap_reader, read_header
+from rbdfs.metadata.encoding import Decoder, encode_string
+from rbdfs.metadata.image_header import omap_reader, read_header
 from rbdfs.metadata.migration_record import MIGRATING, read_migration
 from rbdfs.metadata.object_map import read_object_map, trustworthy
 from rbdfs.metadata.opened_header import inspect_image
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.metadata.migration_record import MigrationHeader
     from rbdfs.model.entry import Entry
+    from rbdfs.model.image_attributes import ImageAttributes, SnapAttributes
 
     T = TypeVar("T")
 
@@ -46,7 +47,7 @@ _FOR_GOOD_S = 86400.0
 _THREADS_A_POOL = 8
 
 
-class Inventory:
+class MetadataCache:
     """Names and attributes of images, by pool and namespace ("" is the default one).
 
     All methods raise OSError with the errno of Ceph, and EIO for an answer that makes no sense.
@@ -95,7 +96,7 @@ class Inventory:
         try:
             ioctx = await self._cluster.ioctx(pool, namespace)
             answer = await self._call_class(pool, ioctx, "rbd_directory", "dir_get_id", argument)
-        except FileNotFoundError:
+        except Missing:
             # Format 1 has another directory, to be read as a whole; or the pool is another one.
             found = (await self.image_names(pool, namespace)).get(name)
             if found is None:
@@ -137,7 +138,7 @@ class Inventory:
             return await read_migration(reader, attributes.image_id)
         except NotUnderstood as exc:
             image = f"image {attributes.image_id} of pool {where.pool}"
-            raise OSError(errno.EIO, f"{image}: {exc}") from exc
+            raise NotUnderstood(f"{image}: {exc.strerror}") from exc
 
     async def usage(self, pool: str) -> tuple[int, int]:
         """Return ``(used, available)`` bytes of *pool*."""
@@ -192,7 +193,7 @@ class Inventory:
             states = await read_object_map(self._cluster.bridge, ioctx, attributes, snap)
             size = attributes.size if snap is None else snap.size
             return states.allocated_bytes(size=size, order=attributes.order)
-        except FileNotFoundError:
+        except Missing:
             return None
         except NotUnderstood as exc:
             log.debug("object map of image %s: %s", attributes.image_id, exc)

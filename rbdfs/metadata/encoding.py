@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import struct
 
+from rbdfs.errors import NotUnderstood
+
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _I64 = struct.Struct("<q")
 _TIMESTAMP = struct.Struct("<II")
 _VERSIONED = struct.Struct("<BBI")
 _NS_PER_S = 1_000_000_000
-
-
-class NotUnderstood(ValueError):
-    """These bytes are not what this module knows: truncated, damaged or of a newer Ceph."""
 
 
 class Decoder:

@@ -11,13 +11,13 @@ What is not understood raises NotUnderstood. The caller opens such an image read
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.ceph.errors import from_ceph
-from rbdfs.metadata.encoding import Decoder, NotUnderstood
+from rbdfs.errors import NotUnderstood
+from rbdfs.metadata.encoding import Decoder
+from rbdfs.model.image_attributes import ImageAttributes, ParentSpec, SnapAttributes
 
 if TYPE_CHECKING:
     from rbdfs.ceph.aio import AioBridge
@@ -47,62 +47,6 @@ _NAMESPACE_TYPES = {0: "user", 1: "group", 2: "trash", 3: "mirror"}
 # A sector, and what still is a size in 63 bits.
 _MIN_ORDER = 9
 _MAX_ORDER = 62
-
-
-@dataclass(frozen=True, slots=True)
-class SnapAttributes:
-    """One snapshot. Its name holds bytes that are not UTF-8 as surrogates (surrogateescape).
-
-    ``namespace_type`` is "user" for what ``rbd snap ls`` shows, "group", "trash" (removed, but
-    kept for its clones), "mirror", or the number of a type that is not known here. ``size`` is in
-    bytes, the timestamp 0 where Ceph keeps none. ``flags`` are those of ImageAttributes, but of
-    the snapshot's own object map. ``parent_overlap`` is how many bytes at the front may come from
-    the parent. Both are None where they were not read.
-    """
-
-    snap_id: int
-    name: str
-    namespace_type: str | int
-    size: int
-    timestamp_ns: int
-    protected: bool
-    flags: int | None
-    parent_overlap: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ParentSpec:
-    """The snapshot that an image was cloned from; ``overlap`` is in bytes, None for the head."""
-
-    pool_id: int
-    pool_namespace: str
-    image_id: str
-    snap_id: int
-    overlap: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageAttributes:
-    """One image. Sizes are in bytes, an object has ``2**order``.
-
-    Timestamps are 0 where Ceph keeps none. ``data_pool_id`` is -1 where the data is in the
-    image's own pool. ``snaps`` are in order of their ids, of all namespace types. ``flags`` are
-    RBD_FLAG_* (1: the object map is invalid, 2: fast-diff is), None where they were not read.
-    ``striped`` tells that consecutive bytes go to objects in turns.
-    """
-
-    image_id: str
-    size: int
-    order: int
-    features: int
-    create_ns: int
-    access_ns: int
-    modify_ns: int
-    snaps: tuple[SnapAttributes, ...]
-    data_pool_id: int
-    parent: ParentSpec | None
-    flags: int | None
-    striped: bool
 
 
 async def read_header(read_omap: ReadOmap, image_id: str) -> ImageAttributes:
@@ -135,7 +79,7 @@ def decode_header(
     order = _take(values, "order", Decoder.u8)
     if not _MIN_ORDER <= order <= _MAX_ORDER:
         # Not for librbd to open: it divides by the object size, and that kills the process.
-        raise OSError(errno.EIO, f"image {image_id} has objects of 2^{order} bytes")
+        raise NotUnderstood(f"image {image_id} has objects of 2^{order} bytes")
     return ImageAttributes(
         image_id=image_id,
         size=_take(values, "size", Decoder.u64),

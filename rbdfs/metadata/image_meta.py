@@ -5,10 +5,10 @@ The binding's iterator raises UnicodeDecodeError for all image-meta where one ke
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
-from rbdfs.metadata.encoding import Decoder, NotUnderstood, encode_string, encode_u64
+from rbdfs.errors import NoSuchPool, NotUnderstood
+from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
 from rbdfs.metadata.pool_directory import call_class
 
 if TYPE_CHECKING:
@@ -59,4 +59,4 @@ async def pool_name(cluster: Cluster, pool_id: int) -> str:
     for name in await cluster.pools():
         if (await cluster.ioctx(name)).get_pool_id() == pool_id:
             return name
-    raise OSError(errno.ENOENT, f"no pool for rbd has the id {pool_id}")
+    raise NoSuchPool(f"no pool for rbd has the id {pool_id}")

@@ -17,7 +17,7 @@ from rbdfs.model.entry import Entry, Key
 
 if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
-    from rbdfs.metadata.cache import Inventory
+    from rbdfs.metadata.cache import MetadataCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Lineage:
 class Lineages:
     """Reads lineages from headers; opens nothing."""
 
-    def __init__(self, cluster: Cluster, inventory: Inventory) -> None:
+    def __init__(self, cluster: Cluster, cache: MetadataCache) -> None:
         self._cluster = cluster
-        self._inventory = inventory
+        self._cache = cache
         self._pools: dict[int, str] = {}
 
     async def of(self, entry: Entry) -> Lineage:
@@ -50,8 +50,8 @@ class Lineages:
         images = [entry.image_key]
         moved_away, moving, copied = False, False, True
         while True:
-            attributes = await self._inventory.attributes(entry, entry.image, entry.image_id or "")
-            migration = await self._inventory.migration(entry, attributes)
+            attributes = await self._cache.attributes(entry, entry.image, entry.image_id or "")
+            migration = await self._cache.migration(entry, attributes)
             if migration is not None and migration.is_source:
                 moved_away = moved_away or len(images) == 1
             elif migration is not None:

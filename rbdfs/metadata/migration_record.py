@@ -12,12 +12,14 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rbdfs.metadata.encoding import Decoder, NotUnderstood, encode_string, encode_u64
+import rados
+import rbd
+
+from rbdfs.errors import Missing, NotUnderstood
+from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
 from rbdfs.metadata.pool_directory import call_class
 
 if TYPE_CHECKING:
-    import rados
-
     from rbdfs.metadata.image_header import ReadOmap
 
 _PAGE_NAMES = 1024
@@ -26,6 +28,14 @@ _SOURCE = 1
 MIGRATING = 1 << 9
 # cls::rbd::TRASH_IMAGE_SOURCE_MIGRATION.
 TRASH_MIGRATION = 2
+_TRASH = "rbd_trash"
+# cls::rbd::trash::image_key() of src/cls/rbd/cls_rbd.cc.
+_KEY = "id_"
+# cls::rbd::TRASH_IMAGE_SOURCE_USER and TRASH_IMAGE_STATE_NORMAL.
+_USER = 0
+_NORMAL = 0
+# Version, compat and length of cls::rbd::TrashImageSpec come before its source.
+_SOURCE_OFFSET = 6
 
 
 class State(enum.IntEnum):
@@ -92,7 +102,7 @@ def list_migration_sources(ioctx: rados.Ioctx) -> dict[str, str]:
         argument = encode_string(last) + encode_u64(_PAGE_NAMES)
         try:
             page = Decoder(call_class(ioctx, "rbd_trash", "trash_list", argument))
-        except FileNotFoundError:
+        except Missing:
             return sources
         ids = []
         for _ in range(page.u32()):
@@ -107,3 +117,34 @@ def list_migration_sources(ioctx: rados.Ioctx) -> dict[str, str]:
         if max(ids) <= last:
             raise NotUnderstood(f"rbd_trash: ids up to {last!r} again")
         last = max(ids)
+
+
+def restore_source(ioctx: rados.Ioctx, image_id: str, name: bytes) -> None:
+    """Take the image with *image_id* back out of the trash under *name*; blocks.
+
+    librbd.api.Migration.prepare() puts the source there first, and marks its header after that. A
+    client that dies in between leaves an image that no command of Ceph reaches: `rbd migration
+    abort` finds no migration, and `rbd trash restore` takes no image from this source.
+
+    Raises OSError, rados.Error and rbd.Error: ENOENT where it is not in the trash as the source of
+    a migration, EEXIST where another image has the name: `rbd trash restore --image` gives it
+    another one then.
+    """
+    spec = call_class(ioctx, _TRASH, "trash_get", encode_string(image_id.encode("ascii")))
+    # The class has a method that changes the state, but none for the source.
+    with rados.WriteOpCtx() as operation:
+        ioctx.set_omap(operation, (_KEY + image_id,), (_removed_by_user(spec, image_id),))
+        ioctx.operate_write_op(operation, _TRASH)
+    # Also where librbd had not got as far as to remove the name.
+    rbd.RBD().trash_restore(ioctx, image_id, name)
+
+
+def _removed_by_user(data: bytes, image_id: str) -> bytes:
+    _, _, spec = Decoder(data).versioned(understood=2)
+    if spec.u8() != TRASH_MIGRATION:
+        raise Missing(f"image id {image_id} is in the trash for another reason")
+    length = len(spec.string())
+    changed = bytearray(data)
+    changed[_SOURCE_OFFSET] = _USER
+    changed[_SOURCE_OFFSET + 1 + 4 + length + 2 * 8] = _NORMAL
+    return bytes(changed)

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.ceph.errors import from_ceph
-from rbdfs.metadata.encoding import Decoder, NotUnderstood
+from rbdfs.errors import NotUnderstood
+from rbdfs.metadata.encoding import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rbdfs.ceph.aio import AioBridge
-    from rbdfs.metadata.image_header import ImageAttributes, SnapAttributes
+    from rbdfs.model.image_attributes import ImageAttributes, SnapAttributes
 
 # The states are nonexistent 0, exists 1, pending 2 (about to be removed) and exists, clean 3
 # (include/rbd/object_map_types.h). A byte holds four of two bits each, the first in its top bits.

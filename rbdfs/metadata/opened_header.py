@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import rbd
 
 from rbdfs.ceph.errors import from_ceph
-from rbdfs.metadata.image_header import ImageAttributes, SnapAttributes
+from rbdfs.model.image_attributes import ImageAttributes, SnapAttributes
 
 if TYPE_CHECKING:
     from datetime import datetime

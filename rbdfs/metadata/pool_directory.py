@@ -13,7 +13,8 @@ from typing import Any
 from rados import ObjectNotFound
 
 from rbdfs.ceph.errors import from_ceph
-from rbdfs.metadata.encoding import Decoder, NotUnderstood, encode_string, encode_u64
+from rbdfs.errors import Missing, NotUnderstood
+from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
 
 Execute = Callable[[str, str, bytes], Awaitable[bytes]]
 """``(oid, method, argument)`` -> the answer of a read method of object class rbd.
@@ -110,7 +111,7 @@ async def _list(
     while True:
         try:
             answer = await execute(oid, method, encode_string(last) + encode_u64(_PAGE_NAMES))
-        except FileNotFoundError:
+        except Missing:
             return
         page = Decoder(answer)
         names = take(page)

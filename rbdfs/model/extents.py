@@ -13,6 +13,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
+from rbdfs.errors import PastEnd
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -79,7 +81,7 @@ class ExtentMap:
         self._check_inside(off)
         index = bisect_right(self._ends, off)
         if index == len(self._ends) or self._starts[index] >= self._size:
-            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+            raise PastEnd(os.strerror(errno.ENXIO))
         return max(off, self._starts[index])
 
     def seek_hole(self, off: int) -> int:
@@ -188,7 +190,7 @@ class ExtentMap:
 
     def _check_inside(self, off: int) -> None:
         if not 0 <= off < self._size:
-            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+            raise PastEnd(os.strerror(errno.ENXIO))
 
     @staticmethod
     def _check_range(off: int, length: int) -> None:

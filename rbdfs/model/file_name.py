@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rbdfs.errors import NameTooLong
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,10 +36,6 @@ _TEXT_ESCAPES = _ESCAPES | {code: f"%{code:02X}" for code in (*range(0x20), 0x7F
 _ESCAPED_BYTE = re.compile(rb"%([0-9A-F]{2})")
 _SNAP_BY_ID = re.compile(rb"id:([1-9][0-9]{0,19})")
 _PARTITION = re.compile(rb"(.+)-part([1-9][0-9]{0,2})", re.DOTALL)
-
-
-class NameTooLong(ValueError):
-    """The file name would pass NAME_MAX bytes."""
 
 
 @dataclass(frozen=True, slots=True)

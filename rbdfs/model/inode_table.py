@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from rbdfs.errors import Gone
 
 if TYPE_CHECKING:
     from rbdfs.model.entry import Entry, Key
@@ -98,7 +99,7 @@ class InodeTable:
         try:
             return self._inodes[number].entry
         except KeyError:
-            raise OSError(errno.ESTALE, f"inode {number} is not known") from None
+            raise Gone(f"inode {number} is not known") from None
 
     def forget(self, number: int, count: int) -> None:
         """Take back *count* lookups, as the kernel's FORGET says."""

@@ -11,12 +11,13 @@ would show the parts it believes.  Partitions are written to, and then a wrong p
 
 from __future__ import annotations
 
-import errno
 import itertools
 import struct
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from rbdfs.errors import Incomplete
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator
@@ -140,7 +141,7 @@ def _read(size: int, off: int, length: int) -> Generator[tuple[int, int], bytes,
         raise _BadTable
     data = yield off, length
     if len(data) != length:
-        raise OSError(errno.EIO, f"short read at {off}~{length}: {len(data)} bytes")
+        raise Incomplete(f"short read at {off}~{length}: {len(data)} bytes")
     return data
 
 

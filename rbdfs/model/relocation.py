@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from rbdfs.errors import ImageGone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,7 @@ class Relocation:
             return entry
         target, snap_id = self.target, entry.key.snap_id
         if snap_id and snap_id not in self.snap_ids:
-            raise OSError(errno.ESTALE, f"{entry.spec} did not move along to {target.spec}")
+            raise ImageGone(f"{entry.spec} did not move along to {target.spec}")
         key = target.key._replace(
             snap_id=self.snap_ids.get(snap_id, 0), partition=entry.key.partition
         )

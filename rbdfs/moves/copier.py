@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 from typing import TYPE_CHECKING
 
 import trio
 
 from rbdfs.ceph.cluster import Cluster
-from rbdfs.errors import UserError
+from rbdfs.errors import Failure, UserError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from rbdfs.ceph.opener import Library
+    from rbdfs.ceph.opener import Opener
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.moves.migration import Migration
     from rbdfs.server.keeper_link import Keeping
@@ -29,13 +28,13 @@ class Copying:
     """Makes the clients that copy, and sees to it that they are known as this mount's own."""
 
     def __init__(
-        self, cluster: Cluster, library: Library, keeping: Keeping, options: MountOptions
+        self, cluster: Cluster, opener: Opener, keeping: Keeping, options: MountOptions
     ) -> None:
         self._cluster = cluster
-        self._library = library
+        self._opener = opener
         self._keeping = keeping
         self._options = options
-        self._addresses = {cluster.address, library.address}
+        self._addresses = {cluster.address, opener.address}
         self._fenced: set[str] = set()
 
     @contextlib.asynccontextmanager
@@ -45,7 +44,7 @@ class Copying:
         try:
             async with Cluster.connect(settings, self._cluster.bridge, timeout_s) as cluster:
                 # While it copies it watches the image, which writers take for somebody else.
-                self._library.addresses |= {cluster.address}
+                self._opener.addresses |= {cluster.address}
                 self._addresses.add(cluster.address)
                 self._keeping.connected_as(sorted(self._addresses))
                 try:
@@ -54,7 +53,7 @@ class Copying:
                     self._addresses.remove(cluster.address)
                     self._keeping.connected_as(sorted(self._addresses))
         except UserError as exc:
-            raise OSError(errno.EIO, f"a client to copy with: {exc}") from exc
+            raise Failure(f"a client to copy with: {exc}") from exc
 
     async def _fence(self, address: str) -> None:
         # A server that comes after this one must not take it for somebody else's doing.

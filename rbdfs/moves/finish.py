@@ -7,13 +7,13 @@ gets the bytes of a snapshot (measured: about one of a hundred random reads duri
 
 from __future__ import annotations
 
-import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.errors import InUse
 from rbdfs.metadata.migration_record import State
 from rbdfs.moves.copier import Progress
 from rbdfs.moves.interrupted import finish
@@ -37,7 +37,7 @@ _NOTICE_S = 3.0
 _RETRY_S = 5.0
 
 
-class Completion:
+class Finish:
     """Brings migrations that are prepared to their end."""
 
     def __init__(self, catalog: Catalog, handles: HandleTable, copying: Copying) -> None:
@@ -45,16 +45,16 @@ class Completion:
         self._handles = handles
         self._copying = copying
 
-    async def run(self, migration: Migration, quiet: contextlib.AsyncExitStack) -> None:
+    async def run(self, migration: Migration, quiescence: contextlib.AsyncExitStack) -> None:
         """Copy, and remove the source; try again what fails, until it is done.
 
-        The image is held back; it is let go by closing *quiet*, when what is read of it is right.
+        The image is quiesced; closing *quiescence* thaws it, once what is read of it is right.
         """
         while True:
             try:
                 async with self._copying.copier() as copier:
                     migration.cluster = copier.cluster
-                    await self._copy(copier, migration, quiet)
+                    await self._copy(copier, migration, quiescence)
                     await self._remove_source(copier, migration)
                 log.info("%s: done", migration)
                 return
@@ -63,15 +63,15 @@ class Completion:
             await trio.sleep(_RETRY_S)
 
     async def _copy(
-        self, copier: Copier, migration: Migration, quiet: contextlib.AsyncExitStack
+        self, copier: Copier, migration: Migration, quiescence: contextlib.AsyncExitStack
     ) -> None:
         if migration.state is not State.EXECUTED:
             if await copied_live(migration, self._catalog):
-                await quiet.aclose()
+                await quiescence.aclose()
             else:
                 log.info("%s: requests wait for the copy, for there are snapshots", migration)
             await copier.stoppable(partial(migration.execute, Progress(migration)))
-        await quiet.aclose()
+        await quiescence.aclose()
         # Opened before that, librbd would show zeros for what comes from the source.
         await self._renew(migration)
 
@@ -81,9 +81,7 @@ class Completion:
             try:
                 await copier.stoppable(partial(finish, migration))
                 break
-            except OSError as exc:
-                if exc.errno != errno.EBUSY:
-                    raise
+            except InUse as exc:
                 log.info("%s: copied, but the source stays for now: %s", migration, exc)
             await trio.sleep(_RETRY_S)
         # Where data is, librbd tells once it knows that the image comes from nowhere any more.

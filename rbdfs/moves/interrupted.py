@@ -8,29 +8,29 @@ the target, which its commands answer with EINVAL, and a source that is not mark
 
 from __future__ import annotations
 
-import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import rbd
 import trio
 
-from rbdfs.ceph.blocking_image import encoded, opened, refuse_watched
-from rbdfs.metadata.encoding import NotUnderstood
+from rbdfs.ceph import live_migration
+from rbdfs.ceph.blocking_image import encoded
+from rbdfs.errors import BadArgument, InUse, Missing
 from rbdfs.metadata.image_header import omap_reader
 from rbdfs.metadata.image_meta import image_name, pool_name
-from rbdfs.metadata.migration_record import State, list_migration_sources, read_migration
+from rbdfs.metadata.migration_record import (
+    State,
+    list_migration_sources,
+    read_migration,
+    restore_source,
+)
 from rbdfs.model.file_name import ImageSpec
 from rbdfs.moves.migration import Migration, image_entry, in_thread
-from rbdfs.moves.trash import restore_source
 
 if TYPE_CHECKING:
-    import rados
-
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.metadata.migration_record import MigrationHeader
-    from rbdfs.model.entry import Entry
     from rbdfs.moves.migration import Progress
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ async def pending(cluster: Cluster, pool: str, namespace: str = "") -> Pending:
             continue
         try:
             target_pool = await pool_name(cluster, header.pool_id)
-        except FileNotFoundError as exc:
+        except Missing as exc:
             log.warning("image %s was to go to a pool that is gone: %s", source, exc)
             continue
         target = ImageSpec(target_pool, header.namespace, header.image)
@@ -90,7 +90,7 @@ async def take_back_alone(cluster: Cluster, source: ImageSpec, source_id: str) -
     The one that migrates it has it open, and counts as there for 30 s after its death.
     """
     ioctx = await cluster.ioctx(source.pool, source.namespace)
-    refuse = partial(_refuse_watched, ioctx, image_entry(ioctx, source, source_id))
+    refuse = partial(live_migration.refuse_open, ioctx, image_entry(ioctx, source, source_id))
     while True:
         try:
             await in_thread(f"{source} in the trash", refuse)
@@ -100,11 +100,11 @@ async def take_back_alone(cluster: Cluster, source: ImageSpec, source_id: str) -
                 await take_back(cluster, source, source_id)
                 log.warning("%s was left in the trash by a migration that died: restored", source)
             return
-        except FileNotFoundError:
+        except Missing:
             return
-        except (OSError, NotUnderstood) as exc:
+        except OSError as exc:
             log.warning("%s stays in the trash: %s", source, exc)
-            if getattr(exc, "errno", None) != errno.EBUSY:
+            if not isinstance(exc, InUse):
                 return
         await trio.sleep(_WATCH_S)
 
@@ -119,7 +119,7 @@ async def _sources(
     for source_id, name in sources.items():
         try:
             header = await read_migration(reader, source_id)
-        except FileNotFoundError:
+        except Missing:
             # A commit that died removes the image first.
             place = "/".join(part for part in (pool, namespace, source_id) if part)
             log.warning("%s was moved: `rbd trash rm %s` removes its last trace", name, place)
@@ -143,7 +143,7 @@ async def finish(migration: Migration, progress: Progress | None = None) -> None
         State.EXECUTING,
         State.EXECUTED,
     ):
-        raise OSError(errno.EINVAL, f"{migration} can only be undone")
+        raise BadArgument(f"{migration} can only be undone")
     if migration.state is not State.EXECUTED:
         await migration.execute(progress)
     await migration.commit()
@@ -158,14 +158,18 @@ async def undo(migration: Migration) -> None:
         await migration.abort()
         return
     if migration.state is State.EXECUTED:
-        raise OSError(errno.EINVAL, f"{migration} can only be finished")
+        raise BadArgument(f"{migration} can only be finished")
     if await _has_target(migration):
         ioctx = await migration.ioctx(migration.target)
         target = image_entry(ioctx, migration.target, migration.target_id)
-        await in_thread(f"{migration}: removing the target", partial(_remove_empty, ioctx, target))
+        name = await in_thread(
+            f"{migration}: target", partial(image_name, ioctx, migration.target_id)
+        )
+        remove = partial(live_migration.remove_unwritten, ioctx, target, name)
+        await in_thread(f"{migration}: removing the target", remove)
     # Without a target librbd finds the migration by the source's name.
     ioctx = await migration.ioctx(migration.source)
-    abort = partial(rbd.RBD().migration_abort, ioctx, encoded(migration.source.image))
+    abort = partial(live_migration.abort, ioctx, migration.source.image)
     await in_thread(f"{migration}: aborting", abort)
     migration.state = None
 
@@ -175,7 +179,7 @@ async def _has_target(migration: Migration) -> bool:
     stat = partial(ioctx.stat, f"rbd_header.{migration.target_id}")
     try:
         await in_thread(f"{migration}: target", stat)
-    except FileNotFoundError:
+    except Missing:
         return False
     return True
 
@@ -184,33 +188,6 @@ async def _remove_source(migration: Migration) -> None:
     log.info("%s: removing what is left of image id %s", migration, migration.source_id)
     ioctx = await migration.ioctx(migration.source)
     source = image_entry(ioctx, migration.source, migration.source_id)
-    await in_thread(f"{migration}: removing the source", partial(_remove_committed, ioctx, source))
+    remove = partial(live_migration.remove_committed, ioctx, source)
+    await in_thread(f"{migration}: removing the source", remove)
     migration.state = None
-
-
-def _remove_empty(ioctx: rados.Ioctx, target: Entry) -> None:
-    extents: list[tuple[int, int, bool]] = []
-    with opened(ioctx, target) as image:
-        image.diff_iterate(0, image.size(), None, lambda *extent: extents.append(extent))
-        if extents:
-            raise OSError(errno.EBUSY, f"{target.spec} was written to")
-    assert target.image_id is not None
-    rbd.RBD().remove(ioctx, encoded(image_name(ioctx, target.image_id)))
-
-
-def _refuse_watched(ioctx: rados.Ioctx, entry: Entry) -> None:
-    with opened(ioctx, entry) as image:
-        refuse_watched(image, entry.spec)
-
-
-def _remove_committed(ioctx: rados.Ioctx, source: Entry) -> None:
-    assert source.image_id is not None
-    _refuse_watched(ioctx, source)
-    # librbd opens no image for writing that is marked as the source of a migration.
-    ioctx.execute(f"rbd_header.{source.image_id}", "rbd", "migration_remove", b"")
-    with opened(ioctx, source, read_only=False) as image:
-        for snap in list(image.list_snaps()):
-            if image.is_protected_snap(snap["name"]):
-                image.unprotect_snap(snap["name"])
-            image.remove_snap_by_id(snap["id"])
-    rbd.RBD().trash_remove(ioctx, source.image_id, True)

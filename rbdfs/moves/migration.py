@@ -25,15 +25,15 @@ What was measured with librbd 16.2.15, and what a user of this module has to see
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import rbd
 import trio
 
-from rbdfs.ceph.blocking_image import changing, encoded, lockers, opened, refuse_watched
+from rbdfs.ceph import live_migration
+from rbdfs.ceph.blocking_image import changing
+from rbdfs.errors import Incomplete, Missing
 from rbdfs.metadata.image_header import omap_reader
 from rbdfs.metadata.image_meta import image_name
 from rbdfs.metadata.migration_record import State, read_migration
@@ -43,18 +43,13 @@ from rbdfs.model.file_name import ImageSpec
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    import rados
-
-    from rbdfs.ceph.cluster import Cluster
+    from rbdfs.ceph.cluster import Cluster, Ioctx
     from rbdfs.metadata.migration_record import MigrationHeader
 
     T = TypeVar("T")
     Progress = Callable[[int, int], None]
 
 log = logging.getLogger(__name__)
-
-# RBD_OPERATION_FEATURE_CLONE_CHILD of rbd/features.h: a clone of format 2.
-_CLONE_CHILD = 1 << 1
 
 
 class Migration:
@@ -120,7 +115,7 @@ class Migration:
             return 0
 
         self.state = State.EXECUTING
-        await self._at_target("executing", rbd.RBD().migration_execute, on_progress)
+        await self._at_target("executing", live_migration.execute, on_progress)
         self.state = State.EXECUTED
 
     async def commit(self) -> None:
@@ -130,7 +125,7 @@ class Migration:
         have been opened before execute() was complete, and would read zeros.
         """
         await self._refuse_open_clones(self.target, self.target_id)
-        await self._at_target("committing", rbd.RBD().migration_commit)
+        await self._at_target("committing", live_migration.commit)
         self.state = None
 
     async def abort(self) -> None:
@@ -139,7 +134,7 @@ class Migration:
         Discards, zeroing, resizes and snapshots since prepare are lost: harmless only where nobody
         has used the target. Raises OSError: EBUSY while it is open for writing.
         """
-        await self._at_target("aborting", rbd.RBD().migration_abort)
+        await self._at_target("aborting", live_migration.abort)
         self.state = None
 
     async def _give_up(self) -> None:
@@ -155,34 +150,33 @@ class Migration:
 
     async def _prepare(self, source: Entry, data_pool: str | None) -> None:
         ioctx = await self.ioctx(self.source)
-        await in_thread(f"{self}: preparing", partial(_refuse_locked, ioctx, source))
+        await in_thread(f"{self}: preparing", partial(live_migration.refuse_locked, ioctx, source))
         await self._refuse_open_clones(self.source, self.source_id)
         prepare = partial(
-            rbd.RBD().migration_prepare,
+            live_migration.prepare,
             ioctx,
-            encoded(self.source.image),
+            self.source.image,
             await self.ioctx(self.target),
-            encoded(self.target.image),
-            # The binding wants bytes here, unlike create().
-            data_pool=None if data_pool is None else data_pool.encode(),
+            self.target.image,
+            data_pool,
         )
         await in_thread(f"{self}: preparing", prepare)
         header = await self.read(self.source, self.source_id)
         if header is None:
-            raise OSError(errno.EIO, f"{self}: prepared, but the source does not know")
+            raise Incomplete(f"{self}: prepared, but the source does not know")
         self.target_id, self.state = header.image_id, header.state
 
     async def _at_target(self, step: str, call: Callable[..., None], *args: object) -> None:
         ioctx = await self.ioctx(self.target)
         # By its id: it may have been renamed since prepare.
         name = await in_thread(f"{self}: target", partial(image_name, ioctx, self.target_id))
-        await in_thread(f"{self}: {step}", partial(call, ioctx, encoded(name), *args))
+        await in_thread(f"{self}: {step}", partial(call, ioctx, name, *args))
 
     async def _refuse_open_clones(self, where: ImageSpec, image_id: str) -> None:
         for clone in await self._clones(where, image_id):
             there = await self.cluster.ioctx(clone.pool, clone.namespace)
             spaces = bool(self.source.namespace or self.target.namespace)
-            refuse = partial(_refuse_clone, there, clone, namespaces=spaces)
+            refuse = partial(live_migration.refuse_clone, there, clone, namespaces=spaces)
             await in_thread(f"{self}: clone {clone.spec}", refuse)
 
     async def clones(self) -> list[Entry]:
@@ -193,7 +187,9 @@ class Migration:
         ioctx = await self.ioctx(where)
         parent = image_entry(ioctx, where, image_id)
         clones = []
-        for found in await in_thread(f"{self}: clones", partial(_clones, ioctx, parent)):
+        for found in await in_thread(
+            f"{self}: clones", partial(live_migration.list_clones, ioctx, parent)
+        ):
             there = await self.cluster.ioctx(found["pool"], found["pool_namespace"])
             spec = ImageSpec(found["pool"], found["pool_namespace"], found["image"])
             clones.append(image_entry(there, spec, found["id"]))
@@ -204,10 +200,10 @@ class Migration:
         try:
             reader = omap_reader(self.cluster.bridge, await self.ioctx(where))
             return await read_migration(reader, image_id)
-        except FileNotFoundError:
+        except Missing:
             return None
 
-    async def ioctx(self, where: ImageSpec) -> rados.Ioctx:
+    async def ioctx(self, where: ImageSpec) -> Ioctx:
         """Return the I/O context of *source* or *target*."""
         return await self.cluster.ioctx(where.pool, where.namespace)
 
@@ -226,26 +222,7 @@ async def in_thread(action: str, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call)
 
 
-def image_entry(ioctx: rados.Ioctx, spec: ImageSpec, image_id: str) -> Entry:
+def image_entry(ioctx: Ioctx, spec: ImageSpec, image_id: str) -> Entry:
     """Return an entry to open the image with *image_id* by."""
     key = Key(ioctx.get_pool_id(), spec.namespace, image_id)
     return Entry(key, spec.pool, spec.namespace, spec.image)
-
-
-def _refuse_locked(ioctx: rados.Ioctx, entry: Entry) -> None:
-    with opened(ioctx, entry) as image:
-        # librbd looks at watchers itself; a lock of `rbd lock add` it asks for without an end.
-        for client, _cookie, address in lockers(image):
-            raise OSError(errno.EBUSY, f"{entry.spec} is locked by {client} at {address}")
-
-
-def _refuse_clone(ioctx: rados.Ioctx, entry: Entry, *, namespaces: bool) -> None:
-    with opened(ioctx, entry) as image:
-        if namespaces and not image.op_features() & _CLONE_CHILD:
-            raise OSError(errno.EBUSY, f"clone {entry.spec} has an old link to its parent")
-        refuse_watched(image, f"clone {entry.spec}")
-
-
-def _clones(ioctx: rados.Ioctx, entry: Entry) -> list[dict[str, str]]:
-    with opened(ioctx, entry) as image:
-        return list(image.list_descendants())

@@ -1,7 +1,7 @@
 """Moves of images to another pool or namespace, while files are open on them.
 
-rename(2) holds the requests to the image back, has RBD live migration prepared, opens the files at
-the new place and lets the requests go on: it answers then, because the kernel lets nobody look up
+rename(2) quiesces the image, has RBD live migration prepared, reopens the files at the new place
+and thaws them: it answers then, because the kernel lets nobody look up
 a name in either directory before. What there is to copy is copied after that, by completion.py.
 
 Nothing is undone once requests go on, for an abort loses what was zeroed since. What ends half-way
@@ -13,7 +13,6 @@ named in the log, with the commands that end them. Only what no command ends is 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import logging
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from rbdfs.metadata.encoding import NotUnderstood
+from rbdfs.errors import Gone, InUse
 from rbdfs.metadata.migration_record import MIGRATING, State
 from rbdfs.model.file_name import ImageSpec, parse_file_name
 from rbdfs.model.inode_table import ROOT_INODE
@@ -32,7 +31,7 @@ from rbdfs.moves.interrupted import (
     undo,
 )
 from rbdfs.moves.migration import Migration, image_entry
-from rbdfs.moves.switch import go_back, relocation_of, reopen, shut
+from rbdfs.moves.switch import close_images, go_back, relocation_of, reopen_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from rbdfs.model.entry import Entry, Key
     from rbdfs.model.inode_table import InodeTable
     from rbdfs.model.relocation import Relocation
-    from rbdfs.moves.finish import Completion
+    from rbdfs.moves.finish import Finish
     from rbdfs.names.catalog import Catalog
     from rbdfs.server.keeper_link import Keeping
 
@@ -89,7 +88,7 @@ class Moves:
         handles: HandleTable,
         inodes: InodeTable,
         keeping: Keeping,
-        completion: Completion,
+        finish: Finish,
         nursery: trio.Nursery,
         data_pool: str | None,
     ) -> None:
@@ -99,15 +98,15 @@ class Moves:
         self._handles = handles
         self._inodes = inodes
         self._keeping = keeping
-        self._completion = completion
+        self._finish = finish
         self._nursery = nursery
         self._data_pool = data_pool
         self._numbers = itertools.count(1)
         self._inherited: list[tuple[Move, Key]] = []
         # Sources and targets of moves that a server before this one has begun.
         self._made: set[tuple[ImageSpec, ImageSpec]] = set()
-        # What holds requests back for a copy.
-        self._quiet: set[contextlib.AsyncExitStack] = set()
+        # The images that stay quiesced for a copy.
+        self._quiescences: set[contextlib.AsyncExitStack] = set()
 
     async def move(self, source: Entry, target: ImageSpec) -> None:
         """Move image *source* to *target*; return when its files are open there.
@@ -131,7 +130,7 @@ class Moves:
             self._numbers = itertools.count(max(next(self._numbers), move.number + 1))
             try:
                 relocation = await self._inherit(move)
-            except (OSError, NotUnderstood) as exc:
+            except OSError as exc:
                 log.error("the move of %s is not taken over: %s", spec, exc)
                 continue
             if relocation is not None:
@@ -156,10 +155,10 @@ class Moves:
         while self._inherited:
             await self._nursery.start(self._go_on, *self._inherited.pop())
 
-    async def let_go(self) -> None:
-        """Let be closed what waits for a copy: no request is served any more."""
-        for quiet in list(self._quiet):
-            await quiet.aclose()
+    async def thaw(self) -> None:
+        """Thaw what waits for a copy, so that it can be closed: no request is served any more."""
+        for quiescence in list(self._quiescences):
+            await quiescence.aclose()
 
     async def report_pending(self) -> None:
         """Log which migrations out of the pools of this mount nobody has ended yet."""
@@ -171,7 +170,7 @@ class Moves:
                     _report_pending(migration)
                 for source_id, source in found.unmarked.items():
                     self._nursery.start_soon(take_back_alone, self._cluster, source, source_id)
-        except (OSError, NotUnderstood) as exc:
+        except OSError as exc:
             log.warning("cannot tell whether images are being moved: %s", exc)
 
     async def _inherit(self, move: Move) -> Relocation | None:
@@ -198,19 +197,17 @@ class Moves:
         source = image_entry(ioctx, move.source, move.source_id)
         try:
             await self._catalog.attributes(source)
-        except OSError as exc:
-            if exc.errno != errno.ESTALE:
-                raise
+        except Gone:
             return True
         return False
 
     async def _go_on(
         self, move: Move, image: Key, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        async with contextlib.AsyncExitStack() as quiet:
-            await quiet.enter_async_context(self._handles.held(image))
+        async with contextlib.AsyncExitStack() as quiescence:
+            await quiescence.enter_async_context(self._handles.quiesced(image))
             task_status.started()
-            await self._complete(move, quiet)
+            await self._complete(move, quiescence)
 
     async def _move(
         self,
@@ -220,14 +217,14 @@ class Moves:
     ) -> None:
         attributes = await self._catalog.attributes(source)
         if attributes.features & MIGRATING:
-            raise OSError(errno.EBUSY, f"{source.spec} is being moved already")
+            raise InUse(f"{source.spec} is being moved already")
         spec = ImageSpec(source.pool, source.namespace, source.image)
         move = Move(next(self._numbers), spec, attributes.image_id, target)
-        async with contextlib.AsyncExitStack() as quiet:
-            images = await quiet.enter_async_context(self._handles.held(source.image_key))
+        async with contextlib.AsyncExitStack() as quiescence:
+            images = await quiescence.enter_async_context(self._handles.quiesced(source.image_key))
             self._keeping.moving(move.number, move.record())
             try:
-                await shut(images)
+                await close_images(images)
                 try:
                     await self._switch(move, source, target, images)
                 except Exception:
@@ -238,7 +235,7 @@ class Moves:
                     self._keeping.moved(move.number)
                 raise
             task_status.started()
-            await self._complete(move, quiet)
+            await self._complete(move, quiescence)
 
     async def _switch(
         self, move: Move, source: Entry, target: ImageSpec, images: Iterable[SharedImage]
@@ -249,7 +246,7 @@ class Moves:
         ) as migration:
             move.migration = migration
             relocation = await relocation_of(migration, self._catalog)
-            await reopen(images, relocation)
+            await reopen_images(images, relocation)
             # From now on nothing is undone: whoever opens it may write.
             migration.used = True
         self._handles.relocate(relocation)
@@ -258,11 +255,11 @@ class Moves:
         self._catalog.directory_changed(relocation.target)
         log.info("%s: %s is there, its data follows", migration, target)
 
-    async def _complete(self, move: Move, quiet: contextlib.AsyncExitStack) -> None:
+    async def _complete(self, move: Move, quiescence: contextlib.AsyncExitStack) -> None:
         assert move.migration is not None
-        self._quiet.add(quiet)
+        self._quiescences.add(quiescence)
         try:
-            await self._completion.run(move.migration, quiet)
+            await self._finish.run(move.migration, quiescence)
         except Exception:
             # Nobody awaits this task: what it raised would take the mount down.
             log.exception("%s failed", move.migration)
@@ -273,7 +270,7 @@ class Moves:
         else:
             self._keeping.moved(move.number)
         finally:
-            self._quiet.remove(quiet)
+            self._quiescences.remove(quiescence)
 
 
 def _report_pending(migration: Migration) -> None:

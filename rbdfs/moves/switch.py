@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import TYPE_CHECKING
 
 import trio
 
-from rbdfs.model.kinds import USER
+from rbdfs.errors import InUse
+from rbdfs.model.image_attributes import USER
 from rbdfs.model.relocation import Relocation
 from rbdfs.moves.migration import image_entry
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rbdfs.files.shared_image import SharedImage
-    from rbdfs.metadata.image_header import ImageAttributes
     from rbdfs.model.entry import Entry
     from rbdfs.model.file_name import ImageSpec
+    from rbdfs.model.image_attributes import ImageAttributes
     from rbdfs.moves.migration import Migration
     from rbdfs.names.catalog import Catalog
 
@@ -56,23 +56,23 @@ async def _look(
     return entry, await catalog.attributes(entry)
 
 
-async def shut(images: Iterable[SharedImage]) -> None:
-    """Close *images*, which are held; all or none. Raises OSError EBUSY where one cannot move."""
+async def close_images(images: Iterable[SharedImage]) -> None:
+    """Close *images*, which are quiesced; all or none. Raises InUse where one cannot move."""
     for shared in images:
         if shared.growth is not None:
-            raise OSError(errno.EBUSY, f"{shared.entry.spec} is being written at its end")
+            raise InUse(f"{shared.entry.spec} is being written at its end")
         if shared.entry.is_snapshot and shared.entry.snap is None:
-            raise OSError(errno.EBUSY, f"{shared.entry.spec} is open, a snapshot that has no name")
+            raise InUse(f"{shared.entry.spec} is open, a snapshot that has no name")
         shared.usable()
     try:
         for shared in images:
-            await shared.shut()
+            await shared.close()
     except OSError:
         await go_back(images)
         raise
 
 
-async def reopen(images: Iterable[SharedImage], relocation: Relocation) -> None:
+async def reopen_images(images: Iterable[SharedImage], relocation: Relocation) -> None:
     """Open where they are now what was closed, all or none; raise OSError."""
     old = {shared: shared.entry for shared in images}
     try:
@@ -82,7 +82,7 @@ async def reopen(images: Iterable[SharedImage], relocation: Relocation) -> None:
         for shared, entry in old.items():
             shared.entry = entry
             if shared.image is not None:
-                await shared.shut()
+                await shared.close()
         raise
 
 
@@ -94,7 +94,7 @@ async def go_back(images: Iterable[SharedImage]) -> None:
             try:
                 await shared.reopen(shared.entry)
             except OSError as exc:
-                if exc.errno != errno.EBUSY or trio.current_time() > deadline:
+                if not isinstance(exc, InUse) or trio.current_time() > deadline:
                     log.error("open files of %s are lost: %s", shared.entry.spec, exc)
                     shared.fail(exc)
                 await trio.sleep(_RETURN_PAUSE_S)

@@ -1,7 +1,11 @@
-"""One reading of a directory: entries fetched ahead in bounded parallel, kept in order."""
+"""One reading of a directory: entries fetched ahead in bounded parallel, kept in order.
+
+What a listing has to leave out is reported here too.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,6 +18,10 @@ if TYPE_CHECKING:
     Item = tuple[bytes, Entry]
     Expand = Callable[[], Awaitable[list[Item]]]
 
+log = logging.getLogger(__name__)
+
+_REMEMBERED = 4096
+_NAME_LENGTH = 300
 # Enough to keep the OSDs busy, few enough that a listing does not push reads and writes aside.
 _PARALLEL = 64
 
@@ -75,3 +83,21 @@ class _Reading:
         self._next_part += len(parts)
         for items in results:
             self._items.extend(items)
+
+
+class Reports:
+    """What listings leave out: told to the operator once, and not with each listing."""
+
+    def __init__(self) -> None:
+        self._reported: set[int] = set()
+
+    def left_out(self, what: str, exc: Exception) -> None:
+        """Log that *what*, which is one line, is left out because of *exc*."""
+        if len(self._reported) >= _REMEMBERED:
+            self._reported.clear()
+        # Its errno is for the kernel; the operator is told the reason.
+        reason = getattr(exc, "strerror", None) or str(exc)
+        key = hash((what, reason))
+        if key not in self._reported:
+            self._reported.add(key)
+            log.warning("left out of the listing: %s: %s", what[:_NAME_LENGTH], reason)

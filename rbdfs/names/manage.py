@@ -5,34 +5,29 @@ Every method raises OSError with the errno that the system call behind it would 
 
 from __future__ import annotations
 
-import errno
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-import rbd
 import trio
 
-from rbdfs.ceph.blocking_image import (
-    changing,
-    encoded,
-    lockers,
-    opened,
-    opened_for_change,
-    refuse_advisory_lock,
-    refuse_watched,
-)
-from rbdfs.model.file_name import (
-    FileName,
-    ImageSpec,
+from rbdfs.ceph import directory_changes
+from rbdfs.ceph.blocking_image import changing, encoded, opened_for_change
+from rbdfs.errors import (
+    BadArgument,
+    Elsewhere,
+    Exists,
+    InUse,
+    IsADirectory,
+    Missing,
     NameTooLong,
-    parse_directory_name,
-    parse_file_name,
+    NotADirectory,
+    NotEmpty,
+    NotPermitted,
 )
+from rbdfs.model.file_name import FileName, ImageSpec, parse_directory_name, parse_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import rados
 
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.model.entry import Entry
@@ -43,7 +38,7 @@ _RENAME_NOREPLACE = 1
 _THREADS_A_POOL = 4
 
 
-class Administration:
+class Management:
     """Changes to what there is below the mount point.
 
     *data_pool* and *object_size* (bytes, a power of two) are for images that are made; None means
@@ -78,13 +73,7 @@ class Administration:
             await self._cluster.ioctx(self._data_pool)
         ioctx = await self._cluster.ioctx(parent.pool, parent.namespace)
         make = partial(
-            rbd.RBD().create,
-            ioctx,
-            encoded(wanted.image),
-            0,
-            order=self._order,
-            old_format=False,
-            data_pool=self._data_pool,
+            directory_changes.create_image, ioctx, wanted.image, self._order, self._data_pool
         )
         await self._change(parent, f"making {name!r} in {parent.spec}", make)
         return await self._catalog.find(parent, name)
@@ -97,14 +86,18 @@ class Administration:
         """
         action = f"removing {entry.spec}"
         if entry.is_directory:
-            raise OSError(errno.EISDIR, f"{action}: it is a directory")
+            raise IsADirectory(f"{action}: it is a directory")
         if entry.key.partition or (entry.is_snapshot and entry.snap is None):
             _refuse(action)
         ioctx = await self._cluster.ioctx_of(entry)
         if entry.is_snapshot:
-            await self._change(entry, action, partial(_remove_snapshot, ioctx, entry, action))
+            await self._change(
+                entry, action, partial(directory_changes.remove_snapshot, ioctx, entry, action)
+            )
         else:
-            await self._change(entry, action, partial(_move_to_trash, ioctx, entry, action))
+            await self._change(
+                entry, action, partial(directory_changes.move_to_trash, ioctx, entry, action)
+            )
 
     async def snapshot(self, image: Entry, parent: Entry, name: bytes) -> Entry:
         """Take snapshot *name* (``IMAGE@SNAP``) of *image*, which is in *parent*; return it.
@@ -117,7 +110,7 @@ class Administration:
         if image.is_directory or image.is_snapshot or image.key.partition or wanted.snap is None:
             _refuse(action)
         if not _holds(parent, image) or wanted.image != image.image:
-            raise OSError(errno.EXDEV, f"{action}: not a snapshot of this image")
+            raise Elsewhere(f"{action}: not a snapshot of this image")
         ioctx = await self._cluster.ioctx_of(image)
         snap = encoded(wanted.snap)
 
@@ -138,20 +131,23 @@ class Administration:
         """
         action = f"renaming {entry.spec} to {name!r} in {parent.spec}"
         if flags & ~_RENAME_NOREPLACE:
-            raise OSError(errno.EINVAL, f"{action}: flags {flags:#x}")
+            raise BadArgument(f"{action}: flags {flags:#x}")
         wanted = _parse(name)
         if entry.is_directory or entry.key.partition or wanted.snap_id is not None:
             _refuse(action)
         if entry.is_snapshot != (wanted.snap is not None):
             _refuse(action)
         if not _holds(parent, entry) or (entry.is_snapshot and wanted.image != entry.image):
-            raise OSError(errno.EXDEV, action)
+            raise Elsewhere(action)
         if (wanted.image, wanted.snap) == (entry.image, entry.snap):
             return
         await self._require_absent(parent, name)
         ioctx = await self._cluster.ioctx_of(entry)
-        rename = partial(_rename_snapshot if entry.is_snapshot else _rename_image, ioctx, entry)
-        await self._change(entry, action, partial(rename, wanted, action))
+        if wanted.snap is None:
+            rename = partial(directory_changes.rename_image, ioctx, entry, wanted.image, action)
+        else:
+            rename = partial(directory_changes.rename_snapshot, ioctx, entry, wanted.snap, action)
+        await self._change(entry, action, rename)
 
     async def destination(
         self, entry: Entry, parent: Entry, name: bytes, flags: int
@@ -166,7 +162,7 @@ class Administration:
             return None
         action = f"moving {entry.spec} to {name!r} in {parent.spec}"
         if flags & ~_RENAME_NOREPLACE:
-            raise OSError(errno.EINVAL, f"{action}: flags {flags:#x}")
+            raise BadArgument(f"{action}: flags {flags:#x}")
         wanted = _parse(name)
         if parent.is_pool_list or wanted != FileName(wanted.image):
             _refuse(action)
@@ -186,14 +182,14 @@ class Administration:
             # librados takes no other for an I/O context.
             namespace.encode()
         except NameTooLong as exc:
-            raise OSError(errno.ENAMETOOLONG, f"{action}: {exc}") from exc
+            raise NameTooLong(f"{action}: {exc}") from exc
         except ValueError as exc:
-            raise OSError(errno.EINVAL, f"{action}: {exc}") from exc
+            raise BadArgument(f"{action}: {exc}") from exc
         if "\0" in namespace:
-            raise OSError(errno.EINVAL, f"{action}: NUL in a name")
+            raise BadArgument(f"{action}: NUL in a name")
         await self._require_absent(parent, name)
         ioctx = await self._cluster.ioctx(parent.pool)
-        make = partial(rbd.RBD().namespace_create, ioctx, encoded(namespace))
+        make = partial(directory_changes.create_namespace, ioctx, namespace)
         await self._change(parent, action, make)
         return await self._catalog.find(parent, name)
 
@@ -204,17 +200,15 @@ class Administration:
         """
         action = f"removing namespace {entry.spec}"
         if not entry.is_directory:
-            raise OSError(errno.ENOTDIR, f"{action}: it is no directory")
+            raise NotADirectory(f"{action}: it is no directory")
         if not entry.namespace:
             _refuse(action)
         ioctx = await self._cluster.ioctx(entry.pool)
-        remove = partial(rbd.RBD().namespace_remove, ioctx, encoded(entry.namespace))
+        remove = partial(directory_changes.remove_namespace, ioctx, entry.namespace)
         try:
             await self._change(entry, action, remove)
-        except OSError as exc:
-            if exc.errno != errno.EBUSY:
-                raise
-            raise OSError(errno.ENOTEMPTY, f"{action}: it has images, or its trash has") from exc
+        except InUse as exc:
+            raise NotEmpty(f"{action}: it has images, or its trash has") from exc
 
     async def _require_absent(self, parent: Entry, name: bytes) -> None:
         """Raise OSError EEXIST where *name* means anything in *parent*, a namespace for instance.
@@ -223,9 +217,9 @@ class Administration:
         """
         try:
             found = await self._catalog.find(parent, name)
-        except FileNotFoundError:
+        except Missing:
             return
-        raise OSError(errno.EEXIST, f"{found.spec} exists")
+        raise Exists(f"{found.spec} exists")
 
     async def _change(self, where: Entry, action: str, change: Callable[[], None]) -> None:
         limiter = self._limiters.setdefault(where.pool, trio.CapacityLimiter(_THREADS_A_POOL))
@@ -238,45 +232,16 @@ class Administration:
             self._catalog.directory_changed(where)
 
 
-def _move_to_trash(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
-    with opened(ioctx, entry) as image:
-        # librbd itself looks at the owner of the exclusive lock only. Who opens the image from
-        # now on keeps it, in the trash.
-        for client, _cookie, address in lockers(image):
-            raise OSError(errno.EBUSY, f"{action}: locked by {client} at {address}")
-        refuse_watched(image, f"{action}: the image")
-    rbd.RBD().trash_move(ioctx, encoded(entry.image), 0)
-
-
-def _remove_snapshot(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
-    with opened_for_change(ioctx, entry, action) as image:
-        # By id: its name may have been given to another one meanwhile.
-        image.remove_snap_by_id(entry.key.snap_id)
-
-
-def _rename_image(ioctx: rados.Ioctx, entry: Entry, wanted: FileName, action: str) -> None:
-    with opened(ioctx, entry) as image:
-        refuse_advisory_lock(image, action)
-    rbd.RBD().rename(ioctx, encoded(entry.image), encoded(wanted.image))
-
-
-def _rename_snapshot(ioctx: rados.Ioctx, entry: Entry, wanted: FileName, action: str) -> None:
-    assert entry.snap is not None
-    assert wanted.snap is not None
-    with opened_for_change(ioctx, entry, action) as image:
-        image.rename_snap(encoded(entry.snap), encoded(wanted.snap))
-
-
 def _parse(name: bytes) -> FileName:
     try:
         wanted = parse_file_name(name)
-    except NameTooLong as exc:
-        raise OSError(errno.ENAMETOOLONG, str(exc)) from exc
+    except NameTooLong:
+        raise
     except ValueError as exc:
-        raise OSError(errno.EINVAL, str(exc)) from exc
+        raise BadArgument(str(exc)) from exc
     # The binding would cut the name there.
     if "\0" in wanted.image or "\0" in (wanted.snap or ""):
-        raise OSError(errno.EINVAL, f"NUL in {name!r}")
+        raise BadArgument(f"NUL in {name!r}")
     return wanted
 
 
@@ -285,4 +250,4 @@ def _holds(parent: Entry, entry: Entry) -> bool:
 
 
 def _refuse(action: str) -> NoReturn:
-    raise OSError(errno.EPERM, action)
+    raise NotPermitted(action)

@@ -6,7 +6,6 @@ read-only, which leaves no watcher of its own.
 
 from __future__ import annotations
 
-import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -15,6 +14,7 @@ import trio
 
 from rbdfs.ceph.blocking_image import lockers, opened, opened_for_change
 from rbdfs.ceph.errors import from_ceph
+from rbdfs.errors import Failure, Missing, NoAttribute, NotPermitted, NotSupported, TooLong
 from rbdfs.metadata import image_meta
 from rbdfs.model.entry import Entry, Key
 from rbdfs.model.file_name import ImageSpec
@@ -23,11 +23,10 @@ from rbdfs.model.qemu_filename import QemuFileName, format_qemu_filename
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import rbd
-
+    from rbdfs.ceph.blocking_image import BlockingImage
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.config.ceph_settings import CephSettings
-    from rbdfs.metadata.image_header import ParentSpec
+    from rbdfs.model.image_attributes import ParentSpec
     from rbdfs.names.catalog import Catalog
 
     T = TypeVar("T")
@@ -76,7 +75,7 @@ class Xattrs:
             b"data_pool": self._data_pool,
             b"qemu": self._qemu,
         }
-        self._asked: dict[bytes, Callable[[rbd.Image], str]] = {
+        self._asked: dict[bytes, Callable[[BlockingImage], str]] = {
             b"lock_owner": _lock_owner,
             b"watchers": _watchers,
         }
@@ -110,7 +109,7 @@ class Xattrs:
         take it.
         """
         if entry.is_directory or not name.startswith(_PREFIX):
-            _refuse(entry, name, errno.ENODATA)
+            _refuse(entry, name, NoAttribute)
         whole = entry.whole
         if name.startswith(_META):
             return await self._meta(whole, name)
@@ -121,7 +120,7 @@ class Xattrs:
         elif short in self._asked and not entry.is_snapshot:
             text = await self._ask(whole, self._asked[short])
         if text is None:
-            _refuse(entry, name, errno.ENODATA)
+            _refuse(entry, name, NoAttribute)
         return text.encode("utf-8", "surrogateescape")
 
     async def set(self, entry: Entry, name: bytes, value: bytes) -> None:
@@ -138,9 +137,11 @@ class Xattrs:
         try:
             await self._change(entry, name, lambda image: image.metadata_remove(key))
         except KeyError:
-            _refuse(entry, name, errno.ENODATA)
+            _refuse(entry, name, NoAttribute)
 
-    async def _change(self, entry: Entry, name: bytes, change: Callable[[rbd.Image], None]) -> None:
+    async def _change(
+        self, entry: Entry, name: bytes, change: Callable[[BlockingImage], None]
+    ) -> None:
         ioctx = await self._cluster.ioctx_of(entry)
 
         def run() -> None:
@@ -152,18 +153,18 @@ class Xattrs:
 
     async def _meta(self, entry: Entry, name: bytes) -> bytes:
         if entry.image_id is None:
-            _refuse(entry, name, errno.ENODATA)
+            _refuse(entry, name, NoAttribute)
         key = name.removeprefix(_META)
         ioctx = await self._cluster.ioctx_of(entry)
         try:
             value = await self._in_thread(partial(image_meta.read_meta, ioctx, entry.image_id, key))
-        except FileNotFoundError:
-            _refuse(entry, name, errno.ENODATA)
+        except Missing:
+            _refuse(entry, name, NoAttribute)
         if len(value) > _VALUE_MAX:
-            _refuse(entry, name, errno.E2BIG)
+            _refuse(entry, name, TooLong)
         return value
 
-    async def _ask(self, entry: Entry, ask: Callable[[rbd.Image], str]) -> str:
+    async def _ask(self, entry: Entry, ask: Callable[[BlockingImage], str]) -> str:
         ioctx = await self._cluster.ioctx_of(entry)
 
         def run() -> str:
@@ -216,7 +217,7 @@ class Xattrs:
         ioctx = await self._cluster.ioctx(pool, namespace)
         try:
             name = await self._in_thread(partial(image_meta.image_name, ioctx, parent.image_id))
-        except FileNotFoundError:
+        except Missing:
             # In the trash, where it has an id only.
             name = f"id:{parent.image_id}"
         key = Key(parent.pool_id, namespace, parent.image_id)
@@ -252,12 +253,12 @@ class Xattrs:
             return None
 
 
-def _lock_owner(image: rbd.Image) -> str:
+def _lock_owner(image: BlockingImage) -> str:
     # lock_get_owners() wants an image that is open for writing.
     return "\n".join(f"{address} {client}" for client, _cookie, address in lockers(image))
 
 
-def _watchers(image: rbd.Image) -> str:
+def _watchers(image: BlockingImage) -> str:
     return "\n".join(f"{w['addr']} client.{w['id']}" for w in image.watchers_list())
 
 
@@ -284,13 +285,13 @@ def _bounded(names: list[bytes], entry: Entry) -> list[bytes]:
 
 def _settable_key(entry: Entry, name: bytes) -> bytes:
     if not name.startswith(b"user."):
-        _refuse(entry, name, errno.EOPNOTSUPP)
+        _refuse(entry, name, NotSupported)
     image = not entry.is_directory and not entry.is_snapshot and not entry.key.partition
     key = name.removeprefix(_META)
     if not image or key in (name, b""):
-        _refuse(entry, name, errno.EPERM)
+        _refuse(entry, name, NotPermitted)
     return key
 
 
-def _refuse(entry: Entry, name: bytes, code: int) -> NoReturn:
-    raise OSError(code, f"{entry.spec}: attribute {name!r}")
+def _refuse(entry: Entry, name: bytes, kind: type[Failure]) -> NoReturn:
+    raise kind(f"{entry.spec}: attribute {name!r}")

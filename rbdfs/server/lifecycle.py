@@ -13,22 +13,22 @@ import trio
 
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
-from rbdfs.ceph.opener import PythonLibrary
-from rbdfs.errors import UserError
+from rbdfs.ceph.opener import PythonOpener
+from rbdfs.errors import Missing, NotPermitted, UserError
+from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.freshness import Freshness
 from rbdfs.files.table import HandleTable
-from rbdfs.fuse.data_path import PythonDataPath
 from rbdfs.fuse.directory_handles import OpenDirectories
-from rbdfs.fuse.mounted import Served
+from rbdfs.fuse.mounted import Mounted
 from rbdfs.fuse.operations import Operations
-from rbdfs.metadata.cache import Inventory
+from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.lineage import Lineages
 from rbdfs.model.inode_table import InodeTable
 from rbdfs.moves.copier import Copying
-from rbdfs.moves.finish import Completion
+from rbdfs.moves.finish import Finish
 from rbdfs.moves.moves import Moves
 from rbdfs.names.catalog import POOL_LIST, Catalog
-from rbdfs.names.manage import Administration
+from rbdfs.names.manage import Management
 from rbdfs.names.partitions import PartitionTables
 from rbdfs.names.xattrs import Xattrs
 from rbdfs.server import takeover
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.config.source import Source
-    from rbdfs.fuse.data_path import DataPath
+    from rbdfs.files.data_path import DataPath
     from rbdfs.model.entry import Entry
     from rbdfs.server.keeper_link import Keeping, Predecessor
 
@@ -59,34 +59,34 @@ async def serve(
             Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
         )
         fenced = predecessor is not None and await takeover.fence(cluster, keeping, predecessor)
-        inventory = Inventory(cluster)
-        catalog, lineages = _catalog(cluster, inventory, options), Lineages(cluster, inventory)
+        cache = MetadataCache(cluster)
+        catalog, lineages = _catalog(cluster, cache, options), Lineages(cluster, cache)
         root = await find_root(catalog, options.source, cluster.user, look=predecessor is None)
         path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
-        keeping.connected_as(sorted({cluster.address, path.library.address}))
+        keeping.connected_as(sorted({cluster.address, path.opener.address}))
         handles = HandleTable(path, keeping, exclusive=options.lock == "exclusive")
         inodes = InodeTable(root)
-        copying = Copying(cluster, path.library, keeping, options)
-        completion = Completion(catalog, handles, copying)
-        make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, completion)
+        copying = Copying(cluster, path.opener, keeping, options)
+        finish_moves = Finish(catalog, handles, copying)
+        make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, finish_moves)
         moves = await stack.enter_async_context(_moving(make_moves, options, predecessor))
         background = await stack.enter_async_context(_background())
         # Closed before the moves are interrupted, as Copier.stoppable() wants it.
         await stack.enter_async_context(_closing(handles, moves))
         directories = OpenDirectories(catalog, keeping)
         xattrs = Xattrs(cluster, catalog, options.ceph)
-        administration = _administration(cluster, catalog, options)
-        served = Served(
-            options, inodes, catalog, handles, directories, xattrs, lineages, administration, moves
+        management = _management(cluster, catalog, options)
+        mounted = Mounted(
+            options, inodes, catalog, handles, directories, xattrs, lineages, management, moves
         )
         if predecessor is not None:
-            await takeover.restore(served, predecessor, background, fenced=fenced)
-        operations = Operations(served)
+            await takeover.restore(mounted, predecessor, background, fenced=fenced)
+        operations = Operations(mounted)
         descriptor = await stack.enter_async_context(_device(keeping, predecessor))
         init = b"" if predecessor is None else predecessor.init
         device = await stack.enter_async_context(path.connected(descriptor, operations, init))
         await stack.enter_async_context(_session(operations, device))
-        freshness = Freshness(catalog, lineages, handles, served.invalidate)
+        freshness = Freshness(catalog, lineages, handles, mounted.invalidate)
         resend = descriptor if predecessor is not None and predecessor.crashed else None
         return await Serving(operations, path, keeping, freshness, resend=resend).run()
 
@@ -99,30 +99,28 @@ async def _data_path(
     # Where it was not built, the command line has chosen already.
     if options.data_path == "python":
         log.info("data path: python")
-        yield PythonDataPath(PythonLibrary(cluster))
+        yield PythonDataPath(PythonOpener(cluster))
         return
-    from rbdfs.ceph.native_opener import NativeLibrary
+    from rbdfs.ceph.native_opener import NativeOpener
     from rbdfs.fuse.native_path import NativePath
 
     log.info("data path: native")
     others = [cluster.address, *(predecessor.addresses if predecessor is not None else [])]
-    async with NativeLibrary.connect(options.ceph_settings, cluster.bridge, others) as library:
-        yield NativePath(library, ignore_sync=options.cache == "unsafe")
+    async with NativeOpener.connect(options.ceph_settings, cluster.bridge, others) as opener:
+        yield NativePath(opener, ignore_sync=options.cache == "unsafe")
 
 
-def _catalog(cluster: Cluster, inventory: Inventory, options: MountOptions) -> Catalog:
+def _catalog(cluster: Cluster, cache: MetadataCache, options: MountOptions) -> Catalog:
     tables = None
     if options.partitions:
-        tables = PartitionTables(PythonLibrary(cluster), options.sector_size)
-    return Catalog(cluster, inventory, snapshots=options.snapshots, partition_tables=tables)
+        tables = PartitionTables(PythonOpener(cluster), options.sector_size)
+    return Catalog(cluster, cache, snapshots=options.snapshots, partition_tables=tables)
 
 
-def _administration(
-    cluster: Cluster, catalog: Catalog, options: MountOptions
-) -> Administration | None:
+def _management(cluster: Cluster, catalog: Catalog, options: MountOptions) -> Management | None:
     if not options.manage:
         return None
-    return Administration(
+    return Management(
         cluster, catalog, data_pool=options.data_pool, object_size=options.object_size
     )
 
@@ -140,9 +138,9 @@ async def find_root(catalog: Catalog, source: Source, user: str, *, look: bool =
             return await catalog.find_image(root, source.image)
         if look:
             await catalog.listing(root).item(0)
-    except FileNotFoundError as exc:
+    except Missing as exc:
         raise UserError(f"no such pool, namespace or image: {source}") from exc
-    except PermissionError as exc:
+    except NotPermitted as exc:
         raise UserError(f"client.{user} has no permission to read {source}") from exc
     except OSError as exc:
         raise UserError(f"cannot read {source}: {exc.strerror}") from exc
@@ -156,7 +154,7 @@ async def _closing(handles: HandleTable, moves: Moves | None) -> AsyncIterator[N
     finally:
         with trio.CancelScope(shield=True):
             if moves is not None:
-                await moves.let_go()
+                await moves.thaw()
             await handles.close()
 
 

@@ -18,8 +18,8 @@ from rbdfs.kernel import connection, mountpoint, raw_requests
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rbdfs.files.data_path import DataPath
     from rbdfs.files.freshness import Freshness
-    from rbdfs.fuse.data_path import DataPath
     from rbdfs.fuse.operations import Operations
     from rbdfs.server.keeper_link import Keeping
 
@@ -78,7 +78,7 @@ class Serving:
         self._keeping = keeping
         self._freshness = freshness
         self._resend = resend
-        self._mountpoint = operations.served.options.mountpoint
+        self._mountpoint = operations.mounted.options.mountpoint
         self._replaced = False
         self._signals = itertools.count(1)
         self._told = itertools.count(1)
@@ -124,15 +124,15 @@ class Serving:
         self._replaced = True
         log.info("making way for another server")
         # It guards the closing of images too, which the cluster may hold up.
-        served = self._operations.served
-        if served.handles.holding and served.options.cache in ("none", "writethrough"):
+        mounted = self._operations.mounted
+        if mounted.handles.quiescing and mounted.options.cache in ("none", "writethrough"):
             # They would keep the requests to all other files waiting as well.
             _be_fenced("requests to an image that is being moved wait for its copy")
         _after(DRAIN_S, _be_fenced, f"no end within {DRAIN_S:g} s")
         try:
             await self._path.drain(DRAIN_S)
             # Closing flushes too, but has nobody to tell where that fails.
-            for handle in served.handles:
+            for handle in mounted.handles:
                 shared = handle.shared
                 # One whose image is still being opened has written nothing here.
                 if handle.writable and shared.error is None and shared.image is not None:
@@ -143,7 +143,7 @@ class Serving:
         pyfuse3.terminate()
 
     def _status(self) -> dict[str, Any]:
-        handles = self._operations.served.handles
+        handles = self._operations.mounted.handles
         return {
             "open_files": len(handles),
             "files": [
@@ -180,13 +180,13 @@ class Serving:
         # A service manager signals the keeper too, which asks once more: that counts by itself.
         if count > 1:
             _leave()
-        if not self._operations.served.closing:
-            self._operations.served.closing = True
+        if not self._operations.mounted.closing:
+            self._operations.mounted.closing = True
             nursery.start_soon(self._end)
 
     async def _end(self) -> None:
         """Unmount if nobody uses the mount; otherwise drain, and leave users to their errors."""
-        files = [file.entry.spec for file in self._operations.served.handles if file.writable]
+        files = [file.entry.spec for file in self._operations.mounted.handles if file.writable]
         _after(DRAIN_S, _give_up, files)
         await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
         pyfuse3.terminate()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rbdfs.errors import Failure, Fenced, ImageGone
 from rbdfs.model.entry import Entry
 from rbdfs.server.inherited_inodes import InheritedInodes
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import trio
 
     from rbdfs.ceph.cluster import Cluster
-    from rbdfs.fuse.mounted import Served
+    from rbdfs.fuse.mounted import Mounted
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Key
     from rbdfs.model.relocation import Relocation
@@ -47,36 +47,36 @@ async def fence(cluster: Cluster, keeping: Keeping, predecessor: Predecessor) ->
 
 
 async def restore(
-    served: Served, predecessor: Predecessor, nursery: trio.Nursery, *, fenced: bool
+    mounted: Mounted, predecessor: Predecessor, nursery: trio.Nursery, *, fenced: bool
 ) -> None:
     """Take over the open files and directories of *predecessor*.
 
     Their images are opened in *nursery*: a pool that does not answer must not keep the files of
     others waiting. *fenced* says that others may have written to what it had open for writing.
     """
-    served.inherited = InheritedInodes(served.catalog, served.inodes, nursery)
+    mounted.inherited = InheritedInodes(mounted.catalog, mounted.inodes, nursery)
     files = predecessor.files
     relocations: list[Relocation] = []
-    if served.moves is not None:
-        relocations = await served.moves.inherit(predecessor.moves)
+    if mounted.moves is not None:
+        relocations = await mounted.moves.inherit(predecessor.moves)
         for record in files:
             record["entry"] = _relocated(record, relocations)
     for record in predecessor.directories:
         entry = Entry.from_record(record["directory"])
-        served.inodes.restore(entry, record["inode"])
-        served.directories.restore(record, entry)
-    lost = _lost_images(served, predecessor, fenced=fenced)
+        mounted.inodes.restore(entry, record["inode"])
+        mounted.directories.restore(record, entry)
+    lost = _lost_images(mounted, predecessor, fenced=fenced)
     for record in files:
         entry = Entry.from_record(record["entry"])
         # What has moved has kept a number that does not follow from its key.
-        served.inodes.restore(entry, record["inode"])
-        served.inodes.opened(record["inode"], entry)
-        served.handles.restore(record, lost.get(entry.whole_key))
+        mounted.inodes.restore(entry, record["inode"])
+        mounted.inodes.opened(record["inode"], entry)
+        mounted.handles.restore(record, lost.get(entry.whole_key))
     moved = {relocation.target.image_key for relocation in relocations}
-    await served.handles.resume(nursery, partial(_check_copied, served.lineages, moved))
+    await mounted.handles.reopen(nursery, partial(_check_copied, mounted.lineages, moved))
     log.info("%d open files taken over", len(files))
-    if served.moves is not None:
-        await served.moves.go_on()
+    if mounted.moves is not None:
+        await mounted.moves.go_on()
 
 
 def _relocated(record: dict[str, Any], relocations: list[Relocation]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _relocated(record: dict[str, Any], relocations: list[Relocation]) -> dict[st
     return entry.record()
 
 
-def _lost_images(served: Served, predecessor: Predecessor, *, fenced: bool) -> dict[Key, OSError]:
+def _lost_images(mounted: Mounted, predecessor: Predecessor, *, fenced: bool) -> dict[Key, OSError]:
     """Return why images cannot just be opened again, by key: all that were open for writing.
 
     After a crash librbd's cache may have taken acknowledged writes with it; and an application
@@ -97,18 +97,19 @@ def _lost_images(served: Served, predecessor: Predecessor, *, fenced: bool) -> d
     """
     written = [Entry.from_record(rec["entry"]) for rec in predecessor.files if rec["writable"]]
     if fenced:
-        code, reason = errno.ESHUTDOWN, "was fenced: others may have written to it"
-    elif predecessor.crashed and served.options.cache in ("writeback", "unsafe"):
-        code, reason = errno.EIO, "acknowledged writes may have been lost"
+        kind: type[Failure] = Fenced
+        reason = "was fenced: others may have written to it"
+    elif predecessor.crashed and mounted.options.cache in ("writeback", "unsafe"):
+        kind, reason = Failure, "acknowledged writes may have been lost"
     else:
         return {}
-    return {entry.whole_key: OSError(code, f"{entry.spec}: {reason}") for entry in written}
+    return {entry.whole_key: kind(f"{entry.spec}: {reason}") for entry in written}
 
 
 async def _check_copied(lineages: Lineages, moved: set[Key], entry: Entry) -> None:
     """Raise OSError ESTALE for what cannot be opened again while what it comes from is copied.
 
-    Not for images that are *moved* by this mount: requests to them are held back for that long.
+    Not for images that are *moved* by this mount: they are quiesced for that long.
     """
     if entry.image_key in moved:
         return
@@ -118,4 +119,4 @@ async def _check_copied(lineages: Lineages, moved: set[Key], entry: Entry) -> No
         # What is gone altogether, its opening tells.
         return
     if not lineage.copied:
-        raise OSError(errno.ESTALE, f"{entry.spec}: what it was cloned from is being moved")
+        raise ImageGone(f"{entry.spec}: what it was cloned from is being moved")

@@ -89,7 +89,10 @@ async def test_all_who_wait_share_one_load() -> None:
 async def test_all_who_wait_share_the_error_and_it_is_not_kept() -> None:
     source, cache = Source(ready=False), SingleFlight[str](TTL_S, 10)
     source.error = OSError("out of order")
-    assert await get_many(cache, source, 5) == [source.error] * 5
+    errors = await get_many(cache, source, 5)
+    assert [str(error) for error in errors] == ["out of order"] * 5
+    # Its traceback belongs to the task that an exception object is raised in.
+    assert len({id(error) for error in errors}) == 5
     assert source.loads == 1
     source.error = None
     assert await cache.get("a", source.load) == "value 2"

@@ -75,7 +75,7 @@ class Server:
 
 
 @contextmanager
-def served(mountpoint: Path, config: dict[str, Any]) -> Iterator[Server]:
+def mounted(mountpoint: Path, config: dict[str, Any]) -> Iterator[Server]:
     server = Server(mountpoint, config)
     try:
         server.wait_ready()
@@ -107,7 +107,7 @@ def config(ceph: Ceph, pool: str) -> dict[str, Any]:
 
 @pytest.fixture
 def server(tmp_path: Path, config: dict[str, Any]) -> Iterator[Server]:
-    with served(tmp_path, config) as server:
+    with mounted(tmp_path, config) as server:
         yield server
 
 
@@ -234,7 +234,7 @@ def test_mount_of_a_file(tmp_path: Path, config: dict[str, Any]) -> None:
     mountpoint.touch()
     root = {key: value for key, value in config.items() if key != "files"}
     root["root"] = {"name": "a", "image": "a"}
-    with served(mountpoint, root) as server:
+    with mounted(mountpoint, root) as server:
         data = os.urandom(65536)
         with mountpoint.open("r+b") as file:
             file.write(data)
@@ -338,7 +338,7 @@ def test_nothing_leaks(server: Server) -> None:
 
 def test_umount_under_load(tmp_path: Path, config: dict[str, Any]) -> None:
     """Busy is refused; a lazy one lets who has files open go on; an abort ends it for all."""
-    with served(tmp_path, config) as server:
+    with mounted(tmp_path, config) as server:
         fd = os.open(server.dir / "a", os.O_RDWR)
         device = os.stat(tmp_path).st_dev
         with pytest.raises(OSError, match="busy") as caught:

@@ -16,9 +16,9 @@ async def test_what_comes_to_a_closed_gate_waits() -> None:
             passed.set()
 
     async with trio.open_nursery() as nursery:
-        with gate.held():
+        with gate.frozen():
             assert gate.closed
-            await gate.emptied()
+            await gate.drained()
             nursery.start_soon(request)
             await wait_all_tasks_blocked()
             assert not passed.is_set()
@@ -34,8 +34,8 @@ async def test_what_has_passed_is_waited_for() -> None:
             await leave.wait()
 
     async def empty_it() -> None:
-        with gate.held():
-            await gate.emptied()
+        with gate.frozen():
+            await gate.drained()
             empty.set()
 
     async with trio.open_nursery() as nursery:

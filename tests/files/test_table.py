@@ -16,13 +16,12 @@ import trio.testing
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.ceph.image import Image
-from rbdfs.ceph.opener import PythonLibrary
+from rbdfs.ceph.opener import PythonOpener
 from rbdfs.config.ceph_settings import CephSettings
-from rbdfs.files.handle import Handle
+from rbdfs.files.data_path import PythonDataPath
+from rbdfs.files.handle import Handle, Use
 from rbdfs.files.shared_image import SharedImage
 from rbdfs.files.table import HandleTable
-from rbdfs.files.use import Use
-from rbdfs.fuse.data_path import PythonDataPath
 from rbdfs.model.entry import Entry, Key
 from tests.support.fakes import FakeContent, FakeImage
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     import rados
 
-    from rbdfs.ceph.opener import Library
+    from rbdfs.ceph.opener import Opener
     from tests.support.ceph import Ceph
 
 SIZE = 1 << 20
@@ -86,22 +85,22 @@ def images(ceph: Ceph, pool: str) -> Iterator[Images]:
 class CountingLibrary:
     """Opens as another library does, and counts."""
 
-    def __init__(self, library: Library) -> None:
-        self.address = library.address
-        self.addresses = library.addresses
+    def __init__(self, opener: Opener) -> None:
+        self.address = opener.address
+        self.addresses = opener.addresses
         self.opened = 0
-        self._library = library
+        self._opener = opener
 
     async def open(self, entry: Entry, *, read_only: bool) -> Image:
         self.opened += 1
-        return await self._library.open(entry, read_only=read_only)
+        return await self._opener.open(entry, read_only=read_only)
 
 
 class RecordingDataPath(PythonDataPath):
     """Knows by which image each file is served."""
 
-    def __init__(self, library: Library) -> None:
-        super().__init__(library)
+    def __init__(self, opener: Opener) -> None:
+        super().__init__(opener)
         self.served: dict[int, Image | None] = {}
 
     def serve(self, handle: Handle) -> None:
@@ -130,7 +129,7 @@ class Client:
     """A client of its own, without librbd's cache: a read asks the OSD."""
 
     table: HandleTable
-    library: CountingLibrary
+    opener: CountingLibrary
     data_path: RecordingDataPath
 
 
@@ -155,27 +154,27 @@ class Clients:
         pairs = (("rbd_cache", "false"),)
         settings = CephSettings(user=user, conf=self.ceph.conf, pairs=pairs)
         with trio.fail_after(DEADLINE_S):
-            async with self._library(settings) as connected:
-                library, keeping = CountingLibrary(connected), RecordingKeeping()
-                data_path = RecordingDataPath(library)
+            async with self._opener(settings) as connected:
+                opener, keeping = CountingLibrary(connected), RecordingKeeping()
+                data_path = RecordingDataPath(opener)
                 table = HandleTable(data_path, keeping, exclusive=exclusive)
                 try:
-                    yield Client(table, library, data_path)
+                    yield Client(table, opener, data_path)
                 finally:
                     with trio.CancelScope(shield=True):
                         await table.close()
                 assert (data_path.served, keeping.open) == ({}, set())
 
     @contextlib.asynccontextmanager
-    async def _library(self, settings: CephSettings) -> AsyncIterator[Library]:
+    async def _opener(self, settings: CephSettings) -> AsyncIterator[Opener]:
         if self.native:
-            from rbdfs.ceph.native_opener import NativeLibrary
+            from rbdfs.ceph.native_opener import NativeOpener
 
-            async with NativeLibrary.connect(settings, AioBridge(), ()) as native_library:
+            async with NativeOpener.connect(settings, AioBridge(), ()) as native_library:
                 yield native_library
         else:
             async with Cluster.connect(settings, AioBridge(), 10.0) as cluster:
-                yield PythonLibrary(cluster)
+                yield PythonOpener(cluster)
 
 
 @pytest.fixture(params=["librbd", "native"])
@@ -231,7 +230,7 @@ async def test_opens_at_the_same_time_open_once(client: Client, images: Images) 
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(open_one)
-    assert client.library.opened == 1
+    assert client.opener.opened == 1
     assert len({handle.fh for handle in handles}) == len(table) == 20
     for handle in handles:
         assert await handle.read(0, 8) == PATTERN[:8]
@@ -650,13 +649,13 @@ async def test_restored_files_of_an_image_open_it_once(client: Client, images: I
         table.restore(record_of(entry, fh, writable=fh == 3), None)
     assert client.data_path.served == {}
     async with trio.open_nursery() as nursery:
-        await table.resume(nursery, unhindered)
+        await table.reopen(nursery, unhindered)
         # A newcomer waits for the same.
         newcomer = await table.open(entry, 1, writable=True)
         assert newcomer.fh == 8
         for fh in (3, 7):
             assert await (await table.ready(fh)).read(0, 8) == PATTERN[:8]
-    assert client.library.opened == 1
+    assert client.opener.opened == 1
     assert set(client.data_path.served) == {3, 7, 8}
     await table.release(3)
     await table.release(8)
@@ -671,7 +670,7 @@ async def test_a_restored_file_of_which_another_handle_has_grown_it_more(
         table.restore(record_of(entry, fh, writable=True, length=length), None)
     assert table.length(entry) == SIZE - 5
     async with trio.open_nursery() as nursery:
-        await table.resume(nursery, unhindered)
+        await table.reopen(nursery, unhindered)
         assert (await table.ready(3)).length == SIZE - 5
     for fh in (1, 2, 3):
         await table.release(fh)
@@ -684,7 +683,7 @@ async def test_a_restored_file_that_cannot_be_opened(table: HandleTable, images:
     table.restore(record_of(entry, 1, writable=False), None)
     table.restore(record_of(other, 2, writable=True), OSError(errno.EIO, "lost"))
     async with trio.open_nursery() as nursery:
-        await table.resume(nursery, unhindered)
+        await table.reopen(nursery, unhindered)
         with pytest.raises(OSError, match="was removed") as caught:
             await (await table.ready(1)).read(0, 8)
         assert caught.value.errno == errno.ESTALE
@@ -705,7 +704,7 @@ async def test_a_restored_file_that_a_check_refuses(table: HandleTable, images: 
             raise OSError(errno.ESTALE, "not now")
 
     async with trio.open_nursery() as nursery:
-        await table.resume(nursery, check)
+        await table.reopen(nursery, check)
         with pytest.raises(OSError, match="not now"):
             await (await table.ready(1)).read(0, 8)
         assert await (await table.ready(2)).read(0, 8) == PATTERN[:8]
@@ -718,7 +717,7 @@ async def test_a_restored_file_is_released_before_it_is_open(
     table.restore(record_of(entry, 1, writable=True), None)
     table.restore(record_of(entry, 2, writable=True), None)
     async with trio.open_nursery() as nursery:
-        await table.resume(nursery, unhindered)
+        await table.reopen(nursery, unhindered)
         await table.release(1)
         await table.release(2)
     assert len(table) == 0
@@ -734,8 +733,8 @@ def fake_handle() -> Iterator[tuple[Handle, FakeImage]]:
     entry = Entry(Key(1, "", "id"), pool="pool", image="vm1", size=SIZE)
     with FakeImage(FakeContent(bytearray(SIZE))) as fake:
         # A library that must not be asked: the image is open already.
-        library: Any = None
-        shared = SharedImage(library, entry, exclusive=False, changed=lambda _shared: None)
+        opener: Any = None
+        shared = SharedImage(opener, entry, exclusive=False, changed=lambda _shared: None)
         shared.image = Image(AioBridge(), fake, entry.spec, read_only=False)
         yield Handle(1, 1, entry, shared, Use.WRITE_WHOLE, lambda _handle: None), fake
 

@@ -10,7 +10,7 @@ from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.metadata import cache
-from rbdfs.metadata.cache import Inventory
+from rbdfs.metadata.cache import MetadataCache
 from rbdfs.model.file_name import ImageSpec
 from rbdfs.moves.migration import image_entry
 from tests.support.images import MIB
@@ -31,17 +31,17 @@ async def test_what_an_image_takes_is_read_anew_after_a_change(
     monkeypatch.setattr(cache, "TTL_S", KEPT_S)
     rbd.RBD().create(ioctx, image_name, 2 * OBJECT)
     async with Cluster.connect(CephSettings("admin", ceph.conf), AioBridge(), 10) as cluster:
-        inventory = Inventory(cluster)
-        image_id = await inventory.image_id(pool, "", image_name)
+        known = MetadataCache(cluster)
+        image_id = await known.image_id(pool, "", image_name)
         where = image_entry(ioctx, ImageSpec(pool, "", image_name), image_id)
-        attributes = await inventory.attributes(where, image_name, image_id)
+        attributes = await known.attributes(where, image_name, image_id)
 
         async def allocated() -> int | None:
-            return await inventory.allocated(where, attributes, None)
+            return await known.allocated(where, attributes, None)
 
         assert await allocated() == 0
         with rbd.Image(ioctx, image_name) as image:
             image.write(b"data", 0)
         assert await allocated() == 0
-        inventory.image_changed(where)
+        known.image_changed(where)
         assert await allocated() == OBJECT

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbdfs.ceph.aio import AioBridge
+from rbdfs.errors import NotUnderstood
 from rbdfs.metadata import image_header
-from rbdfs.metadata.encoding import NotUnderstood
-from rbdfs.metadata.image_header import ImageAttributes, ParentSpec, SnapAttributes
+from rbdfs.model.image_attributes import ImageAttributes, ParentSpec, SnapAttributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

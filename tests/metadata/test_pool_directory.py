@@ -14,8 +14,9 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbdfs.errors import NotUnderstood
 from rbdfs.metadata import pool_directory
-from rbdfs.metadata.encoding import NotUnderstood, encode_string
+from rbdfs.metadata.encoding import encode_string
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

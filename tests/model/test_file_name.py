@@ -8,12 +8,12 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from rbdfs.errors import NameTooLong
 from rbdfs.model.file_name import (
     NAME_MAX,
     SNAP_ID_MAX,
     FileName,
     ImageSpec,
-    NameTooLong,
     directory_name,
     file_name,
     parse_directory_name,

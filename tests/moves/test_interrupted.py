@@ -52,12 +52,12 @@ SIZE = 16 * MIB
 # Of objects so small that the copy takes seconds.
 SMALL = 12
 STEPS = [
-    ("after rbdfs.moves.moves:shut", False),
+    ("after rbdfs.moves.moves:close_images", False),
     ("within rbdfs.moves.migration:Migration._prepare", True),
     ("after rbdfs.moves.migration:Migration._prepare", True),
     ("after rbdfs.moves.migration:Migration._prepare", False),
-    ("after rbdfs.moves.moves:reopen", False),
-    ("after rbdfs.moves.moves:reopen", True),
+    ("after rbdfs.moves.moves:reopen_images", False),
+    ("after rbdfs.moves.moves:reopen_images", True),
     ("before rbdfs.moves.migration:Migration.execute", True),
     ("after rbdfs.moves.migration:Migration.execute", False),
     ("before rbdfs.moves.migration:Migration.commit", True),

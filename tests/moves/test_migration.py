@@ -14,8 +14,9 @@ import trio
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
-from rbdfs.metadata.cache import Inventory
-from rbdfs.metadata.encoding import NotUnderstood, encode_string
+from rbdfs.errors import NotUnderstood
+from rbdfs.metadata.cache import MetadataCache
+from rbdfs.metadata.encoding import encode_string
 from rbdfs.metadata.image_header import omap_reader
 from rbdfs.metadata.migration_record import State, decode_migration, read_migration
 from rbdfs.model.file_name import ImageSpec, file_name
@@ -118,7 +119,7 @@ async def cluster(ceph: Ceph) -> AsyncIterator[Cluster]:
 
 
 async def entry_of(cluster: Cluster, place: Place, name: str) -> Entry:
-    catalog = Catalog(cluster, Inventory(cluster))
+    catalog = Catalog(cluster, MetadataCache(cluster))
     return await catalog.find(await catalog.directory(place.pool), name.encode())
 
 

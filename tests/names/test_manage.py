@@ -14,9 +14,9 @@ import rbd
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
-from rbdfs.metadata.cache import Inventory
+from rbdfs.metadata.cache import MetadataCache
 from rbdfs.names.catalog import POOL_LIST, Catalog
-from rbdfs.names.manage import Administration
+from rbdfs.names.manage import Management
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -35,7 +35,7 @@ class Managed:
         self.cluster = cluster
         self.parent = parent
         self.catalog = catalog
-        self.administration = Administration(cluster, catalog, **options)
+        self.management = Management(cluster, catalog, **options)
 
     async def find(self, name: str, parent: Entry | None = None) -> Entry:
         return await self.catalog.find(parent or self.parent, os.fsencode(name))
@@ -48,30 +48,30 @@ class Managed:
         return True
 
     async def create(self, name: str, parent: Entry | None = None) -> Entry:
-        return await self.administration.create(parent or self.parent, os.fsencode(name))
+        return await self.management.create(parent or self.parent, os.fsencode(name))
 
     async def unlink(self, name: str) -> None:
-        await self.administration.unlink(await self.find(name))
+        await self.management.unlink(await self.find(name))
 
     async def link(self, name: str, new: str, parent: Entry | None = None) -> Entry:
         image = await self.find(name)
-        return await self.administration.snapshot(image, parent or self.parent, os.fsencode(new))
+        return await self.management.snapshot(image, parent or self.parent, os.fsencode(new))
 
     async def rename(
         self, name: str, new: str, parent: Entry | None = None, flags: int = 0
     ) -> None:
         entry = await self.find(name)
-        await self.administration.rename(entry, parent or self.parent, os.fsencode(new), flags)
+        await self.management.rename(entry, parent or self.parent, os.fsencode(new), flags)
 
     async def mkdir(self, name: str, parent: Entry | None = None) -> Entry:
-        return await self.administration.make_namespace(parent or self.parent, os.fsencode(name))
+        return await self.management.make_namespace(parent or self.parent, os.fsencode(name))
 
     async def rmdir(self, name: str) -> None:
-        await self.administration.remove_namespace(await self.find(name))
+        await self.management.remove_namespace(await self.find(name))
 
 
 async def managed_as(cluster: Cluster, pool: str, **options: Any) -> Managed:
-    catalog = Catalog(cluster, Inventory(cluster), snapshots="all")
+    catalog = Catalog(cluster, MetadataCache(cluster), snapshots="all")
     return Managed(cluster, await catalog.directory(pool), catalog, **options)
 
 
@@ -283,7 +283,7 @@ async def test_namespaces(ceph: Ceph, managed: Managed, pool: str, image_name: s
     assert image.namespace == image_name
     with refused(errno.ENOTEMPTY):
         await managed.rmdir(image_name)
-    await managed.administration.unlink(image)
+    await managed.management.unlink(image)
     with refused(errno.ENOTEMPTY):
         await managed.rmdir(image_name)
     ceph.rbd("trash", "purge", "--no-progress", f"{pool}/{image_name}")
@@ -309,12 +309,12 @@ async def test_namespaces_belong_into_pools(managed: Managed, image_name: str) -
     with refused(errno.EPERM):
         await managed.create("x", POOL_LIST)
     with refused(errno.ENOTDIR):
-        await managed.administration.remove_namespace(image)
+        await managed.management.remove_namespace(image)
     with refused(errno.EPERM):
-        await managed.administration.remove_namespace(managed.parent)
+        await managed.management.remove_namespace(managed.parent)
     with refused(errno.EISDIR):
-        await managed.administration.unlink(namespace)
-    await managed.administration.remove_namespace(namespace)
+        await managed.management.unlink(namespace)
+    await managed.management.remove_namespace(namespace)
 
 
 async def test_a_client_that_may_only_read(

@@ -13,7 +13,7 @@ import rbd
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
-from rbdfs.metadata.cache import Inventory
+from rbdfs.metadata.cache import MetadataCache
 from rbdfs.model.entry import Entry, Key
 from rbdfs.model.qemu_filename import QemuFileName, parse_qemu_filename
 from rbdfs.names.catalog import Catalog
@@ -59,7 +59,7 @@ def settings(ceph: Ceph) -> CephSettings:
 @pytest.fixture
 async def asked(settings: CephSettings, pool: str) -> AsyncIterator[Asked]:
     async with Cluster.connect(settings, AioBridge(), 10) as cluster:
-        catalog = Catalog(cluster, Inventory(cluster), snapshots="all")
+        catalog = Catalog(cluster, MetadataCache(cluster), snapshots="all")
         parent = await catalog.directory(pool)
         yield Asked(Xattrs(cluster, catalog, settings), catalog, parent)
 
@@ -143,7 +143,7 @@ async def test_the_file_name_for_qemu(
     pairs = (("mon_host", "127.0.0.1:1"), ("key", "c2VjcmV0"), ("keyring", "/k@y"))
     settings = CephSettings("rw", ceph.conf, pairs=pairs)
     async with Cluster.connect(CephSettings("rw", ceph.conf), AioBridge(), 10) as cluster:
-        catalog = Catalog(cluster, Inventory(cluster))
+        catalog = Catalog(cluster, MetadataCache(cluster))
         other = Asked(Xattrs(cluster, catalog, settings), catalog, asked.parent)
         parsed = parse_qemu_filename(await other.value(name, "qemu"))
     assert (parsed.id, parsed.options) == ("rw", (pairs[0], pairs[2]))
@@ -224,7 +224,7 @@ async def test_what_cannot_be_set(ceph: Ceph, asked: Asked, pool: str, image_nam
 async def test_a_client_that_may_only_read(ceph: Ceph, pool: str, image_name: str) -> None:
     ceph.rbd("create", "--size=1M", f"{pool}/{image_name}")
     async with Cluster.connect(CephSettings("ro", ceph.conf), AioBridge(), 10) as cluster:
-        catalog = Catalog(cluster, Inventory(cluster))
+        catalog = Catalog(cluster, MetadataCache(cluster))
         asked = Asked(Xattrs(cluster, catalog), catalog, await catalog.directory(pool))
         for name in await asked.names(image_name):
             await asked.value(image_name, name.removeprefix("user.rbd."))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
-    from rbdfs.ceph.opener import Library
+    from rbdfs.ceph.opener import Opener
     from rbdfs.files.handle import Handle
 
 
@@ -18,7 +18,7 @@ class DataPath(Protocol):
     """A way from the kernel to librbd."""
 
     @property
-    def library(self) -> Library:
+    def opener(self) -> Opener:
         """What opens the images that it serves."""
 
     def serve(self, handle: Handle) -> None:
@@ -51,8 +51,8 @@ class DataPath(Protocol):
 class PythonDataPath:
     """libfuse talks to the kernel, and every request comes through pyfuse3."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, opener: Opener) -> None:
+        self.opener = opener
 
     def serve(self, handle: Handle) -> None:
         """Nothing to do."""

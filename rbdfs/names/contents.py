@@ -1,0 +1,133 @@
+"""What directories contain: file names and entries of images, snapshots, partitions, namespaces."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rbdfs.errors import Fenced, Missing, TimedOut
+from rbdfs.model.entry import image_entry, namespace_entry, partition_entry, snap_entry
+from rbdfs.model.file_name import directory_name, file_name, partition_name
+from rbdfs.model.image_attributes import USER
+from rbdfs.names.listing import Reports
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence, Set
+
+    from rbdfs.metadata.cache import MetadataCache
+    from rbdfs.model.entry import Entry
+    from rbdfs.names.catalog import Catalog
+    from rbdfs.names.listing import Expand, Item
+    from rbdfs.names.partitions import PartitionTables
+
+
+class Contents:
+    """Reads directories for a catalog; what cannot be read is left out, and reported once."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        cache: MetadataCache,
+        *,
+        snapshots: str,
+        partition_tables: PartitionTables | None,
+    ) -> None:
+        self._catalog = catalog
+        self._cache = cache
+        self._snapshots = snapshots
+        self._partition_tables = partition_tables
+        self._reports = Reports()
+
+    async def parts(self, parent: Entry) -> Sequence[Expand]:
+        """Return the parts of directory *parent* in order, each a function that returns items."""
+        if parent.is_pool_list:
+            return [partial(self._pool_items, pool) for pool in await self._cache.pools()]
+        names = await self._cache.image_names(parent.pool, parent.namespace)
+        namespaces = [] if parent.namespace else await self._cache.namespaces(parent.pool)
+        parent = await self._catalog.present(parent)
+        parts: list[Expand] = [
+            partial(self._namespace_items, parent, name, alias=name in names) for name in namespaces
+        ]
+        taken = names.keys() | set(namespaces)
+        parts += [
+            partial(self._image_items, parent, name, image_id, taken)
+            for name, image_id in names.items()
+        ]
+        return parts
+
+    async def _pool_items(self, pool: str) -> list[Item]:
+        try:
+            return self._named(await self._catalog.directory(pool), partial(directory_name, pool))
+        except Missing:
+            return []  # removed meanwhile
+
+    async def _namespace_items(self, parent: Entry, name: str, *, alias: bool) -> list[Item]:
+        entry = namespace_entry(parent, name)
+        return self._named(entry, partial(directory_name, name, alias=alias))
+
+    async def _image_items(
+        self, parent: Entry, name: str, image_id: str, taken: Set[str]
+    ) -> list[Item]:
+        try:
+            attributes = await self._cache.attributes(parent, name, image_id)
+            image = image_entry(parent, name, attributes)
+            entry = await self._catalog.measured(image, attributes, None)
+            named = self._named(entry, partial(file_name, name))
+            items = await self._with_partitions(named, name, taken)
+            listed = attributes.snaps if self._snapshots in ("visible", "all") else ()
+            snaps = {snap.name: snap for snap in listed if snap.namespace_type == USER}
+            for snap_name, snap in snaps.items():
+                entry = await self._catalog.measured(snap_entry(image, snap), attributes, snap)
+                named = self._named(entry, partial(file_name, name, snap_name))
+                items += await self._with_partitions(named, snap_name, snaps.keys())
+        except Missing as exc:
+            await self._report_remains(parent, name, exc)
+            return []
+        except OSError as exc:
+            self._leave_out(f"image {name!a} of {parent.spec}", exc)
+            return []
+        return items
+
+    async def _with_partitions(self, items: list[Item], base: str, taken: Set[str]) -> list[Item]:
+        """Add the partitions of *items*, but those whose name *taken* has, as *base* is in it."""
+        if self._partition_tables is None:
+            return items
+        result = []
+        for name, whole in items:
+            result.append((name, whole))
+            try:
+                partitions = await self._partition_tables.partitions(whole)
+            except OSError as exc:
+                self._leave_out(f"the partitions of {whole.spec}", exc)
+                continue
+            for found in partitions:
+                if f"{base}-part{found.number}" in taken:
+                    continue
+                entry = partition_entry(whole, found.number, found.offset, found.length)
+                result += self._named(entry, partial(partition_name, name, found.number))
+        return result
+
+    async def _report_remains(self, parent: Entry, name: str, exc: OSError) -> None:
+        """Report image *name*, which has no header, unless its name is gone too: removed meanwhile.
+
+        What a removal leaves that did not come to its end can be removed again.
+        """
+        try:
+            await self._cache.image_id(parent.pool, parent.namespace, name)
+        except Missing:
+            return
+        self._reports.left_out(f"image {name!a} of {parent.spec}, or what is left of it", exc)
+
+    def _leave_out(self, what: str, exc: OSError) -> None:
+        # What cannot be read must not hide the rest; but where nothing can be read any more, an
+        # empty listing would be a lie that a mirror takes for a deletion.
+        if isinstance(exc, (Fenced, TimedOut)):
+            raise exc
+        self._reports.left_out(what, exc)
+
+    def _named(self, entry: Entry, name: Callable[[], bytes]) -> list[Item]:
+        try:
+            return [(name(), entry)]
+        except ValueError as exc:
+            self._reports.left_out(entry.spec, exc)
+            return []
