@@ -104,7 +104,7 @@ class Image:
         It is so before whoever asked for the change is answered. What begins after this number
         was read, and before another change is complete, sees what all changes have made.
         """
-        return self._changes + getattr(self.binding, "written", 0)
+        return self._changes + getattr(self.binding, "completed_writes", 0)
 
     def check(self) -> None:
         """Raise OSError where the image has failed for good: fenced, or a request timed out."""

@@ -17,29 +17,20 @@ cdef extern from "src/extents.h" nogil:
 
     int extents_add(uint64_t offset, size_t length, int exists, void *arg)
 
-cdef extern from "src/watch.h" nogil:
-    void image_updated(void *arg)
-
-cdef extern from "src/image.h" nogil:
-    struct image:
+cdef extern from "src/open_image.h" nogil:
+    struct open_image:
         rbd_image_t rbd
-        unsigned long long written
+        unsigned long long completed_writes
         int failed
-        unsigned running_count, parked_count, max_requests, handles
-        size_t max_bytes
-        bint suspended
 
-    image *image_new(rbd_image_t rbd)
-    void image_unref(image *image)
-    bint image_begin_foreign(image *image)
-    void image_end_foreign(image *image)
-    int image_quiesce(image *image, const timespec *deadline)
-    int image_wait_idle(image *image, const timespec *deadline)
-    void image_limit(image *image, unsigned max_requests, size_t max_bytes)
-    void image_suspend(image *image)
+    open_image *open_image_new(rbd_image_t rbd)
+    void open_image_unref(open_image *image)
+    bint open_image_begin_call(open_image *image)
+    void open_image_end_call(open_image *image)
+    int open_image_quiesce(open_image *image, const timespec *deadline)
 
-cdef extern from "src/handle.h" nogil:
-    struct handle_options:
+cdef extern from "src/registration.h" nogil:
+    struct registration_options:
         uint64_t fh, offset, length
         bint readable, writable, ignore_sync
         uint32_t open_flags
@@ -47,23 +38,17 @@ cdef extern from "src/handle.h" nogil:
     struct table:
         pass
 
-    struct handle:
-        uint64_t offset, length
+    struct registration:
+        pass
 
-    handle *table_find(table *table, uint64_t fh)
-    handle *table_remove(table *table, uint64_t fh)
-    void handle_unref(handle *handle)
+    registration *table_remove(table *table, uint64_t fh)
+    void registration_unref(registration *registration)
 
-cdef extern from "src/request.h" nogil:
-    void request_fail_all(image *image, int error)
-    void request_resume(image *image)
+cdef extern from "src/block.h" nogil:
+    enum: LARGE_BYTES
 
 cdef extern from "src/mux.h" nogil:
-    enum: LARGE_BYTES
-    enum: MAX_READERS
-
     struct mux_settings:
-        unsigned readers
         uint32_t max_write
         uint16_t max_background
         unsigned image_requests
@@ -77,7 +62,7 @@ cdef extern from "src/mux.h" nogil:
     struct mux_gauges:
         size_t active
         long unreplied
-        size_t handles
+        size_t registered
 
     struct mux:
         int ended, ended_fd
@@ -86,17 +71,21 @@ cdef extern from "src/mux.h" nogil:
         size_t init_length
         char *init
 
+    mux_gauges mux_read_gauges(mux *mux)
+    int mux_register(mux *mux, open_image *image, const registration_options *options)
+    int mux_set_length(mux *mux, uint64_t fh, uint64_t length)
+
+cdef extern from "src/reply.h" nogil:
+    int mux_reply_extra(mux *mux, const char *message, size_t length)
+
+cdef extern from "src/lifecycle.h" nogil:
     mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, const mux_settings *settings)
     int mux_start(mux *mux, const char *init, size_t init_length)
     int mux_drain(mux *mux, bint everything, const timespec *deadline)
     int mux_stop(mux *mux, const timespec *deadline)
-    mux_gauges mux_read_gauges(mux *mux)
     void mux_free(mux *mux)
-    int mux_reply_extra(mux *mux, const char *message, size_t length)
-    int mux_register(mux *mux, image *image, const handle_options *options)
-    int mux_set_length(mux *mux, uint64_t fh, uint64_t length)
 
 cdef extern from "src/abi.h" nogil:
     const uint64_t FUSE_PARALLEL_DIROPS, FUSE_ASYNC_DIO, FUSE_MAX_PAGES
     const uint64_t FUSE_DIRECT_IO_ALLOW_MMAP, FUSE_HAS_RESEND, FUSE_WRITEBACK_CACHE
-    const int FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PARALLEL_DIRECT_WRITES
+    const int FOPEN_PARALLEL_DIRECT_WRITES

@@ -1,7 +1,5 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.time cimport time_t
-from posix.time cimport timespec
 
 from rbdfs.datapath.c_rados cimport rados_ioctx_t
 
@@ -12,19 +10,6 @@ cdef extern from "rbd/librbd.h" nogil:
 
     ctypedef enum rbd_lock_mode_t:
         RBD_LOCK_MODE_EXCLUSIVE
-        RBD_LOCK_MODE_SHARED
-
-    ctypedef struct rbd_image_info_t:
-        uint64_t size
-        uint64_t obj_size
-        uint64_t num_objs
-        int order
-        char *block_name_prefix
-
-    ctypedef struct rbd_snap_info_t:
-        uint64_t id
-        uint64_t size
-        const char *name
 
     ctypedef struct rbd_image_watcher_t:
         char *addr
@@ -39,34 +24,17 @@ cdef extern from "rbd/librbd.h" nogil:
                                  const char *snap)
     int rbd_close(rbd_image_t image)
     int rbd_snap_set_by_id(rbd_image_t image, uint64_t snap_id)
-    int rbd_snap_list(rbd_image_t image, rbd_snap_info_t *snaps, int *max_snaps)
-    void rbd_snap_list_end(rbd_snap_info_t *snaps)
-    int rbd_snap_get_timestamp(rbd_image_t image, uint64_t snap_id, timespec *timestamp)
 
     int rbd_get_size(rbd_image_t image, uint64_t *size)
-    int rbd_stat(rbd_image_t image, rbd_image_info_t *info, size_t size)
     int rbd_get_features(rbd_image_t image, uint64_t *features)
     int rbd_get_flags(rbd_image_t image, uint64_t *flags)
-    int rbd_get_id(rbd_image_t image, char *id, size_t size)
-    int rbd_get_name(rbd_image_t image, char *name, size_t *size)
-    int rbd_get_create_timestamp(rbd_image_t image, timespec *timestamp)
-    int rbd_get_access_timestamp(rbd_image_t image, timespec *timestamp)
-    int rbd_get_modify_timestamp(rbd_image_t image, timespec *timestamp)
 
     int rbd_resize2(rbd_image_t image, uint64_t size, bint allow_shrink,
                     librbd_progress_fn_t progress, void *arg)
-    int rbd_flush(rbd_image_t image)
-    int rbd_invalidate_cache(rbd_image_t image)
     int rbd_lock_acquire(rbd_image_t image, rbd_lock_mode_t mode)
-    int rbd_lock_release(rbd_image_t image)
     int rbd_is_exclusive_lock_owner(rbd_image_t image, int *is_owner)
-    int rbd_lock_get_owners(rbd_image_t image, rbd_lock_mode_t *mode, char **owners, size_t *count)
-    void rbd_lock_get_owners_cleanup(char **owners, size_t count)
     int rbd_watchers_list(rbd_image_t image, rbd_image_watcher_t *watchers, size_t *count)
     void rbd_watchers_list_cleanup(rbd_image_watcher_t *watchers, size_t count)
-    int rbd_update_watch(rbd_image_t image, uint64_t *handle, void (*callback)(void *) nogil,
-                         void *arg)
-    int rbd_update_unwatch(rbd_image_t image, uint64_t handle)
     int rbd_diff_iterate2(rbd_image_t image, const char *from_snap, uint64_t offset,
                           uint64_t length, uint8_t include_parent, uint8_t whole_object,
                           int (*callback)(uint64_t, size_t, int, void *) nogil, void *arg)

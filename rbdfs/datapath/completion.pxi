@@ -4,7 +4,8 @@
 cdef class Completion:
     """A request under way in librbd, as rbd.Completion: given to its callback."""
 
-    cdef _OpenImage owner
+    cdef c_mux.open_image *image
+    cdef c_rbd.rbd_completion_t handle
     cdef object callback
     cdef object data  # what librbd reads from or writes to
     cdef bint returns_data
@@ -15,16 +16,16 @@ cdef class Completion:
         return self.result
 
 
-cdef void completed(c_rbd.rbd_completion_t handle, void *arg) noexcept with gil:
+cdef void on_python_completion(c_rbd.rbd_completion_t handle, void *arg) noexcept with gil:
     """On a thread of librbd.  What the callback raises is reported as unraisable."""
     cdef Completion completion = <Completion>arg
     Py_DECREF(completion)
     completion.result = c_rbd.rbd_aio_get_return_value(handle)
     c_rbd.rbd_aio_release(handle)
     # Before the callback, so that an image can be closed after it.
-    c_mux.image_end_foreign(completion.owner.image)
+    c_mux.open_image_end_call(completion.image)
     callback, data = completion.callback, completion.data
-    completion.callback = completion.data = completion.owner = None
+    completion.callback = completion.data = None
     if not completion.returns_data:
         callback(completion)
     elif completion.result < 0:

@@ -25,9 +25,3 @@ cdef bytes encoded(object text, str what):
 
 cdef str decoded(const char *text):
     return (<bytes>text).decode("utf-8", "surrogateescape")
-
-
-cdef object moment(timespec *timestamp):
-    """As the rbd module has it: UTC, without a zone."""
-    seconds = datetime.fromtimestamp(timestamp.tv_sec, timezone.utc).replace(tzinfo=None)
-    return seconds.replace(microsecond=timestamp.tv_nsec // 1000)

@@ -1,22 +1,24 @@
-# The life of an open image or snapshot. image_metadata.pxi and image_io.pxi add what can be done with it.
+# An open image or snapshot: its life, what is asked about it, and its requests by Python.
 
 LOCK_MODE_EXCLUSIVE = c_rbd.RBD_LOCK_MODE_EXCLUSIVE
-LOCK_MODE_SHARED = c_rbd.RBD_LOCK_MODE_SHARED
 
-ctypedef int (*timestamp_getter)(c_rbd.rbd_image_t, timespec *) noexcept nogil
 ctypedef int (*value_getter)(c_rbd.rbd_image_t, uint64_t *) noexcept nogil
-ctypedef int (*command)(c_rbd.rbd_image_t) noexcept nogil
 
 
-cdef class _OpenImage:
-    """Opening and closing, and the count of calls under way."""
+cdef class Image:
+    """An image, by its name or its id, or a snapshot of it by name (str, bytes) or id (int).
 
-    cdef c_mux.image *image
+    A snapshot is read-only, and so is an image with `read_only`, which needs no right to write and
+    leaves no watch.  Close it explicitly: an Image that is collected open stays open, with a warning,
+    because closing one may block for ever.
+
+    It has the methods of `rbd.Image` that rbdfs uses.  Its C half is a `struct open_image`.
+    """
+
+    cdef c_mux.open_image *image
     cdef readonly Ioctx ioctx
     cdef readonly str spec
     cdef readonly bint read_only
-    cdef uint64_t watch
-    cdef bint watched
 
     def __cinit__(self):
         self.image = NULL
@@ -36,7 +38,7 @@ cdef class _OpenImage:
             self.spec += f"@{snapshot if isinstance(snapshot, int) else os.fsdecode(snapshot)}"
         self.ioctx = ioctx
         rbd = self._open(name, image_id, snapshot)
-        self.image = c_mux.image_new(rbd)
+        self.image = c_mux.open_image_new(rbd)
         if self.image == NULL:
             with nogil:
                 c_rbd.rbd_close(rbd)
@@ -78,77 +80,214 @@ cdef class _OpenImage:
     def __dealloc__(self):
         if self.image != NULL:
             warnings.warn("an Image was not closed", ResourceWarning)
-            c_mux.image_unref(self.image)
+            c_mux.open_image_unref(self.image)
 
     @property
     def failed(self):
-        """0, or the errno that every request is answered with: fenced, timed out, or Mux.fail()."""
+        """0, or the errno that every request is answered with: the image was fenced or timed out."""
         return self.image.failed if self.image != NULL else 0
 
     @property
-    def written(self):
+    def completed_writes(self):
         """How many writes of the kernel are complete: counted before they are answered."""
-        return self.image.written if self.image != NULL else 0
+        return self.image.completed_writes if self.image != NULL else 0
 
     # Every call of librbd is counted, so that close() waits for it.
 
-    cdef c_rbd.rbd_image_t _begin(self) except NULL:
-        if self.image == NULL or not c_mux.image_begin_foreign(self.image):
+    cdef c_mux.open_image *_begin(self) except NULL:
+        """Count a call: EBADF if the image is closed.  Each one ends with open_image_end_call()."""
+        if self.image == NULL or not c_mux.open_image_begin_call(self.image):
             raise OSError(EBADF, f"{self.spec} is closed")
-        return self.image.rbd
-
-    cdef int _end(self, int64_t result, str action) except -1:
-        c_mux.image_end_foreign(self.image)
-        if result < 0:
-            raise error_of(result, f"{action} {self.spec}")
-        return 0
+        return self.image
 
     cdef uint64_t _value(self, value_getter get, str action) except? 0:
-        cdef c_rbd.rbd_image_t rbd = self._begin()
+        cdef c_mux.open_image *image = self._begin()
         cdef uint64_t value = 0
         cdef int result
         with nogil:
-            result = get(rbd, &value)
-        self._end(result, action)
+            result = get(image.rbd, &value)
+            c_mux.open_image_end_call(image)
+        check(result, f"{action} {self.spec}")
         return value
 
-    cdef object _timestamp(self, timestamp_getter get, str action):
-        cdef c_rbd.rbd_image_t rbd = self._begin()
-        cdef timespec value
-        cdef int result
-        with nogil:
-            result = get(rbd, &value)
-        self._end(result, action)
-        return moment(&value)
+    def size(self):
+        """The size in bytes."""
+        return self._value(c_rbd.rbd_get_size, "size of")
 
-    cdef int _run(self, command run, str action) except -1:
-        cdef c_rbd.rbd_image_t rbd = self._begin()
+    def features(self):
+        """The bit mask of its features."""
+        return self._value(c_rbd.rbd_get_features, "features of")
+
+    def flags(self):
+        """The bit mask of its flags: an invalid object map, an invalid fast-diff."""
+        return self._value(c_rbd.rbd_get_flags, "flags of")
+
+    def lock_acquire(self, mode):
+        """Take the exclusive lock, and with LOCK_MODE_EXCLUSIVE keep it until close().
+
+        EROFS if another client holds it in exclusive mode, EBUSY or EAGAIN if it is not to be had.
+        """
+        cdef c_rbd.rbd_lock_mode_t lock_mode = mode
+        cdef c_mux.open_image *image = self._begin()
         cdef int result
         with nogil:
-            result = run(rbd)
-        return self._end(result, action)
+            result = c_rbd.rbd_lock_acquire(image.rbd, lock_mode)
+            c_mux.open_image_end_call(image)
+        check(result, f"lock {self.spec}")
+
+    def is_exclusive_lock_owner(self):
+        cdef c_mux.open_image *image = self._begin()
+        cdef int owner = 0, result
+        with nogil:
+            result = c_rbd.rbd_is_exclusive_lock_owner(image.rbd, &owner)
+            c_mux.open_image_end_call(image)
+        check(result, f"lock owner of {self.spec}")
+        return owner == 1
+
+    def watchers_list(self):
+        """Iterate over {addr, id, cookie}: the clients that have the image open for writing."""
+        cdef c_mux.open_image *image = self._begin()
+        cdef c_rbd.rbd_image_watcher_t *watchers = NULL
+        cdef size_t count = 16
+        cdef int result = -ERANGE
+        with nogil:
+            # librbd says how many there are when there are more; the next call may see yet more.
+            while result == -ERANGE:
+                free(watchers)
+                watchers = <c_rbd.rbd_image_watcher_t *>calloc(
+                    count, sizeof(c_rbd.rbd_image_watcher_t))
+                result = -ENOMEM
+                if watchers != NULL:
+                    result = c_rbd.rbd_watchers_list(image.rbd, watchers, &count)
+            c_mux.open_image_end_call(image)
+        try:
+            check(result, f"watchers of {self.spec}")
+            found = [
+                {
+                    "addr": decoded(watchers[i].addr),
+                    "id": watchers[i].id,
+                    "cookie": watchers[i].cookie,
+                }
+                for i in range(count)
+            ]
+            c_rbd.rbd_watchers_list_cleanup(watchers, count)
+            return iter(found)
+        finally:
+            free(watchers)
+
+    def allocated_extents(self, bint whole_object=True, bint include_parent=True):
+        """What was ever written, from one diff of the whole image: bytes of (offset, length, exists).
+
+        Three native 64-bit numbers an extent (`memoryview(...).cast("Q")`), neighbours joined;
+        `exists` 0 is an extent that was zeroed.  `whole_object` reports whole objects, and needs no
+        look at each object where the image has a valid fast-diff.
+        """
+        cdef c_mux.open_image *image = self._begin()
+        cdef c_mux.extents found
+        cdef uint64_t size = 0
+        cdef int result
+        found.items, found.count, found.capacity = NULL, 0, 0
+        with nogil:
+            result = c_rbd.rbd_get_size(image.rbd, &size)
+            if result >= 0 and size:
+                result = c_rbd.rbd_diff_iterate2(image.rbd, NULL, 0, size, include_parent,
+                                                 whole_object, c_mux.extents_add, &found)
+            c_mux.open_image_end_call(image)
+        try:
+            check(result, f"extents of {self.spec}")
+            return (<char *>found.items)[:found.count * sizeof(c_mux.extent)]
+        finally:
+            free(found.items)
+
+    def resize(self, uint64_t size, bint allow_shrink=True):
+        """Give the image `size` bytes; what lies beyond is gone."""
+        cdef c_mux.open_image *image = self._begin()
+        cdef int result
+        with nogil:
+            result = c_rbd.rbd_resize2(image.rbd, size, allow_shrink, no_progress, NULL)
+            c_mux.open_image_end_call(image)
+        check(result, f"resize to {size} {self.spec}")
+
+    def aio_read(self, uint64_t offset, size_t length, oncomplete):
+        """Call oncomplete(completion, data or None) on a thread of librbd."""
+        data = PyBytes_FromStringAndSize(NULL, length)
+        cdef char *buffer = PyBytes_AS_STRING(data)
+        cdef Completion completion = self._begin_aio(oncomplete, data)
+        cdef int result
+        completion.returns_data = True
+        with nogil:
+            result = c_rbd.rbd_aio_read(
+                completion.image.rbd, offset, length, buffer, completion.handle)
+        return self._submitted(completion, result, f"read {offset}~{length} of")
+
+    def aio_write(self, bytes data not None, uint64_t offset, oncomplete):
+        """Call oncomplete(completion) on a thread of librbd, as the next two."""
+        cdef const char *buffer = PyBytes_AS_STRING(data)
+        cdef size_t length = PyBytes_GET_SIZE(data)
+        cdef Completion completion = self._begin_aio(oncomplete, data)
+        cdef int result
+        with nogil:
+            result = c_rbd.rbd_aio_write(
+                completion.image.rbd, offset, length, buffer, completion.handle)
+        return self._submitted(completion, result, f"write {offset}~{length} of")
+
+    def aio_flush(self, oncomplete):
+        cdef Completion completion = self._begin_aio(oncomplete, None)
+        cdef int result
+        with nogil:
+            result = c_rbd.rbd_aio_flush(completion.image.rbd, completion.handle)
+        return self._submitted(completion, result, "flush")
+
+    def aio_write_zeroes(self, uint64_t offset, size_t length, oncomplete, int zero_flags=0):
+        cdef Completion completion = self._begin_aio(oncomplete, None)
+        cdef int result
+        with nogil:
+            result = c_rbd.rbd_aio_write_zeroes(
+                completion.image.rbd, offset, length, completion.handle, zero_flags, 0)
+        return self._submitted(completion, result, f"zero {offset}~{length} of")
+
+    cdef Completion _begin_aio(self, oncomplete, data):
+        """Count a call, and make its completion, with a reference that the callback drops."""
+        cdef c_mux.open_image *image = self._begin()
+        cdef Completion completion = Completion.__new__(Completion)
+        # A failed image answers everybody so, not only the kernel.
+        cdef int result = -image.failed
+        if result == 0:
+            result = c_rbd.rbd_aio_create_completion(
+                <void *>completion, on_python_completion, &completion.handle)
+        if result < 0:
+            c_mux.open_image_end_call(image)
+            raise error_of(result, f"request of {self.spec}")
+        completion.image, completion.callback, completion.data = image, oncomplete, data
+        Py_INCREF(completion)
+        return completion
+
+    cdef Completion _submitted(self, Completion completion, int result, str action):
+        if result < 0:
+            c_rbd.rbd_aio_release(completion.handle)
+            Py_DECREF(completion)
+            c_mux.open_image_end_call(completion.image)
+            raise error_of(result, f"{action} {self.spec}")
+        return completion
 
     def close(self, timeout=None):
         """Wait for the requests under way, and close.  `timeout` (s) bounds the waiting, not librbd.
 
-        EBUSY if handles are registered, ETIMEDOUT if requests are still under way; the image goes on
+        EBUSY if files are registered, ETIMEDOUT if requests are still under way; the image goes on
         then.  Closing blocks while the cluster is away.
         """
         cdef timespec deadline = c_mux.deadline_in(86400 if timeout is None else timeout)
-        cdef c_mux.image *image = self.image
-        cdef c_rbd.rbd_image_t rbd
+        cdef c_mux.open_image *image = self.image
         cdef int result
         if image == NULL:
             return
         with nogil:
-            result = c_mux.image_quiesce(image, &deadline)
+            result = c_mux.open_image_quiesce(image, &deadline)
         check(-result, f"close {self.spec}")
-        rbd, self.image = image.rbd, NULL
+        self.image = NULL
         with nogil:
-            if self.watched:
-                c_rbd.rbd_update_unwatch(rbd, self.watch)
-            result = c_rbd.rbd_close(rbd)
-        c_mux.image_unref(image)
+            result = c_rbd.rbd_close(image.rbd)
+            c_mux.open_image_unref(image)
         self.ioctx.images -= 1
         check(result, f"close {self.spec}")
 

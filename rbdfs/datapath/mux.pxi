@@ -1,7 +1,5 @@
-# The multiplexer. src/mux.h has its thread model.
+# The multiplexer. src/mux.h has its thread model and the order of its locks.
 
-FOPEN_DIRECT_IO = c_mux.FOPEN_DIRECT_IO
-FOPEN_KEEP_CACHE = c_mux.FOPEN_KEEP_CACHE
 FOPEN_PARALLEL_DIRECT_WRITES = c_mux.FOPEN_PARALLEL_DIRECT_WRITES
 FUSE_WRITEBACK_CACHE = c_mux.FUSE_WRITEBACK_CACHE
 MAX_WRITE = c_mux.LARGE_BYTES
@@ -17,12 +15,6 @@ INIT_FLAGS = (
 
 cdef int descriptor(fd) except -1:
     return fd if isinstance(fd, int) else fd.fileno()
-
-
-cdef c_mux.image *image_of(Image image) except NULL:
-    if image.image == NULL:
-        raise OSError(EBADF, f"{image.spec} is closed")
-    return image.image
 
 
 cdef class Mux:
@@ -46,22 +38,19 @@ cdef class Mux:
     def __cinit__(self):
         self.mux = NULL
 
-    def __init__(self, fuse_fd, pyfuse3_socket, extra_socket, *, unsigned readers=1,
+    def __init__(self, fuse_fd, pyfuse3_socket, extra_socket, *,
                  uint32_t max_write=c_mux.LARGE_BYTES, max_background=1024,
                  unsigned image_requests=256, size_t image_bytes=64 << 20,
                  uint64_t init_set=INIT_FLAGS, uint64_t init_clear=0):
         cdef c_mux.mux_settings settings
         if self.mux != NULL:
             raise RuntimeError("a Mux is set up once")
-        if not 1 <= readers <= c_mux.MAX_READERS:
-            raise ValueError(f"readers: 1 to {c_mux.MAX_READERS}")
         if not 4096 <= max_write <= c_mux.LARGE_BYTES:
             raise ValueError(f"max_write: 4096 to {c_mux.LARGE_BYTES}")
         if not 1 <= max_background <= 65535:
             raise ValueError("max_background: 1 to 65535")
         if not image_requests:
             raise ValueError("image_requests: 1 or more")
-        settings.readers = readers
         settings.max_write = max_write
         settings.max_background = max_background
         settings.image_requests = image_requests
@@ -112,16 +101,18 @@ cdef class Mux:
 
     def register(self, uint64_t fh, Image image not None, uint64_t offset, uint64_t length, *,
                  bint readable, bint writable, uint32_t open_flags=0, bint ignore_sync=False):
-        """Serve `fh`, before OPEN is answered with it: `length` bytes of the image from `offset`.
+        """Serve the file `fh`, before OPEN is answered with it: `length` bytes of the image from `offset`.
 
         `open_flags` (FOPEN_*) are added to the reply.  With `ignore_sync` FSYNC, FLUSH and O_DSYNC do
-        nothing.  A number may be used again only after unregister() or the kernel's RELEASE, which
-        ends a handle when its last request is complete and is passed on to pyfuse3 then.  A WRITE
-        that leaves the file, or the wrong kind of handle, goes to pyfuse3.
-        EEXIST, EBUSY if the image is being closed.
+        nothing.  A number may be used again only after unregister() or the kernel's RELEASE, which ends
+        the registration when its last request is complete, and is passed on to pyfuse3 then.  A WRITE
+        that leaves the file, or that the file does not allow, goes to pyfuse3.
+        EEXIST, EBADF or EBUSY if the image is closed or being closed.
         """
-        cdef c_mux.handle_options options
+        cdef c_mux.registration_options options
         cdef int result
+        if image.image == NULL:
+            raise OSError(EBADF, f"{image.spec} is closed")
         if offset > INT64_MAX or length > INT64_MAX - offset:
             raise ValueError("offset and length leave the range of a file offset")
         if writable and image.read_only:
@@ -129,50 +120,20 @@ cdef class Mux:
         options.fh, options.offset, options.length = fh, offset, length
         options.readable, options.writable = readable, writable
         options.ignore_sync, options.open_flags = ignore_sync, open_flags
-        result = c_mux.mux_register(self.mux, image_of(image), &options)
+        result = c_mux.mux_register(self.mux, image.image, &options)
         check(-result, f"fh {fh} of {image.spec}")
 
     def unregister(self, uint64_t fh):
         """Pass what comes for `fh` on to pyfuse3; requests under way go on.  False if it is unknown."""
-        cdef c_mux.handle *handle = c_mux.table_remove(&self.mux.table, fh)
-        if handle != NULL:
+        cdef c_mux.registration *registration = c_mux.table_remove(&self.mux.table, fh)
+        if registration != NULL:
             with nogil:
-                c_mux.handle_unref(handle)
-        return handle != NULL
+                c_mux.registration_unref(registration)
+        return registration != NULL
 
     def set_length(self, uint64_t fh, uint64_t length):
         """The file's new length in bytes; ENOENT if `fh` is unknown."""
         check(-c_mux.mux_set_length(self.mux, fh, length), f"fh {fh}: length {length}")
-
-    def fail(self, Image image not None, int error):
-        """Answer every request of the image with this errno, those under way and all that follow.
-
-        What librbd has may still reach the cluster; its handles stay busy until librbd is done.  An
-        Image's own aio_* refuses new requests too, and lets those under way finish.
-        """
-        cdef c_mux.image *which = image_of(image)
-        if error <= 0:
-            raise ValueError("an errno is positive")
-        with nogil:
-            c_mux.request_fail_all(which, error)
-
-    def suspend(self, Image image not None):
-        """Hold new requests of the image until resume(); those under way go on."""
-        c_mux.image_suspend(image_of(image))
-
-    def resume(self, Image image not None):
-        cdef c_mux.image *which = image_of(image)
-        with nogil:
-            c_mux.request_resume(which)
-
-    def wait_idle(self, Image image not None, double timeout):
-        """Wait until librbd has no request of the image; ETIMEDOUT after `timeout` s."""
-        cdef c_mux.image *which = image_of(image)
-        cdef timespec deadline = c_mux.deadline_in(timeout)
-        cdef int result
-        with nogil:
-            result = c_mux.image_wait_idle(which, &deadline)
-        check(-result, f"requests of {image.spec}")
 
     def reply(self, bytes message not None):
         """Answer a request that came by extra_socket.  ENOENT if nobody wants the answer any more."""
@@ -185,7 +146,7 @@ cdef class Mux:
 
     def stats(self):
         """Counters by name: src/mux.h says what they count.  `active`: in librbd or parked;
-        `unreplied`: in pyfuse3 or Python; `handles`: registered."""
+        `unreplied`: in pyfuse3 or Python; `registered`: files."""
         cdef c_mux.mux_stats *stats = &self.mux.stats
         cdef c_mux.mux_gauges gauges = c_mux.mux_read_gauges(self.mux)
         return {
@@ -203,19 +164,18 @@ cdef class Mux:
             "reply_errors": stats.reply_errors,
             "active": gauges.active,
             "unreplied": gauges.unreplied,
-            "handles": gauges.handles,
+            "registered": gauges.registered,
         }
 
     def drain(self, double timeout):
         """Stop reading from the kernel, and wait until nobody has a request: librbd, pyfuse3, Python.
 
-        For a connection that another process goes on with.  ETIMEDOUT after `timeout` s.  Requests of
-        a suspended image have to be resumed or failed first.
+        For a connection that another process goes on with.  ETIMEDOUT after `timeout` s.
         """
         self._wait(timeout, True)
 
     def stop(self, double timeout):
-        """Stop reading, wait until librbd is done, end the threads, forget all handles.
+        """Stop reading, wait until librbd is done, end the threads, unregister all files.
 
         Call it after pyfuse3.main() has ended, because the sockets are shut down.  ETIMEDOUT after
         `timeout` s: requests are still under way, the images cannot be closed, the memory stays;

@@ -1,8 +1,9 @@
-"""Fixtures: a client of the native data path, and images of it."""
+"""Fixtures: images of the native data path, on a cluster and on a librbd that the test commands."""
 
 from __future__ import annotations
 
 import itertools
+import shutil
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ try:
     from rbdfs.datapath import native
 except ImportError:
     collect_ignore = [
-        f"test_{name}.py" for name in ("fuzz", "mount", "mux", "mux_replies", "native")
+        f"test_{name}.py" for name in ("fuzz", "mount", "mux", "mux_replies", "native", "requests")
     ]
 
 if TYPE_CHECKING:
@@ -22,8 +23,14 @@ if TYPE_CHECKING:
 
     from rbdfs.datapath.native import Image, Ioctx
     from tests.support.ceph import Ceph
+    from tests.support.fake_librbd import FakeLibrbd
 
 SIZE = 8 << 20
+
+
+def name_of(image: Image) -> str:
+    """The name of an image that new_image() has made."""
+    return image.spec.rpartition("/")[2]
 
 
 def pytest_report_header() -> list[str]:
@@ -59,3 +66,19 @@ def new_image(ceph: Ceph, pool: str, ioctx: Ioctx) -> Iterator[Callable[..., Ima
 @pytest.fixture
 def image(new_image: Callable[..., Image]) -> Image:
     return new_image()
+
+
+@pytest.fixture(scope="session")
+def _fake_librbd(tmp_path_factory: pytest.TempPathFactory) -> FakeLibrbd:
+    from tests.support.fake_librbd import FakeLibrbd
+
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed: the librbd of the test cannot be built")
+    return FakeLibrbd(tmp_path_factory.mktemp("fake_librbd"))
+
+
+@pytest.fixture
+def librbd(_fake_librbd: FakeLibrbd) -> FakeLibrbd:
+    """A librbd in memory, as if it had just begun."""
+    _fake_librbd.reset()
+    return _fake_librbd

@@ -208,15 +208,6 @@ async def obey(operations: Operations) -> None:
         elif command == "rss":
             pages = int((await trio.Path("/proc/self/statm").read_text()).split()[1])
             say(pages * 4096)
-        elif command == "fail":
-            mux.fail(files[arguments[0]].image, arguments[1])
-            say(None)
-        elif command == "suspend":
-            mux.suspend(files[arguments[0]].image)
-            say(None)
-        elif command == "resume":
-            mux.resume(files[arguments[0]].image)
-            say(None)
         elif command == "released":
             say(operations.released)
         elif command == "length":

@@ -17,10 +17,9 @@ from tests.support.conditions import eventually
 from tests.support.fake_kernel import FakeKernel, fake_kernel, read_body, write_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rbdfs.datapath.native import Image
-    from tests.support.ceph import Ceph
 
 FH, OTHER_FH = 7, 8
 WRITE_OUT = struct.Struct("=I4x")
@@ -94,23 +93,6 @@ def test_what_a_handle_does_not_allow_goes_to_pyfuse3(kernel: FakeKernel, image:
     kernel.mux.drain(fuse.TIMEOUT_S)
 
 
-def test_release_follows_the_last_request(kernel: FakeKernel, image: Image) -> None:
-    kernel.mux.suspend(image)
-    read = kernel.send(fuse.READ, read_body(FH, 0, 512))
-    release = kernel.send_release(FH)
-    assert kernel.is_quiet(kernel.pyfuse3)
-    # The number may name another file by now.
-    kernel.mux.register(FH, image, 4096, 512, readable=True, writable=False)
-    kernel.mux.resume(image)
-    assert kernel.receive().unique == read
-    assert kernel.passed_on()[:2] == (fuse.RELEASE, release)
-    assert kernel.mux.unregister(FH)
-    assert not kernel.mux.unregister(FH)
-    kernel.answer(release)
-    kernel.receive()
-    assert kernel.mux.stats()["handles"] == 0
-
-
 def test_image_closes_only_without_handles(kernel: FakeKernel, image: Image) -> None:
     with pytest.raises(OSError, match="close .*: ") as caught:
         image.close(5.0)
@@ -159,54 +141,10 @@ def test_many_handles(kernel: FakeKernel, image: Image) -> None:
         assert kernel.mux.unregister(fh)
 
 
-def test_stuck_image_stops_nobody_else(
-    kernel: FakeKernel, image: Image, new_image: Callable[..., Image]
-) -> None:
-    other = new_image()
-    kernel.mux.register(OTHER_FH, other, 0, SIZE, readable=True, writable=True)
-    kernel.mux.suspend(image)
-    stuck = [kernel.send(fuse.READ, read_body(FH, 0, 512)) for _ in range(2000)]
-    assert kernel.read(OTHER_FH, 0, 512).error == 0
-    lookup = kernel.send(fuse.LOOKUP, b"name\0")
-    assert kernel.passed_on().unique == lookup
-    kernel.mux.resume(image)
-    # Its limit is 256 at a time: the rest follows.
-    assert {kernel.receive().unique for _ in stuck} == set(stuck)
-
-
 def test_full_socket_to_pyfuse3_stops_nobody_else(kernel: FakeKernel) -> None:
     waiting = [kernel.send(fuse.LOOKUP, bytes(1000)) for _ in range(5000)]
     assert kernel.read(FH, 0, 512).error == 0
     assert [kernel.passed_on().unique for _ in waiting] == waiting
-
-
-def test_failed_image_answers_with_its_errno(kernel: FakeKernel, image: Image) -> None:
-    kernel.mux.suspend(image)
-    parked = [kernel.send(fuse.READ, read_body(FH, 0, 512)) for _ in range(10)]
-    eventually(lambda: kernel.mux.stats()["active"] == 10, what="the reads are parked")
-    kernel.mux.fail(image, errno.ESTALE)
-    assert [kernel.receive()[:2] for _ in parked] == [(unique, errno.ESTALE) for unique in parked]
-    assert kernel.read(FH, 0, 512).error == errno.ESTALE
-    assert kernel.write(FH, 0, b"data").error == errno.ESTALE
-    assert kernel.fsync(FH).error == errno.ESTALE
-    with pytest.raises(OSError, match="failed") as caught:
-        image.aio_flush(print)
-    assert caught.value.errno == errno.ESTALE
-
-
-def test_failing_answers_what_librbd_has(kernel: FakeKernel, image: Image, ceph: Ceph) -> None:
-    with ceph.stalled("osd.0"):
-        unique = kernel.send(fuse.WRITE, write_body(FH, 0, b"data"))
-        eventually(lambda: kernel.mux.stats()["active"], what="the write is under way")
-        kernel.mux.fail(image, errno.ETIMEDOUT)
-        assert kernel.receive() == (unique, errno.ETIMEDOUT, b"")
-        # RELEASE waits for librbd, which may still write.
-        release = kernel.send_release(FH)
-        with pytest.raises(TimeoutError):
-            kernel.mux.wait_idle(image, 0.1)
-        assert kernel.is_quiet(kernel.pyfuse3)
-    assert kernel.passed_on().unique == release
-    assert kernel.is_quiet(kernel.device)
 
 
 def test_what_pyfuse3_does_not_know_goes_to_python(kernel: FakeKernel) -> None:
@@ -226,18 +164,6 @@ def test_what_pyfuse3_does_not_know_goes_to_python(kernel: FakeKernel) -> None:
     assert kernel.passed_to_python().opcode == fuse.FALLOCATE
     kernel.send(fuse.COPY_FILE_RANGE, struct.pack("=7Q", FH, 0, 1, FH, 0, 512, 0))
     assert kernel.passed_to_python().opcode == fuse.COPY_FILE_RANGE
-
-
-def test_interrupt(kernel: FakeKernel, image: Image) -> None:
-    kernel.mux.suspend(image)
-    parked = kernel.send(fuse.READ, read_body(FH, 0, 512))
-    kernel.send(fuse.INTERRUPT, struct.pack("=Q", parked))
-    assert kernel.is_quiet(kernel.pyfuse3)
-    kernel.mux.resume(image)
-    assert kernel.receive() == (parked, 0, bytes(512))
-    lookup = kernel.send(fuse.LOOKUP, b"name\0")
-    interrupt = kernel.send(fuse.INTERRUPT, struct.pack("=Q", lookup))
-    assert [kernel.passed_on().unique for _ in range(2)] == [lookup, interrupt]
 
 
 def test_resent_requests_are_answered_with_their_number(kernel: FakeKernel) -> None:
@@ -302,18 +228,6 @@ def test_end_of_the_connection_is_told(image: Image) -> None:
         assert kernel.mux.ended == errno.ENODEV
 
 
-def test_stop_waits_for_the_requests(kernel: FakeKernel, image: Image) -> None:
-    kernel.mux.suspend(image)
-    kernel.send(fuse.READ, read_body(FH, 0, 512))
-    eventually(lambda: kernel.mux.stats()["active"], what="the read is parked")
-    with pytest.raises(TimeoutError, match="1 requests in librbd"):
-        kernel.mux.stop(0.2)
-    kernel.mux.resume(image)
-    kernel.mux.stop(fuse.TIMEOUT_S)
-    assert kernel.mux.stats()["handles"] == 0
-    assert kernel.receive().payload == bytes(512)
-
-
 def test_drain_waits_for_pyfuse3(kernel: FakeKernel) -> None:
     lookup = kernel.send(fuse.LOOKUP, b"name\0")
     kernel.passed_on()
@@ -324,15 +238,3 @@ def test_drain_waits_for_pyfuse3(kernel: FakeKernel) -> None:
     # The kernel keeps what is not read for the next server.
     kernel.send(fuse.LOOKUP, b"name\0")
     assert kernel.is_quiet(kernel.pyfuse3)
-
-
-def test_limits_of_the_settings(image: Image) -> None:
-    with fake_kernel(readers=2, image_requests=1, image_bytes=1) as kernel:
-        kernel.mux.register(FH, image, 0, SIZE, readable=True, writable=True)
-        sent = {
-            kernel.send(fuse.WRITE, write_body(FH, i * 4096, b"%04d" % i)): i for i in range(500)
-        }
-        for _ in sent:
-            assert kernel.receive().error == 0
-        for i in range(0, 500, 50):
-            assert kernel.read(FH, i * 4096, 4).payload == b"%04d" % i

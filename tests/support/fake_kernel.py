@@ -8,11 +8,11 @@ import struct
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rbdfs.datapath.native import Mux
+from rbdfs.datapath import native
 from rbdfs.kernel import connection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LOOKUP, GETATTR, OPEN, READ, WRITE, STATFS, RELEASE, FSYNC = 1, 3, 14, 15, 16, 17, 18, 20
 GETXATTR, FLUSH, INIT, CREATE, INTERRUPT, FORGET = 22, 25, 26, 35, 36, 2
@@ -50,7 +50,7 @@ class FakeKernel:
     """Sends requests and reads replies; reads as pyfuse3 and as Python what the Mux passes on."""
 
     def __init__(
-        self, device: socket.socket, pyfuse3: socket.socket, extra: socket.socket, mux: Mux
+        self, device: socket.socket, pyfuse3: socket.socket, extra: socket.socket, mux: native.Mux
     ) -> None:
         self.device, self.pyfuse3, self.extra, self.mux = device, pyfuse3, extra, mux
         self._uniques = itertools.count(2, 2)
@@ -121,7 +121,9 @@ def write_body(fh: int, offset: int, data: bytes, flags: int = 0) -> bytes:
 
 
 @contextmanager
-def fake_kernel(*, start: bool = True, **settings: Any) -> Iterator[FakeKernel]:
+def fake_kernel(
+    *, start: bool = True, mux_class: Callable[..., native.Mux] = native.Mux, **settings: Any
+) -> Iterator[FakeKernel]:
     """A running Mux between sockets.  It is stopped at the end: nothing may be left in librbd."""
     with ExitStack() as stack:
         device, pyfuse3 = connection.socket_pair(), connection.socket_pair()
@@ -130,7 +132,7 @@ def fake_kernel(*, start: bool = True, **settings: Any) -> Iterator[FakeKernel]:
         for end in ends:
             stack.enter_context(end)
             end.settimeout(TIMEOUT_S)
-        mux = Mux(device.ours, pyfuse3.ours, extra_mux, **settings)
+        mux = mux_class(device.ours, pyfuse3.ours, extra_mux, **settings)
         if start:
             mux.start()
         stack.callback(mux.stop, TIMEOUT_S)

@@ -3,12 +3,17 @@
 #define RBDFS_ABI_H
 
 #include <linux/fuse.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 #ifndef FUSE_DIRECT_IO_ALLOW_MMAP
 #define FUSE_DIRECT_IO_ALLOW_MMAP (1ULL << 36)
 #endif
 #ifndef FUSE_HAS_RESEND
 #define FUSE_HAS_RESEND (1ULL << 39)
+#endif
+#ifndef FUSE_UNIQUE_RESEND
+#define FUSE_UNIQUE_RESEND (1ULL << 63)
 #endif
 
 /* An opcode is an enum constant, which the preprocessor cannot ask for: so a name of our own. */
@@ -17,5 +22,12 @@
 /* What stands before the data of a WRITE. The kernel refuses a read of the device that leaves no
  * room for this and max_write bytes. */
 #define WRITE_HEAD_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+
+/* Whether the kernel waits for a reply to this opcode. */
+static inline bool has_reply(uint32_t opcode)
+{
+    return opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET && opcode != FUSE_INTERRUPT &&
+           opcode != FUSE_NOTIFY_REPLY;
+}
 
 #endif

@@ -1,4 +1,5 @@
-#include <errno.h>
+#include "amend.h"
+
 #include <string.h>
 
 #include "mux.h"
@@ -51,12 +52,12 @@ static void amend_init(struct mux *mux, struct fuse_init_out *init)
 /* What open_out of an image's file gets beyond what pyfuse3 can say. */
 static void amend_open(struct mux *mux, struct fuse_open_out *open)
 {
-    struct handle *handle = table_find(&mux->table, open->fh);
+    struct registration *registration = table_find(&mux->table, open->fh);
 
-    if (!handle)
+    if (!registration)
         return;
-    open->open_flags |= handle->open_flags;
-    handle_unref(handle);
+    open->open_flags |= registration->open_flags;
+    registration_unref(registration);
 }
 
 static enum init_state take_init_state(struct mux *mux, uint64_t unique)

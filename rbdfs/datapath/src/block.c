@@ -8,8 +8,9 @@ enum {
     /* Idle blocks kept: what a busy mount reuses, without holding a burst's memory for ever. */
     IDLE_SMALL = 512,
     IDLE_LARGE = 64,
-    /* A large block has a huge page of its own. The kernel looks every page of a reply up by itself,
-     * and that is the cheaper the fewer there are: 1 MiB reads took a sixth less CPU in all. */
+    /* A large block has a huge page of its own. The kernel looks every page of a reply up by
+     * itself, and that is the cheaper the fewer there are: 1 MiB reads took a sixth less CPU in
+     * all. */
     HUGE_PAGE_BYTES = 2 << 20,
 };
 

@@ -1,71 +1,68 @@
+#include "dispatch.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
 #include <string.h>
 
-#include "arrival.h"
+#include "amend.h"
+#include "forward.h"
 #include "mux.h"
+#include "reply.h"
 #include "request.h"
 
-/* Begin a request in `block`. The caller's reference to the handle goes with it. */
-static void start(const struct arrival *arrival, struct block *block, struct handle *handle,
-                  enum request_kind kind, uint64_t offset, uint32_t length, bool flush_after)
+/* Begin a request on a registered file, whose reference (the caller's) goes with it, and so does
+ * `data`. */
+static void start(const struct arrival *arrival, struct registration *registration,
+                  enum request_kind kind, uint64_t offset, uint32_t length, struct block *data,
+                  bool flush_after)
 {
-    struct request *request = (void *)block;
+    struct request *request = request_new(arrival->mux, arrival->in->unique);
 
-    request->mux = arrival->mux;
-    request->handle = handle;
-    request->unique = arrival->in->unique;
-    request->kind = kind;
-    request->offset = handle->offset + offset;
-    request->length = length;
-    request->flush_after = flush_after;
-    request->written = false;
-    request_start(request);
-}
-
-/* The same in a block of its own. */
-static void start_new(const struct arrival *arrival, struct handle *handle, enum request_kind kind,
-                      uint64_t offset, uint32_t length)
-{
-    struct block *block = pool_get(&arrival->mux->pool, length);
-
-    if (block) {
-        start(arrival, block, handle, kind, offset, length, false);
-    } else {
+    if (!request) {
+        if (data)
+            pool_put(&arrival->mux->pool, data);
         mux_reply_error(arrival->mux, arrival->in->unique, ENOMEM);
-        handle_unref(handle);
+        registration_unref(registration);
+        return;
     }
+    request->registration = registration;
+    request->kind = kind;
+    request->offset = registration->offset + offset;
+    request->length = length;
+    request->data = data;
+    request->flush_after = flush_after;
+    request_start(request);
 }
 
 static void on_read(const struct arrival *arrival)
 {
     const struct fuse_read_in *read = arrival->body;
     struct mux *mux = arrival->mux;
-    struct handle *handle;
+    struct registration *registration;
     uint64_t length, count = 0;
 
     if (arrival->size < sizeof *read || read->size > LARGE_BYTES) {
         reject(arrival, EINVAL);
         return;
     }
-    handle = table_find(&mux->table, read->fh);
-    if (!handle || !handle->readable) {
-        if (handle)
-            handle_unref(handle);
+    registration = table_find(&mux->table, read->fh);
+    if (!registration || !registration->readable) {
+        if (registration)
+            registration_unref(registration);
         pass_on(arrival);
         return;
     }
-    length = atomic_load(&handle->length);
+    length = atomic_load(&registration->length);
     if (read->offset < length)
         count = length - read->offset < read->size ? length - read->offset : read->size;
     mux_count(&mux->stats.reads, 1);
     mux_count(&mux->stats.bytes_read, count);
     if (count) {
-        start_new(arrival, handle, REQUEST_READ, read->offset, count);
+        start(arrival, registration, REQUEST_READ, read->offset, count, NULL, false);
     } else {
         mux_reply(mux, arrival->in->unique, NULL, 0);
-        handle_unref(handle);
+        registration_unref(registration);
     }
 }
 
@@ -84,11 +81,11 @@ static struct block *take_data(const struct arrival *arrival, const struct fuse_
     return block;
 }
 
-static bool can_write(struct handle *handle, const struct fuse_write_in *write)
+static bool can_write(struct registration *registration, const struct fuse_write_in *write)
 {
-    uint64_t length = atomic_load(&handle->length);
+    uint64_t length = atomic_load(&registration->length);
 
-    return handle->writable && write->size && write->offset <= length &&
+    return registration->writable && write->size && write->offset <= length &&
            write->size <= length - write->offset;
 }
 
@@ -96,19 +93,19 @@ static void on_write(const struct arrival *arrival)
 {
     const struct fuse_write_in *write = arrival->body;
     struct mux *mux = arrival->mux;
-    struct handle *handle;
+    struct registration *registration;
     struct block *block;
 
     if (arrival->size < sizeof *write || arrival->size - sizeof *write != write->size) {
         reject(arrival, EINVAL);
         return;
     }
-    handle = table_find(&mux->table, write->fh);
-    if (handle)
-        atomic_store(&handle->dirty, true);
-    if (!handle || !can_write(handle, write)) {
-        if (handle)
-            handle_unref(handle);
+    registration = table_find(&mux->table, write->fh);
+    if (registration)
+        atomic_store(&registration->dirty, true);
+    if (!registration || !can_write(registration, write)) {
+        if (registration)
+            registration_unref(registration);
         pass_on(arrival);
         return;
     }
@@ -117,38 +114,38 @@ static void on_write(const struct arrival *arrival)
     block = take_data(arrival, write);
     if (!block) {
         mux_reply_error(mux, arrival->in->unique, ENOMEM);
-        handle_unref(handle);
+        registration_unref(registration);
         return;
     }
     /* The kernel leaves O_DSYNC of direct writes to us. */
-    start(arrival, block, handle, REQUEST_WRITE, write->offset, write->size,
-          write->flags & O_DSYNC && !handle->ignore_sync);
+    start(arrival, registration, REQUEST_WRITE, write->offset, write->size, block,
+          write->flags & O_DSYNC && !registration->ignore_sync);
 }
 
-/* FSYNC, and FLUSH, which has something to do only if this handle wrote. */
+/* FSYNC, and FLUSH, which has something to do only if this registration wrote. */
 static void on_sync(const struct arrival *arrival, bool always)
 {
     const uint64_t *fh = arrival->body; /* the first member of both bodies */
     struct mux *mux = arrival->mux;
-    struct handle *handle;
+    struct registration *registration;
     bool dirty;
 
     if (arrival->size < sizeof(struct fuse_fsync_in)) {
         reject(arrival, EINVAL);
         return;
     }
-    handle = table_find(&mux->table, *fh);
-    if (!handle) {
+    registration = table_find(&mux->table, *fh);
+    if (!registration) {
         pass_on(arrival);
         return;
     }
     mux_count(&mux->stats.flushes, 1);
-    dirty = atomic_exchange(&handle->dirty, false);
-    if ((dirty || always) && !handle->ignore_sync) {
-        start_new(arrival, handle, REQUEST_FLUSH, 0, 0);
+    dirty = atomic_exchange(&registration->dirty, false);
+    if ((dirty || always) && !registration->ignore_sync) {
+        start(arrival, registration, REQUEST_FLUSH, 0, 0, NULL, false);
     } else {
         mux_reply(mux, arrival->in->unique, NULL, 0);
-        handle_unref(handle);
+        registration_unref(registration);
     }
 }
 

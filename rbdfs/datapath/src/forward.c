@@ -1,14 +1,11 @@
+#include "forward.h"
+
 #include <errno.h>
 #include <string.h>
 
-#include "arrival.h"
+#include "mux.h"
+#include "reply.h"
 #include "request.h"
-
-bool has_reply(uint32_t opcode)
-{
-    return opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET && opcode != FUSE_INTERRUPT &&
-           opcode != FUSE_NOTIFY_REPLY;
-}
 
 void reject(const struct arrival *arrival, int error)
 {
@@ -30,48 +27,49 @@ void pass_on(const struct arrival *arrival)
 /* Python changes the image for this request: a later FLUSH has something to flush. */
 static void mark_dirty(struct mux *mux, uint64_t fh)
 {
-    struct handle *handle = table_find(&mux->table, fh);
+    struct registration *registration = table_find(&mux->table, fh);
 
-    if (!handle)
+    if (!registration)
         return;
-    atomic_store(&handle->dirty, true);
-    handle_unref(handle);
+    atomic_store(&registration->dirty, true);
+    registration_unref(registration);
 }
 
-/* pyfuse3 hears of it when the last request of the handle is complete: the image may be closed then. */
+/* pyfuse3 hears of it when the last request of the file is complete: the image may be closed
+ * then. */
 void on_release(const struct arrival *arrival)
 {
     const struct fuse_release_in *release = arrival->body;
     struct mux *mux = arrival->mux;
-    struct handle *handle = NULL;
+    struct registration *registration = NULL;
 
     if (arrival->size < sizeof *release) {
         reject(arrival, EINVAL);
         return;
     }
-    handle = table_remove(&mux->table, release->fh);
-    if (handle)
-        handle->release = message_copy((const void *)arrival->in, arrival->in->len);
-    if (handle && handle->release) {
+    registration = table_remove(&mux->table, release->fh);
+    if (registration)
+        registration->release_message = message_copy((const void *)arrival->in, arrival->in->len);
+    if (registration && registration->release_message) {
         mux_count(&mux->stats.passed_on, 1);
         mux_add_unreplied(mux, 1);
     } else {
         pass_on(arrival);
     }
-    if (handle)
-        handle_unref(handle);
+    if (registration)
+        registration_unref(registration);
 }
 
-void on_extra(const struct arrival *arrival, size_t dirty)
+void on_extra(const struct arrival *arrival, size_t fh_offset)
 {
     struct mux *mux = arrival->mux;
     uint64_t fh;
 
-    if (arrival->size < dirty + sizeof fh) {
+    if (arrival->size < fh_offset + sizeof fh) {
         reject(arrival, EINVAL);
         return;
     }
-    memcpy(&fh, (const char *)arrival->body + dirty, sizeof fh);
+    memcpy(&fh, (const char *)arrival->body + fh_offset, sizeof fh);
     if (arrival->in->opcode != FUSE_LSEEK)
         mark_dirty(mux, fh);
     mux_count(&mux->stats.extra, 1);
@@ -83,8 +81,9 @@ void on_extra(const struct arrival *arrival, size_t dirty)
     outlet_send(&mux->extra, (const void *)arrival->in, arrival->in->len);
 }
 
-/* librbd cannot take a request back, so the interrupt of one is left unanswered: the kernel goes on
- * waiting for the request itself. libfuse would answer "not yet", and be asked again, without end. */
+/* librbd cannot take a request back, so the interrupt of one is left unanswered: the kernel goes
+ * on waiting for the request itself. libfuse would answer "not yet", and be asked again, without
+ * end. */
 void on_interrupt(const struct arrival *arrival)
 {
     const struct fuse_interrupt_in *interrupt = arrival->body;
@@ -94,7 +93,7 @@ void on_interrupt(const struct arrival *arrival)
         reject(arrival, EINVAL);
     else if (uniques_contains(&mux->extras, interrupt->unique))
         outlet_send(&mux->extra, (const void *)arrival->in, arrival->in->len);
-    else if (!table_any_image(&mux->table, request_on_image, interrupt->unique))
+    else if (!request_is_known(mux, interrupt->unique))
         pass_on(arrival);
 }
 

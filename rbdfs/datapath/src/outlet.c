@@ -65,7 +65,8 @@ static void append(struct outlet *outlet, struct message *message)
     pthread_cond_signal(&outlet->changed);
 }
 
-/* With the lock held: 0 if the message was taken, EAGAIN if it has to wait, else why it cannot go. */
+/* With the lock held: 0 if the message was taken, EAGAIN if it has to wait, else why it cannot
+ * go. */
 static int try_now(struct outlet *outlet, const char *data, size_t length)
 {
     if (outlet->closed)

@@ -1,8 +1,8 @@
 /* A queue of messages in front of a descriptor that may be slow to take them.
  *
  * Sending never blocks: what the descriptor does not take at once waits in memory, and a thread of
- * the outlet delivers it, in order. The number of messages is bounded by the kernel, which waits for
- * the answers of those it sent.
+ * the outlet delivers it, in order. The number of messages is bounded by the kernel, which waits
+ * for the answers of those it sent.
  */
 #ifndef RBDFS_OUTLET_H
 #define RBDFS_OUTLET_H
@@ -22,7 +22,8 @@ struct outlet {
     int fd;
     /* A socket, which is tried at once; else a device whose write may block: the thread's alone. */
     bool socket;
-    /* Called with a message that could not be delivered, and an errno; must not send to the outlet. */
+    /* Called with a message that could not be delivered, and an errno; must not send to the
+     * outlet. */
     void (*undelivered)(void *arg, const char *data, size_t length, int error);
     void *arg;
 
@@ -49,7 +50,8 @@ void outlet_send_message(struct outlet *outlet, struct message *message);
 /* No more messages: those that wait are undelivered with EPIPE, and so is every later one. The
  * caller shuts the socket down first, if the thread may be blocked in it. */
 void outlet_close(struct outlet *outlet);
-/* Join the thread of a closed outlet; ETIMEDOUT if it has not ended at the deadline (CLOCK_MONOTONIC). */
+/* Join the thread of a closed outlet; ETIMEDOUT if it has not ended at the deadline
+ * (CLOCK_MONOTONIC). */
 int outlet_join(struct outlet *outlet, const struct timespec *deadline);
 void outlet_destroy(struct outlet *outlet);
 

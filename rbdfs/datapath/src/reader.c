@@ -4,9 +4,10 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "dispatch.h"
 #include "mux.h"
 
-/* Wait until the device has something, or the readers have to end: false. */
+/* Wait until the device has something, or the reader has to end: false. */
 static bool wait_readable(struct mux *mux)
 {
     struct pollfd fds[] = {{.fd = mux->fuse_fd, .events = POLLIN},

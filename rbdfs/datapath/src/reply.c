@@ -3,14 +3,9 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <stdlib.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "mux.h"
-
-/* Larger than any reply to a request of LARGE_BYTES. */
-enum { REPLY_BYTES = LARGE_BYTES + (64 << 10) };
 
 /* 0 or an errno. */
 static int write_device(struct mux *mux, const struct iovec *parts, int count)
@@ -60,7 +55,7 @@ void mux_reply_error(struct mux *mux, uint64_t unique, int error)
 }
 
 /* A reply with data failed, with no memory say. An error instead, or the caller waits for ever. */
-static void settle(struct mux *mux, uint64_t unique, int error)
+static void answer_refused(struct mux *mux, uint64_t unique, int error)
 {
     if (is_refused(mux, error))
         is_refused(mux, write_error(mux, unique, EIO));
@@ -71,7 +66,7 @@ void mux_reply(struct mux *mux, uint64_t unique, const void *payload, size_t len
     struct fuse_out_header out = {.len = sizeof out + length, .unique = unique};
     struct iovec parts[] = {{&out, sizeof out}, {(void *)payload, length}};
 
-    settle(mux, unique, write_device(mux, parts, length ? 2 : 1));
+    answer_refused(mux, unique, write_device(mux, parts, length ? 2 : 1));
 }
 
 void mux_reply_in_place(struct mux *mux, uint64_t unique, char *payload, size_t length)
@@ -80,13 +75,21 @@ void mux_reply_in_place(struct mux *mux, uint64_t unique, char *payload, size_t 
     struct iovec part = {out, sizeof *out + length};
 
     *out = (struct fuse_out_header){.len = part.iov_len, .unique = unique};
-    settle(mux, unique, write_device(mux, &part, 1));
+    answer_refused(mux, unique, write_device(mux, &part, 1));
+}
+
+int mux_reply_message(struct mux *mux, uint64_t unique, const char *message, size_t length)
+{
+    struct iovec part = {(void *)message, length};
+    int error = write_device(mux, &part, 1);
+
+    answer_refused(mux, unique, error);
+    return error;
 }
 
 int mux_reply_extra(struct mux *mux, const char *message, size_t length)
 {
     const struct fuse_out_header *out = (const void *)message;
-    struct iovec part = {(void *)message, length};
     int error;
 
     if (length < sizeof *out || out->len != length)
@@ -94,56 +97,7 @@ int mux_reply_extra(struct mux *mux, const char *message, size_t length)
     /* Once only: the number may be another request's by the second time. */
     if (!uniques_remove(&mux->extras, out->unique))
         return ENOENT;
-    error = write_device(mux, &part, 1);
-    settle(mux, out->unique, error);
+    error = mux_reply_message(mux, out->unique, message, length);
     mux_add_unreplied(mux, -1);
     return error;
-}
-
-static void copy_reply(struct mux *mux, char *message, size_t length)
-{
-    const struct fuse_out_header *out = (const void *)message;
-    struct iovec part = {message, length};
-    uint64_t unique;
-
-    if (length < sizeof *out || length > REPLY_BYTES) {
-        mux_count(&mux->stats.reply_errors, 1);
-        /* Cut off by recv: its header is whole. */
-        if (length > REPLY_BYTES && out->unique) {
-            mux_reply_error(mux, out->unique, EIO);
-            mux_add_unreplied(mux, -1);
-        }
-        return;
-    }
-    unique = out->unique;
-    if (!unique) {
-        outlet_send(&mux->notifier, message, length);
-        return;
-    }
-    if (amend_reply(mux, message, length))
-        settle(mux, unique, write_device(mux, &part, 1));
-    /* The lowest bit marks an INTERRUPT, which libfuse answers with EAGAIN when it was too early. */
-    if (!(unique & 1))
-        mux_add_unreplied(mux, -1);
-}
-
-void *replier_main(void *arg)
-{
-    struct mux *mux = arg;
-    char *message = malloc(REPLY_BYTES);
-
-    while (message) {
-        ssize_t length = recv(mux->pyfuse3_fd, message, REPLY_BYTES, MSG_TRUNC);
-
-        if (length < 0 && errno == EINTR)
-            continue;
-        if (length <= 0)
-            break;
-        copy_reply(mux, message, length);
-    }
-    /* Without memory nothing can be served. */
-    if (!message)
-        mux_end(mux, ENOMEM);
-    free(message);
-    return NULL;
 }

@@ -2,47 +2,65 @@
 
 #include <errno.h>
 #include <rbd/librbd.h>
+#include <stdlib.h>
 
 #include "mux.h"
+#include "reply.h"
 
-static void submit(struct request *request);
-static void submit_ready(struct request *first);
+static struct request *request_of(struct turn *turn)
+{
+    return (struct request *)turn; /* its first member */
+}
+
+struct request *request_new(struct mux *mux, uint64_t unique)
+{
+    struct request *request = calloc(1, sizeof *request);
+
+    if (!request)
+        return NULL;
+    request->mux = mux;
+    request->inflight.unique = unique;
+    atomic_init(&request->answered, false);
+    return request;
+}
 
 static void answer(struct request *request, ssize_t result)
 {
     struct mux *mux = request->mux;
+    uint64_t unique = request->inflight.unique;
 
     if (atomic_exchange(&request->answered, true))
         return;
     if (result < 0) {
         mux_count(&mux->stats.errors, 1);
-        mux_reply_error(mux, request->unique, (int)-result);
+        mux_reply_error(mux, unique, (int)-result);
     } else if (request->kind == REQUEST_READ) {
-        mux_reply_in_place(mux, request->unique, block_data(&request->block), request->length);
+        mux_reply_in_place(mux, unique, block_data(request->data), request->length);
     } else if (request->kind == REQUEST_WRITE) {
         struct fuse_write_out out = {.size = request->length};
-        mux_reply(mux, request->unique, &out, sizeof out);
+        mux_reply(mux, unique, &out, sizeof out);
     } else {
-        mux_reply(mux, request->unique, NULL, 0);
+        mux_reply(mux, unique, NULL, 0);
     }
 }
 
-/* Give back what the request holds. Nothing may touch the mux after the last line. */
-static void release(struct request *request)
+/* Free the request and what it holds. */
+static void discard(struct request *request)
 {
-    struct mux *mux = request->mux;
-
-    handle_unref(request->handle);
-    pool_put(&mux->pool, &request->block);
-    mux_end_request(mux);
+    registration_unref(request->registration);
+    if (request->data)
+        pool_put(&request->mux->pool, request->data);
+    mux_end_request(request->mux, &request->inflight);
+    free(request);
 }
 
-static void complete(struct request *request, ssize_t result)
+/* End a running request. Returns those whose turn it is now: they have to be submitted. */
+static struct turn *finish(struct request *request, ssize_t result)
 {
-    struct request *ready;
+    struct turn *ready;
 
-    /* Anything else than what was asked for is an error, and never a short count: librbd clips
-     * at the end of the image, and the bounds were checked against our own idea of it. */
+    /* Anything else than what was asked for is an error, and never a short count: librbd clips at
+     * the end of the image, and the bounds were checked against our own idea of it. */
     if (request->kind == REQUEST_READ && result >= 0 && result != request->length)
         result = -EIO;
     /* A disk has no quota: QEMU pauses its guest upon ENOSPC, and upon nothing else. */
@@ -50,66 +68,84 @@ static void complete(struct request *request, ssize_t result)
         result = -ENOSPC;
     /* The file still has to be flushed. */
     if (request->kind == REQUEST_FLUSH && result < 0)
-        atomic_store(&request->handle->dirty, true);
+        atomic_store(&request->registration->dirty, true);
     if (request->kind == REQUEST_WRITE)
-        atomic_fetch_add(&request->image->written, 1);
+        atomic_fetch_add(&request->image->completed_writes, 1);
     answer(request, result);
-    /* A fenced client stays one under an open file, even when the fence is lifted; and what has timed
-     * out may land at any time, so that nothing may be built upon it. */
+    /* A fenced client stays one under an open file, even when the fence is lifted; and what has
+     * timed out may land at any time, so that nothing may be built upon it. */
     if (result == -ESHUTDOWN || result == -ETIMEDOUT)
         request_fail_all(request->image, (int)-result);
-    ready = image_leave(request->image, request);
-    release(request);
-    submit_ready(ready);
+    ready = open_image_leave(request->image, &request->turn);
+    discard(request);
+    return ready;
 }
 
+static void submit_ready(struct turn *ready);
+static int submit(struct request *request);
+
 /* On a thread of librbd. */
-static void completed(rbd_completion_t completion, void *arg)
+static void on_completion(rbd_completion_t completion, void *arg)
 {
     struct request *request = arg;
     ssize_t result = rbd_aio_get_return_value(completion);
 
     rbd_aio_release(completion);
-    if (request->flush_after && !request->written && result >= 0) {
-        request->written = true;
-        submit(request);
-        return;
+    if (request->flush_after && !request->flushing && result >= 0) {
+        request->flushing = true;
+        result = submit(request);
+        if (!result)
+            return;
     }
-    complete(request, result);
+    submit_ready(finish(request, result));
 }
 
-/* The caller must not touch the request any more: it may be complete when this returns. */
-static void submit(struct request *request)
+/* Give a running request to librbd: 0, and it may be complete already, or a negative errno. */
+static int submit(struct request *request)
 {
     rbd_image_t rbd = request->image->rbd;
-    char *data = block_data(&request->block);
     rbd_completion_t completion;
-    int result = rbd_aio_create_completion(request, completed, &completion);
+    int result;
 
-    if (result < 0) {
-        complete(request, result);
-        return;
+    if (request->kind == REQUEST_READ) {
+        request->data = pool_get(&request->mux->pool, request->length);
+        if (!request->data)
+            return -ENOMEM;
     }
-    if (request->kind == REQUEST_FLUSH || request->written)
+    result = rbd_aio_create_completion(request, on_completion, &completion);
+    if (result < 0)
+        return result;
+    if (request->kind == REQUEST_FLUSH || request->flushing)
         result = rbd_aio_flush(rbd, completion);
     else if (request->kind == REQUEST_READ)
-        result = rbd_aio_read(rbd, request->offset, request->length, data, completion);
+        result = rbd_aio_read(rbd, request->offset, request->length, block_data(request->data),
+                              completion);
     else
-        result = rbd_aio_write(rbd, request->offset, request->length, data, completion);
+        result = rbd_aio_write(rbd, request->offset, request->length, block_data(request->data),
+                               completion);
+    if (result >= 0)
+        return 0;
     /* Not submitted: the completion will not be called. */
-    if (result < 0) {
-        rbd_aio_release(completion);
-        complete(request, result);
-    }
+    rbd_aio_release(completion);
+    return result;
 }
 
-/* Submit what image_leave() and image_resume() return. */
-static void submit_ready(struct request *first)
+/* Submit a list of running requests, and those that get their turn because one of them fails at
+ * once. */
+static void submit_ready(struct turn *ready)
 {
-    while (first) {
-        struct request *next = first->ready;
-        submit(first);
-        first = next;
+    while (ready) {
+        struct request *request = request_of(ready);
+        int result;
+
+        ready = ready->ready;
+        result = submit(request);
+        if (result < 0) {
+            struct turn **last = &ready;
+            while (*last)
+                last = &(*last)->ready;
+            *last = finish(request, result);
+        }
     }
 }
 
@@ -117,57 +153,44 @@ void request_start(struct request *request)
 {
     int error;
 
-    request->image = request->handle->image;
-    atomic_init(&request->answered, false);
-    mux_begin_request(request->mux);
-    if (image_admit(request->image, request, &error)) {
-        submit(request);
+    request->image = request->registration->image;
+    request->turn.bytes = request->length;
+    mux_begin_request(request->mux, &request->inflight);
+    if (open_image_admit(request->image, &request->turn, &error)) {
+        request->turn.ready = NULL;
+        submit_ready(&request->turn);
     } else if (error) {
         answer(request, -error);
-        release(request);
+        discard(request);
     }
 }
 
-void request_resume(struct image *image)
+void request_fail_all(struct open_image *image, int error)
 {
-    submit_ready(image_resume(image));
-}
-
-void request_fail_all(struct image *image, int error)
-{
-    struct request *parked;
+    struct turn *parked;
 
     pthread_mutex_lock(&image->lock);
     atomic_store(&image->failed, error);
     parked = image->parked;
     image->parked = image->parked_last = NULL;
-    image->parked_count = 0;
     /* With the lock held they cannot leave: their completions wait for it. */
-    for (struct request *request = image->running; request; request = request->next)
-        answer(request, -error);
+    for (struct turn *turn = image->running; turn; turn = turn->next)
+        answer(request_of(turn), -error);
     pthread_mutex_unlock(&image->lock);
     while (parked) {
-        struct request *next = parked->next;
-        answer(parked, -error);
-        release(parked);
+        struct turn *next = parked->next;
+        answer(request_of(parked), -error);
+        discard(request_of(parked));
         parked = next;
     }
 }
 
-static bool in_list(const struct request *request, uint64_t unique)
+bool request_is_known(struct mux *mux, uint64_t unique)
 {
-    for (; request; request = request->next)
-        if (request->unique == unique)
-            return true;
-    return false;
-}
+    bool known;
 
-bool request_on_image(struct image *image, uint64_t unique)
-{
-    bool found;
-
-    pthread_mutex_lock(&image->lock);
-    found = in_list(image->running, unique) || in_list(image->parked, unique);
-    pthread_mutex_unlock(&image->lock);
-    return found;
+    pthread_mutex_lock(&mux->lock);
+    known = inflight_find(&mux->inflight, unique) != NULL;
+    pthread_mutex_unlock(&mux->lock);
+    return known;
 }

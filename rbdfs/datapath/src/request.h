@@ -1,4 +1,35 @@
-/* A request of the kernel that librbd carries out: from its submission to its answer. */
+/* A request of the kernel that librbd carries out.
+ *
+ * A REQUEST'S LIFE, and who owns its memory when
+ *
+ *                                                 the message's block          the request
+ *   reader.c    reads a message into a block      the reader's                 -
+ *   dispatch.c  looks at it (struct arrival)      the reader's                 -
+ *     | not for librbd: forward.c copies it into an outlet; the reader goes on with its block.
+ *     v READ, WRITE, FSYNC, FLUSH of a registered file:
+ *   dispatch.c  makes a request                   WRITE: the request's `data`  dispatch.c's
+ *                                                 (a small one is a copy, and
+ *                                                 the reader keeps its block)
+ *   request_start()                                                            its image's queue's
+ *     | the image has failed: it is answered with that errno, and freed.
+ *     v
+ *   open_image_admit()   parked, linked by turn.next, until there is room      the queue's
+ *     v
+ *   open_image_leave()   of another request: run, linked by turn.ready         who calls it
+ *     v
+ *   submit()    running, linked by turn.previous and turn.next. A READ         librbd's, by the
+ *     |         gets its `data` now.                                           completion's argument
+ *     v
+ *   on_completion()      on a thread of librbd. O_DSYNC: once more by submit(), as a flush.
+ *     v
+ *   finish()    answers (reply.c), leaves the queue, drops its registration,   librbd's thread's,
+ *               gives `data` back to the pool, and leaves mux->inflight.       which frees it
+ *
+ * Who sets `answered` answers: finish(), or before it request_fail_all(). A request that was
+ * answered early lives on like any other until its completion, because librbd may still use its
+ * data. From request_start() to finish() it is in mux->inflight (linked by inflight.next in its
+ * bucket), so that it is found by its number and the mux is not freed under it.
+ */
 #ifndef RBDFS_REQUEST_H
 #define RBDFS_REQUEST_H
 
@@ -8,41 +39,38 @@
 #include <stdint.h>
 
 #include "block.h"
-#include "handle.h"
-#include "image.h"
+#include "inflight.h"
+#include "open_image.h"
+#include "registration.h"
 
 struct mux;
 
 enum request_kind { REQUEST_READ, REQUEST_WRITE, REQUEST_FLUSH };
 
 struct request {
-    struct block block; /* first: the request lives in the head of its own block */
-    struct request *previous, *next;
-    struct request *ready; /* the next one to submit */
+    struct turn turn; /* first: the queue hands it back */
+    struct inflight_entry inflight;
     struct mux *mux;
-    struct handle *handle; /* with a reference */
-    struct image *image;
-    uint64_t unique;
-    uint64_t offset; /* in the image */
+    struct registration *registration; /* with a reference */
+    struct open_image *image;          /* the registration's */
+    struct block *data;                /* of a WRITE; of a READ from its submission on; or NULL */
+    uint64_t offset;                   /* in the image */
     uint32_t length;
     enum request_kind kind;
     bool flush_after; /* a WRITE of a file that was opened with O_DSYNC */
-    bool written;     /* and that has been written: its flush is under way */
-    /* Whoever sets it answers: the completion, or request_fail_all() before it. */
+    bool flushing;    /* and its data are written: the flush is under way */
     atomic_bool answered;
 };
 
-_Static_assert(sizeof(struct request) + WRITE_HEAD_BYTES <= BLOCK_HEAD_BYTES, "request too large");
-
-/* Begin a request whose mux, handle (with the caller's reference), unique, offset, length, kind and
- * data are set. The request is the callee's from here on. */
+/* A request whose fields are still to be set; NULL if there is no memory. */
+struct request *request_new(struct mux *mux, uint64_t unique);
+/* Begin a request whose registration (with the caller's reference), kind, offset, length,
+ * flush_after and, for a WRITE, data are set. It must not be touched any more. */
 void request_start(struct request *request);
-/* Submit what was parked while the image was suspended. */
-void request_resume(struct image *image);
 /* Answer every request of the image with `error`, now and in future. Those that librbd has are
  * answered at once, and keep their memory until it is done with them. */
-void request_fail_all(struct image *image, int error);
-/* Whether a request with this number is under way or parked on the image. */
-bool request_on_image(struct image *image, uint64_t unique);
+void request_fail_all(struct open_image *image, int error);
+/* Whether librbd carries out a request with this number, or will when its turn comes. */
+bool request_is_known(struct mux *mux, uint64_t unique);
 
 #endif

@@ -1,4 +1,5 @@
-/* A small set of request numbers (`unique`): the opens under way, the requests that Python answers. */
+/* A small set of request numbers (`unique`): the opens under way, the requests that Python
+ * answers. */
 #ifndef RBDFS_UNIQUES_H
 #define RBDFS_UNIQUES_H
 

@@ -1,0 +1,15 @@
+/* What the data path changes in pyfuse3's replies to INIT, OPEN and CREATE. */
+#ifndef RBDFS_AMEND_H
+#define RBDFS_AMEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct mux;
+
+/* Keep the kernel's INIT request, for its reply and for the next server. */
+void record_init(struct mux *mux, const char *message, size_t length);
+/* Change a reply of pyfuse3 as needed; false if it is not for the kernel. */
+bool amend_reply(struct mux *mux, char *message, size_t length);
+
+#endif

@@ -1,0 +1,165 @@
+"""The requests of an image in every state: on a librbd that holds them, lets them go, or fails."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import fake_kernel as fuse
+from tests.support.conditions import eventually
+from tests.support.fake_kernel import FakeKernel, fake_kernel, read_body, write_body
+from tests.support.fake_librbd import SIZE, Call, FakeLibrbd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FH, OTHER_FH = 7, 8
+
+
+@pytest.fixture
+def image(librbd: FakeLibrbd) -> Iterator[Any]:
+    with librbd.image() as image:
+        yield image
+
+
+@pytest.fixture
+def kernel(librbd: FakeLibrbd, image: Any) -> Iterator[FakeKernel]:
+    """With FH on the whole image."""
+    with fake_kernel(mux_class=librbd.native.Mux) as kernel:
+        kernel.mux.register(FH, image, 0, SIZE, readable=True, writable=True)
+        yield kernel
+
+
+def send_reads(kernel: FakeKernel, count: int, fh: int = FH) -> list[int]:
+    """Send so many, and wait until they are under way or parked."""
+    before = kernel.mux.stats()["active"]
+    uniques = [kernel.send(fuse.READ, read_body(fh, 0, 512)) for _ in range(count)]
+    eventually(lambda: kernel.mux.stats()["active"] == before + count, what="the reads wait")
+    return uniques
+
+
+def test_release_follows_the_last_request(
+    kernel: FakeKernel, image: Any, librbd: FakeLibrbd
+) -> None:
+    with librbd.held():
+        (read,) = send_reads(kernel, 1)
+        release = kernel.send_release(FH)
+        assert kernel.is_quiet(kernel.pyfuse3)
+        # The number may name another file by now.
+        kernel.mux.register(FH, image, 4096, 512, readable=True, writable=False)
+    assert kernel.receive().unique == read
+    assert kernel.passed_on()[:2] == (fuse.RELEASE, release)
+    assert kernel.mux.unregister(FH)
+    assert not kernel.mux.unregister(FH)
+    kernel.answer(release)
+    kernel.receive()
+    assert kernel.mux.stats()["registered"] == 0
+
+
+def test_stuck_image_stops_no_other_request(kernel: FakeKernel, librbd: FakeLibrbd) -> None:
+    """librbd has 256 of them at a time, and gets the rest in the order in which it came."""
+    with librbd.held():
+        stuck = send_reads(kernel, 2000)
+        assert librbd.count(Call.READ) == 256
+        lookup = kernel.send(fuse.LOOKUP, b"name\0")
+        assert kernel.passed_on().unique == lookup
+    assert [kernel.receive().unique for _ in stuck] == stuck
+
+
+@pytest.mark.parametrize("error", [errno.ESHUTDOWN, errno.ETIMEDOUT])
+def test_final_error_is_the_answer_to_all(
+    kernel: FakeKernel, image: Any, librbd: FakeLibrbd, error: int
+) -> None:
+    """To what librbd has, what is parked, what comes; and librbd's late results go nowhere."""
+    with librbd.held():
+        waiting = send_reads(kernel, 300)
+        librbd.answer(Call.WRITE, error, at_once=True)
+        # It is parked, and so fails only when the first read is complete.
+        waiting.append(kernel.send(fuse.WRITE, write_body(FH, 0, b"data")))
+    replies = {kernel.receive().unique for _ in waiting}
+    assert replies == set(waiting)
+    assert image.failed == error
+    librbd.answer(Call.WRITE, 0)
+    assert kernel.read(FH, 0, 512).error == error
+    assert kernel.write(FH, 0, b"data").error == error
+    assert kernel.fsync(FH).error == error
+    with pytest.raises(OSError, match="request of") as caught:
+        image.aio_flush(print)
+    assert caught.value.errno == error
+    assert kernel.is_quiet(kernel.device)
+
+
+def test_failing_answers_what_librbd_has(kernel: FakeKernel, librbd: FakeLibrbd) -> None:
+    """At once, while it still may write: so RELEASE waits for it."""
+    with librbd.held():
+        unique = kernel.send(fuse.WRITE, write_body(FH, 0, b"data"))
+        eventually(lambda: librbd.count(Call.WRITE), what="the write is under way")
+        librbd.answer(Call.READ, errno.ETIMEDOUT, at_once=True)
+        read = kernel.send(fuse.READ, read_body(FH, 0, 512))
+        replies = {kernel.receive()[:2] for _ in range(2)}
+        assert replies == {(unique, errno.ETIMEDOUT), (read, errno.ETIMEDOUT)}
+        release = kernel.send_release(FH)
+        assert kernel.is_quiet(kernel.pyfuse3)
+    assert kernel.passed_on().unique == release
+    assert kernel.is_quiet(kernel.device)
+
+
+def test_interrupt_of_what_pyfuse3_has_goes_there(kernel: FakeKernel, librbd: FakeLibrbd) -> None:
+    with librbd.held():
+        (read,) = send_reads(kernel, 1)
+        kernel.send(fuse.INTERRUPT, struct.pack("=Q", read))
+        assert kernel.is_quiet(kernel.pyfuse3)
+    assert kernel.receive() == (read, 0, bytes(512))
+    lookup = kernel.send(fuse.LOOKUP, b"name\0")
+    interrupt = kernel.send(fuse.INTERRUPT, struct.pack("=Q", lookup))
+    assert [kernel.passed_on().unique for _ in range(2)] == [lookup, interrupt]
+
+
+def test_stop_waits_for_the_requests(kernel: FakeKernel, librbd: FakeLibrbd) -> None:
+    with librbd.held():
+        send_reads(kernel, 1)
+        with pytest.raises(TimeoutError, match="1 requests in librbd"):
+            kernel.mux.stop(0.2)
+    kernel.mux.stop(fuse.TIMEOUT_S)
+    assert kernel.mux.stats()["registered"] == 0
+    assert kernel.receive().payload == bytes(512)
+
+
+def test_limits_of_the_settings(librbd: FakeLibrbd, image: Any) -> None:
+    mux_class = librbd.native.Mux
+    with fake_kernel(mux_class=mux_class, image_requests=100, image_bytes=1) as kernel:
+        kernel.mux.register(FH, image, 0, SIZE, readable=True, writable=True)
+        with librbd.held():
+            sent = send_reads(kernel, 50)
+            assert librbd.count(Call.READ) == 1
+        assert [kernel.receive().unique for _ in sent] == sent
+    with fake_kernel(mux_class=mux_class, image_requests=2) as kernel:
+        kernel.mux.register(FH, image, 0, SIZE, readable=True, writable=True)
+        with librbd.held():
+            send_reads(kernel, 50)
+            assert librbd.count(Call.READ) == 50 + 2
+
+
+@pytest.mark.parametrize("call", [Call.READ, Call.WRITE, Call.FLUSH])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_many_that_fail_at_once_free_their_turns(
+    kernel: FakeKernel, librbd: FakeLibrbd, call: Call, at_once: bool
+) -> None:
+    """Parked ones follow those that librbd does not even take; and nothing is left over."""
+    bodies = {
+        Call.READ: (fuse.READ, read_body(FH, 0, 512)),
+        Call.WRITE: (fuse.WRITE, write_body(FH, 0, b"data")),
+        Call.FLUSH: (fuse.FSYNC, struct.pack("=QII", FH, 0, 0)),
+    }
+    with librbd.held():
+        waiting = [kernel.send(*bodies[call]) for _ in range(1000)]
+        eventually(lambda: kernel.mux.stats()["active"] == 1000, what="all wait")
+        librbd.answer(call, errno.ENOSPC, at_once=at_once)
+    replies = [kernel.receive() for _ in waiting]
+    assert {reply.unique for reply in replies} == set(waiting)
+    failed = [reply.error for reply in replies].count(errno.ENOSPC)
+    assert failed == (1000 - 256 if at_once else 1000)
+    assert kernel.mux.stats()["errors"] == failed
