@@ -64,13 +64,18 @@ cdef extern from "src/mux.h" nogil:
         long unreplied
         size_t registered
 
+    struct callers:
+        pass
+
     struct mux:
+        callers callers
         int ended, ended_fd
         mux_stats stats
         table table
         size_t init_length
         char *init
 
+    uint64_t callers_take(callers *callers, uint32_t opcode, uint64_t nodeid, uint32_t pid)
     mux_gauges mux_read_gauges(mux *mux)
     int mux_register(mux *mux, open_image *image, const registration_options *options)
     int mux_set_length(mux *mux, uint64_t fh, uint64_t length)

@@ -144,6 +144,13 @@ cdef class Mux:
             result = c_mux.mux_reply_extra(self.mux, data, length)
         check(-result, "reply")
 
+    def take_request(self, uint32_t opcode, uint64_t inode, uint32_t pid):
+        """The number of the request that thread `pid` waits for, of those that must not run twice: OPEN,
+        OPENDIR, CREATE, LINK, UNLINK, RENAME, MKDIR and RMDIR on `inode`; 0 if there is none, or once it
+        was taken.  With bit 63 (FUSE_UNIQUE_RESEND) where the kernel has sent it before.
+        """
+        return c_mux.callers_take(&self.mux.callers, opcode, inode, pid)
+
     def stats(self):
         """Counters by name: src/mux.h says what they count.  `active`: in librbd or parked;
         `unreplied`: in pyfuse3 or Python; `registered`: files."""

@@ -18,6 +18,8 @@ INIT_OUT = struct.Struct("=IIIIHHIIHHI28x")
 INIT_EXT = 1 << 30
 KEEP_CACHE = 2
 FH = 7
+# FUSE_UNIQUE_RESEND
+RESENT = 1 << 63
 
 
 def init(kernel: FakeKernel, offered: int, flags: int = 1) -> tuple[int, ...]:
@@ -101,3 +103,24 @@ def test_open_and_create_get_the_flags_of_the_handle(image: Image) -> None:
         kernel.passed_on()
         kernel.answer(unique, unknown)
         assert kernel.receive().payload == unknown
+
+
+def test_requests_that_must_not_run_twice_are_found_by_who_waits_for_them() -> None:
+    """Of two threads at the same inode each has its own; the mark of one that is sent again stays."""
+    with fake_kernel() as kernel:
+        open_in = struct.pack("=II", 0, 0)
+        first = kernel.send(fuse.OPEN, open_in, pid=11)
+        again = kernel.send(fuse.OPEN, open_in, unique=RESENT | 1000, pid=12)
+        lookup = kernel.send(fuse.LOOKUP, b"name\0", pid=13)
+        for unique in (first, again, lookup):
+            assert kernel.passed_on().unique == unique
+        assert kernel.mux.take_request(fuse.OPEN, 1, 12) == RESENT | 1000
+        assert kernel.mux.take_request(fuse.OPEN, 1, 12) == 0
+        assert kernel.mux.take_request(fuse.CREATE, 1, 11) == 0
+        assert kernel.mux.take_request(fuse.OPEN, 2, 11) == 0
+        assert kernel.mux.take_request(fuse.LOOKUP, 1, 13) == 0
+        for unique in (first, again, lookup):
+            kernel.answer(unique, error=2)
+            kernel.receive()
+        # What was answered is nobody's any more.
+        assert kernel.mux.take_request(fuse.OPEN, 1, 11) == 0

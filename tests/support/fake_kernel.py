@@ -55,9 +55,9 @@ class FakeKernel:
         self.device, self.pyfuse3, self.extra, self.mux = device, pyfuse3, extra, mux
         self._uniques = itertools.count(2, 2)
 
-    def send(self, opcode: int, body: bytes = b"", unique: int | None = None) -> int:
+    def send(self, opcode: int, body: bytes = b"", unique: int | None = None, pid: int = 0) -> int:
         unique = next(self._uniques) if unique is None else unique
-        header = IN.pack(IN.size + len(body), opcode, unique, 1, 0, 0, 0, 0, 0)
+        header = IN.pack(IN.size + len(body), opcode, unique, 1, 0, 0, pid, 0, 0)
         self.device.send(header + body)
         return unique
 

@@ -21,6 +21,7 @@ void pass_on(const struct arrival *arrival)
     mux_count(&mux->stats.passed_on, 1);
     if (has_reply(arrival->in->opcode))
         mux_add_unreplied(mux, 1);
+    callers_add(&mux->callers, arrival->in);
     outlet_send(&mux->pyfuse3, (const void *)arrival->in, arrival->in->len);
 }
 

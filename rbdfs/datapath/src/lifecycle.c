@@ -27,6 +27,7 @@ static void undelivered(void *arg, const char *data, size_t length, int error)
     mux_count(&mux->stats.undelivered, 1);
     uniques_remove(&mux->opens, in->unique);
     uniques_remove(&mux->extras, in->unique);
+    callers_remove(&mux->callers, in->unique);
     if (!has_reply(in->opcode))
         return;
     mux_add_unreplied(mux, -1);
@@ -97,6 +98,7 @@ struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, const struct mux_
     pool_init(&mux->pool);
     uniques_init(&mux->opens);
     uniques_init(&mux->extras);
+    callers_init(&mux->callers);
     pthread_mutex_init(&mux->lock, NULL);
     monotonic_cond_init(&mux->drained);
     outlet_init(&mux->pyfuse3, mux->pyfuse3_fd, true, undelivered, mux);
@@ -113,6 +115,7 @@ void mux_free(struct mux *mux)
     outlet_destroy(&mux->notifier);
     uniques_destroy(&mux->opens);
     uniques_destroy(&mux->extras);
+    callers_destroy(&mux->callers);
     pool_destroy(&mux->pool);
     pthread_cond_destroy(&mux->drained);
     pthread_mutex_destroy(&mux->lock);

@@ -7,7 +7,8 @@
  * lifecycle.h sets it up, starts its threads and ends them. Includes point down only:
  *
  *     lifecycle > reader, replier > dispatch > forward > request > amend > reply > mux
- *               > registration > open_image, outlet > inflight, uniques, block, thread, abi
+ *               > registration > open_image, outlet > inflight, uniques, callers, block, thread,
+ *               abi
  *
  * NOTES ON THE THREAD MODEL
  *
@@ -33,7 +34,7 @@
  * LOCKS
  *
  * The table's is taken before an image's, and an image's before an outlet's. Those of the pool, the
- * uniques and the mux itself are taken last, and no other is taken while one of them is held. Two
+ * uniques, the callers and the mux itself are taken last, and no other is taken while one of them is held. Two
  * places answer a request while they hold a lock, so that it cannot end meanwhile:
  * request_fail_all() the image's, request_interrupt() the mux's.
  *
@@ -52,6 +53,7 @@
 
 #include "abi.h"
 #include "block.h"
+#include "callers.h"
 #include "inflight.h"
 #include "outlet.h"
 #include "registration.h"
@@ -99,6 +101,7 @@ struct mux {
     struct outlet pyfuse3, extra, notifier;
     struct uniques opens;  /* OPEN and CREATE that pyfuse3 has */
     struct uniques extras; /* requests that Python has */
+    struct callers callers; /* requests that pyfuse3 has, and that must not run twice */
 
     pthread_mutex_t lock;
     pthread_cond_t drained;

@@ -31,6 +31,7 @@ static void copy_reply(struct mux *mux, char *message, size_t length)
         outlet_send(&mux->notifier, message, length);
         return;
     }
+    callers_remove(&mux->callers, unique);
     if (amend_reply(mux, message, length))
         mux_reply_message(mux, unique, message, length);
     /* The lowest bit marks an INTERRUPT, which libfuse answers with EAGAIN when it was too
