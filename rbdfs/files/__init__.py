@@ -11,7 +11,7 @@ Locks, in the order in which they are taken:
    it waits there, before anything else.
 2. ``SharedImage._changing``: taken while the librbd image is opened, replaced or closed. It is held
    over the whole of quiesced(), and by nobody who waits for a request.
-3. ``SharedImage._learning``: one task learns the extents at a time; it then passes the gate.
+3. ``DataMap.learning``: one task learns the extents at a time; it then passes the gate.
 4. ``SharedImage.gate``: every request passes it. Freezing waits for those that have passed, so a
    request must not pass it twice, and whoever holds ``_changing`` may freeze it but not pass it.
 5. ``Growth._resizing``: one resize of a growing image at a time, inside the gate for a write.

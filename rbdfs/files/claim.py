@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from rbdfs.errors import InUse, NotPermitted, ReadOnly
+from rbdfs.errors import Fenced, InUse, NotPermitted, ReadOnly
 
 if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
@@ -51,6 +51,14 @@ async def _claim(image: Image, own: frozenset[str]) -> None:
     if others:
         raise InUse(f"{image.spec}: in use by {', '.join(others)}")
     await image.acquire_lock()
+
+
+def lost(entry: Entry, found: OSError) -> OSError:
+    """Return why the files of *entry* are lost whose image could not be opened again."""
+    if isinstance(found, InUse):
+        # Between the close and the open somebody else was quicker, and may have written.
+        return Fenced(f"{entry.spec}: its lock was taken: {found.strerror}")
+    return found
 
 
 async def close_image(image: Image) -> None:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import trio
 
 from rbdfs.errors import Fenced, Gone, ImageGone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from rbdfs.ceph.image import Image
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.metadata.lineage import Lineage, Lineages
-    from rbdfs.model.entry import Entry, Key
+    from rbdfs.model.entry import Entry
     from rbdfs.names.catalog import Catalog
 
 log = logging.getLogger(__name__)
@@ -40,13 +38,11 @@ class Freshness:
         catalog: Catalog,
         lineages: Lineages,
         handles: HandleTable,
-        invalidate: Callable[[Entry], None],
+        invalidate: Callable[[Entry], Awaitable[None]],
     ) -> None:
         self._catalog = catalog
         self._lineages = lineages
         self._handles = handles
-        # Where librbd has found the data of an open image, if that is known.
-        self._found: WeakKeyDictionary[Image, tuple[Key, ...]] = WeakKeyDictionary()
         self._invalidate = invalidate
         self._looking: set[SharedImage] = set()
 
@@ -80,7 +76,7 @@ class Freshness:
                 # An idle writer would hear of a fence with its next request only, and go on with
                 # the pages that the kernel has, which others may have written to since.
                 await shared.image.check_lock()
-            entry = await self._catalog.current(known)
+            size = await self._catalog.size(known)
             lineage = await self._lineages.of(known)
             if lineage.moved_away:
                 raise ImageGone(f"{known.spec} is being moved elsewhere")
@@ -96,29 +92,28 @@ class Freshness:
             log.warning("open files of %s are lost: %s", shared.entry.spec, reason)
             shared.fail(reason)
         else:
-            await self._find_anew(shared, lineage)
-            if not await shared.follow(entry.size):
+            opened_anew = await self._open_anew(shared, lineage)
+            resized = await shared.follow(size)
+            if resized:
+                log.info("%s has %d bytes now", known.spec, size)
+            if not (opened_anew or resized):
                 return
-            log.info("%s has %d bytes now", entry.spec, entry.size)
-        await trio.to_thread.run_sync(self._invalidate, shared.entry)
+        # What was read since the change may be zeros; and it is no more what the file holds.
+        await self._invalidate(shared.entry)
 
-    async def _find_anew(self, shared: SharedImage, lineage: Lineage) -> None:
-        """Have librbd look where the data is, if an image that it comes from has moved.
+    async def _open_anew(self, shared: SharedImage, lineage: Lineage) -> bool:
+        """Have librbd look where the data is, if that has changed; return whether it had to.
 
-        Not before all is copied; and whoever moves it waits with the commit for a while then. A
-        clone that is open for writing he waits for in any case.
+        Whoever moves an image that others were cloned from waits with the commit for a while.
         """
-        image = shared.image
-        if image is None:
-            return
-        if image not in self._found and not lineage.moving:
-            self._found[image] = lineage.images
-        if self._found.get(image) == lineage.images or not lineage.copied or not image.read_only:
-            return
-        await shared.renew()
-        if shared.image is not None:
-            self._found[shared.image] = lineage.images
+        if shared.image is None or not lineage.outdates(shared.lineage):
+            return False
+        # With no parent left, librbd has nothing to look for; a writer it has told so itself.
+        if not await shared.renew(writable=len(lineage.images) > 1):
+            shared.lineage = lineage
+            return False
         log.info("%s is opened anew: its data is elsewhere now", shared.entry.spec)
+        return True
 
 
 def _reason_to_fail(shared: SharedImage, found: OSError) -> OSError | None:

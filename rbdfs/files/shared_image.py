@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.errors import InUse, NotOpen
-from rbdfs.files.claim import close_image, open_image
+from rbdfs.files.claim import close_image, lost, open_image
+from rbdfs.files.data_map import DataMap
 from rbdfs.files.gate import Gate
 from rbdfs.files.growth import Growth
 from rbdfs.files.handle import Use
-from rbdfs.model.extents import ExtentMap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rbdfs.ceph.image import Image
     from rbdfs.ceph.opener import Opener
+    from rbdfs.metadata.lineage import Lineage, Lineages
     from rbdfs.model.entry import Entry
+    from rbdfs.model.extents import ExtentMap
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class SharedImage:
     Attributes:
         entry: what is open, as it was at the first open.
         image: the open librbd image; requests that run on one that was replaced finish there.
+        lineage: where its data was before it was opened; None where nobody knows.
         growth: how long the file really is, while it is being grown.
         error: why every request is refused, if it is: the image or snapshot is gone.
         gate: what requests pass.
@@ -48,21 +51,21 @@ class SharedImage:
         *,
         exclusive: bool,
         changed: Callable[[SharedImage], None],
+        lineages: Lineages | None = None,
     ) -> None:
         self.entry = entry
         self.image: Image | None = None
+        self.lineage: Lineage | None = None
         self.growth: Growth | None = None
         self.error: OSError | None = None
         self.gate = Gate()
         self._opener = opener
         self._exclusive = exclusive
         self._changed = changed
+        self._lineages = lineages
         self._last_size = 0
         self._users = dict.fromkeys(Use, 0)
-        self._extents: ExtentMap | None = None
-        # The image that they are of, how large it was, and Image.changes before they were learnt.
-        self._extents_of: tuple[Image, int, int] | None = None
-        self._learning = trio.Lock()
+        self._data = DataMap()
         # Taken while `image` is opened, replaced or closed, and by nobody else. It is no trio.Lock,
         # because at the end of the mount another task thaws what one task has quiesced.
         self._changing = trio.Semaphore(1)
@@ -86,8 +89,7 @@ class SharedImage:
     async def using(self) -> AsyncIterator[Image]:
         """Yield the image for one request, which keeps it open; raise OSError as usable().
 
-        Waits while the gate is frozen, and so must not be nested: the inner request would wait for
-        the gate, and the gate for the outer one.
+        Waits while the gate is frozen, and so must not be nested.
         """
         async with self.gate.passed():
             yield self.usable()
@@ -101,10 +103,7 @@ class SharedImage:
         return self.image
 
     async def acquire(self, use: Use) -> None:
-        """Become a user, opening the image or making it writable where that is needed.
-
-        Raises OSError, as HandleTable.open() says, and then is not used.
-        """
+        """Become a user, with the image open as that needs; raise OSError as HandleTable.open()."""
         if (use is Use.WRITE_WHOLE and self._users[Use.WRITE_PARTITION]) or (
             use is Use.WRITE_PARTITION and self._users[Use.WRITE_WHOLE]
         ):
@@ -170,11 +169,29 @@ class SharedImage:
         await self._reopen(entry=entry, read_only=not self.writers)
         self.entry = entry
 
-    async def renew(self) -> None:
-        """Open anew what is open for reading, so that librbd looks where the data is now."""
-        async with self._changing:
-            if self.image is not None and self.image.read_only:
-                await self._reopen(read_only=True)
+    async def renew(self, *, writable: bool = False) -> bool:
+        """Open the image anew, so that librbd looks where the data is now; requests wait.
+
+        They would read zeros where a parent is gone, and copy them up into the image. One that is
+        open for writing stays as it is unless *writable*; so does a file that grows: it has no
+        parent. Returns whether it was opened anew. Raises OSError, having failed what is closed.
+        """
+        async with self.quiesced():
+            image = self.image
+            if image is None or self.error is not None or self.growth is not None:
+                return False
+            if not (image.read_only or writable):
+                return False
+            if not image.read_only:
+                # Of one client's two openings only one has the lock.
+                await self.close()
+            try:
+                await self._reopen(read_only=not self.writers)
+            except OSError as exc:
+                if self.image is None:
+                    self.fail(lost(self.entry, exc))
+                raise
+            return True
 
     async def unchanging(self) -> None:
         """Wait until no opening or closing is under way."""
@@ -195,24 +212,9 @@ class SharedImage:
             return True
 
     async def extents(self) -> ExtentMap | None:
-        """Return where the image holds data, or None where that cannot be told for sure.
-
-        A snapshot's is learnt once, an image's while nobody else can write to it, and again
-        when something was written since. Raises OSError.
-        """
-        async with self._learning, self.using() as image:
-            if not (self.entry.is_snapshot or image.lock_held):
-                return None
-            # Before the diff: what is complete after this is not in it, or may not be.
-            state = (image, image.size, 0 if self.entry.is_snapshot else image.changes)
-            if self._extents is None or self._extents_of != state:
-                extents = await image.extents()
-                if extents is None:
-                    return None
-                granule = 1 << self.entry.order
-                self._extents = ExtentMap(state[1], extents, granule=granule)
-                self._extents_of = state
-            return self._extents
+        """Return where the image holds data, as DataMap.extents() does."""
+        async with self._data.learning, self.using() as image:
+            return await self._data.extents(image, self.entry)
 
     def fail(self, error: OSError) -> None:
         """Refuse every request from now on, with the errno of *error*."""
@@ -286,9 +288,12 @@ class SharedImage:
 
     async def _reopen(self, *, read_only: bool, entry: Entry | None = None) -> None:
         old, entry = self.image, entry or self.entry
+        # Before the open: if it changes in between, the next look opens once too often.
+        lineage = await self._lineages.known(entry) if self._lineages is not None else None
         self.image = await open_image(
             self._opener, entry, read_only=read_only, exclusive=self._exclusive
         )
+        self.lineage = lineage
         self._changed(self)
         if old is not None:
             await close_image(old)

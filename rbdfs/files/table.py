@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.reopening import Check
+    from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Key
     from rbdfs.model.relocation import Relocation
 
@@ -39,8 +40,17 @@ class Keeping(Protocol):
 class HandleTable:
     """Open files by file handle, and the images under them by key."""
 
-    def __init__(self, data_path: DataPath, keeping: Keeping, *, exclusive: bool) -> None:
+    def __init__(
+        self,
+        data_path: DataPath,
+        keeping: Keeping,
+        *,
+        exclusive: bool,
+        lineages: Lineages | None = None,
+    ) -> None:
+        """Without *lineages* nobody can tell where librbd has found the data of what is open."""
         self._opener = data_path.opener
+        self._lineages = lineages
         self._data_path = data_path
         self._keeping = keeping
         self._exclusive = exclusive
@@ -170,6 +180,7 @@ class HandleTable:
             entry.whole,
             exclusive=self._exclusive,
             changed=self._changed,
+            lineages=self._lineages,
         )
 
     async def release(self, fh: int) -> Handle:

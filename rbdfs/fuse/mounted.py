@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyfuse3
 
+from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import Fenced, InUse, NotPermitted, ReadOnly
 from rbdfs.fuse.stat import entry_attributes
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from rbdfs.names.xattrs import Xattrs
     from rbdfs.server.inherited_inodes import InheritedInodes
 
+_INVALIDATING_A_POOL = 8
+
 
 @dataclass(slots=True)
 class Mounted:
@@ -37,6 +40,7 @@ class Mounted:
         moves: takes images to other pools; None as administration.
         inherited: finds inodes that the kernel knows from another server; None without one.
         closing: set while the mount is being ended: nothing is opened any more.
+        invalidating: threads in which the kernel drops pages, and waits for those that are dirty.
     """
 
     options: MountOptions
@@ -50,6 +54,7 @@ class Mounted:
     moves: Moves | None = None
     inherited: InheritedInodes | None = None
     closing: bool = False
+    invalidating: PoolThreads = field(default_factory=lambda: PoolThreads(_INVALIDATING_A_POOL))
 
     async def entry(self, inode: int) -> Entry:
         """Return what *inode* stands for; raise OSError ESTALE where nothing does (any more)."""
@@ -139,11 +144,20 @@ class Mounted:
             await shared.resize(length)
         self.catalog.changed(entry)
 
-    def invalidate(self, entry: Entry) -> None:
-        """Make the kernel forget pages and attributes of *entry*; blocks, for a thread."""
-        try:
-            pyfuse3.invalidate_inode(pyfuse3.InodeT(self.inodes.number(entry.key)))
-        except OSError as exc:
-            # The kernel does not know the inode, and so has nothing to forget.
-            if exc.errno != errno.ENOENT:
-                raise
+    async def invalidate(self, entry: Entry) -> None:
+        """Make the kernel forget pages and attributes of the image or snapshot of *entry*.
+
+        Of its partitions too, which have pages of their own. Waits until the kernel has written
+        back what is dirty.
+        """
+        for number in self.inodes.numbers_of(entry.whole_key):
+            await self.invalidating.run(entry.pool, _invalidate, number)
+
+
+def _invalidate(number: int) -> None:
+    try:
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
+    except OSError as exc:
+        # The kernel does not know the inode, and so has nothing to forget.
+        if exc.errno != errno.ENOENT:
+            raise

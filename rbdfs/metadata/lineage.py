@@ -8,6 +8,7 @@ copied: an object is copied one snapshot after the other, and shows older bytes 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.metadata.cache import MetadataCache
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
@@ -27,14 +30,25 @@ class Lineage:
     Attributes:
         images: the keys of all of them.
         moved_away: whether the image is the source of a live migration, and soon to be gone.
-        moving: whether one of them is the target of a live migration that has not ended.
+        copying: whether one of them is the target of a live migration that has not been executed.
         copied: whether all of them can be opened, and read right.
     """
 
     images: tuple[Key, ...]
     moved_away: bool
-    moving: bool
+    copying: bool
     copied: bool
+
+    def outdates(self, found: Lineage | None) -> bool:
+        """Tell whether librbd has to open again what it opened when the lineage was *found*.
+
+        It has found the data where it was then: it would read zeros where an image was flattened
+        and what it came from was removed, or where one was moved. None says that nobody knows
+        what it has found. Not before all is copied: until then it would find the wrong place again.
+        """
+        if not self.copied or self.copying:
+            return False
+        return found is None or found.copying or found.images != self.images
 
 
 class Lineages:
@@ -48,22 +62,30 @@ class Lineages:
     async def of(self, entry: Entry) -> Lineage:
         """Return the lineage of the image that *entry* is, or is a snapshot of; raise OSError."""
         images = [entry.image_key]
-        moved_away, moving, copied = False, False, True
+        moved_away, copying, copied = False, False, True
         while True:
             attributes = await self._cache.attributes(entry, entry.image, entry.image_id or "")
             migration = await self._cache.migration(entry, attributes)
             if migration is not None and migration.is_source:
                 moved_away = moved_away or len(images) == 1
-            elif migration is not None:
-                moving = True
-                if migration.state is not State.EXECUTED and attributes.snaps:
+            elif migration is not None and migration.state is not State.EXECUTED:
+                copying = True
+                if attributes.snaps:
                     copied = False
             parent = attributes.parent
             if parent is None:
-                return Lineage(tuple(images), moved_away, moving, copied)
+                return Lineage(tuple(images), moved_away, copying, copied)
             images.append(Key(parent.pool_id, parent.pool_namespace, parent.image_id))
             pool = await self._pool(parent.pool_id)
             entry = Entry(images[-1], pool, parent.pool_namespace)
+
+    async def known(self, entry: Entry) -> Lineage | None:
+        """Return the lineage as of() does, or None where it cannot be told."""
+        try:
+            return await self.of(entry)
+        except OSError as exc:
+            log.debug("what %s was cloned from is not known: %s", entry.spec, exc)
+            return None
 
     async def _pool(self, pool_id: int) -> str:
         # Finding it asks the monitors, which an open image does not need.

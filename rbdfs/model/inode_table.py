@@ -55,6 +55,10 @@ class InodeTable:
             number = stable_number(key, number)
         return number
 
+    def numbers_of(self, whole: Key) -> list[int]:
+        """Return the inodes of an image or a snapshot and of its partitions, as far as known."""
+        return [number for number, inode in self._inodes.items() if inode.entry.whole_key == whole]
+
     def remember(self, entry: Entry) -> int:
         """Count a lookup of *entry*, which the kernel is about to be told of; return its inode."""
         number = self.refresh(entry)

@@ -142,6 +142,19 @@ class Catalog:
         except Missing:
             raise ImageGone(f"{entry.spec} was removed") from None
 
+    async def size(self, entry: Entry) -> int:
+        """Return the bytes of the image or snapshot that *entry* is (in) now, from its header.
+
+        Raises OSError ESTALE where it is gone.
+        """
+        attributes = await self.attributes(entry)
+        if not entry.is_snapshot:
+            return attributes.size
+        snap = find_snap(attributes, entry.key.snap_id)
+        if snap is None:
+            raise SnapshotGone(f"{entry.spec} was removed")
+        return snap.size
+
     async def current(self, entry: Entry) -> Entry:
         """Return *entry* as it is now. Raises OSError ESTALE where it is gone."""
         if entry.is_directory:

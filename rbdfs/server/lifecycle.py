@@ -64,7 +64,8 @@ async def serve(
         root = await find_root(catalog, options.source, cluster.user, look=predecessor is None)
         path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
-        handles = HandleTable(path, keeping, exclusive=options.lock == "exclusive")
+        exclusive = options.lock == "exclusive"
+        handles = HandleTable(path, keeping, exclusive=exclusive, lineages=lineages)
         inodes = InodeTable(root)
         copying = Copying(cluster, path.opener, keeping, options)
         finish_moves = Finish(catalog, handles, copying)
@@ -121,11 +122,7 @@ def _management(cluster: Cluster, catalog: Catalog, options: MountOptions) -> Ma
     if not options.manage:
         return None
     return Management(
-        cluster,
-        catalog,
-        data_pool=options.data_pool,
-        object_size=options.object_size,
-        remove_snapshots=options.remove_snapshots,
+        cluster, catalog, data_pool=options.data_pool, object_size=options.object_size
     )
 
 

@@ -1,0 +1,31 @@
+"""Threads for calls that block, so that a pool that does not answer holds up nobody else's."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class PoolThreads:
+    """Threads for one kind of blocking call, so many for each pool.
+
+    A pool that does not answer keeps its own threads, not those of other pools or other kinds.
+    """
+
+    def __init__(self, a_pool: int) -> None:
+        self._a_pool = a_pool
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+
+    async def run(self, pool: str, call: Callable[..., T], *args: object) -> T:
+        """Return what *call*, which asks *pool*, returns in a thread; raise what it raises."""
+        limiter = self._limiters.get(pool)
+        if limiter is None:
+            limiter = self._limiters[pool] = trio.CapacityLimiter(self._a_pool)
+        return await trio.to_thread.run_sync(partial(call, *args), limiter=limiter)
