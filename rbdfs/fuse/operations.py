@@ -17,6 +17,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FUSEError
 
+from rbdfs.fuse.answers import answered
 from rbdfs.fuse.file_operations import FileOperations
 from rbdfs.fuse.name_operations import NameOperations
 
@@ -50,14 +51,15 @@ def replies_errno(method: Method) -> Method:
     async def bounded(*args: Any, **kwargs: Any) -> Any:
         try:
             return await method(*args, **kwargs)
-        except FUSEError:
-            raise
+        except FUSEError as exc:
+            if answered(method.__name__, exc.errno) == exc.errno:
+                raise
+            raise FUSEError(errno.EIO) from exc
         except OSError as exc:
-            # A disk has no quota: QEMU pauses its guest upon ENOSPC, and upon nothing else.
-            code = errno.ENOSPC if exc.errno == errno.EDQUOT else exc.errno
+            code = answered(method.__name__, exc.errno)
             level = logging.DEBUG if code in _EXPECTED else logging.WARNING
             log.log(level, "%s: %s", method.__name__, exc)
-            raise FUSEError(code or errno.EIO) from exc
+            raise FUSEError(code) from exc
         except Exception:
             log.exception("%s failed", method.__name__)
             raise FUSEError(errno.EIO) from None

@@ -15,7 +15,8 @@ try:
     from rbdfs.datapath import native
 except ImportError:
     collect_ignore = [
-        f"test_{name}.py" for name in ("fuzz", "mount", "mux", "mux_replies", "native", "requests")
+        f"test_{name}.py"
+        for name in ("fuzz", "mount", "mux", "mux_replies", "native", "requests", "errnos")
     ]
 
 if TYPE_CHECKING:

@@ -157,9 +157,9 @@ def test_many_that_fail_at_once_free_their_turns(
     with librbd.held():
         waiting = [kernel.send(*bodies[call]) for _ in range(1000)]
         eventually(lambda: kernel.mux.stats()["active"] == 1000, what="all wait")
-        librbd.answer(call, errno.ENOSPC, at_once=at_once)
+        librbd.answer(call, errno.EIO, at_once=at_once)
     replies = [kernel.receive() for _ in waiting]
     assert {reply.unique for reply in replies} == set(waiting)
-    failed = [reply.error for reply in replies].count(errno.ENOSPC)
+    failed = [reply.error for reply in replies].count(errno.EIO)
     assert failed == (1000 - 256 if at_once else 1000)
     assert kernel.mux.stats()["errors"] == failed

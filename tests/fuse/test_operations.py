@@ -81,7 +81,7 @@ async def test_an_io_error_is_in_the_log_with_its_message(
 
 
 async def test_what_a_caller_may_expect_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    for code in (errno.ENOENT, errno.ENODATA, errno.EROFS, errno.EPERM, errno.ENOSPC):
+    for code in (errno.ENOENT, errno.EXDEV, errno.EROFS, errno.EPERM, errno.ENOSPC):
         await reply(OSError(code, "as it should be"))
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 

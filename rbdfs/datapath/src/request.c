@@ -4,6 +4,7 @@
 #include <rbd/librbd.h>
 #include <stdlib.h>
 
+#include "errnos.h"
 #include "mux.h"
 #include "reply.h"
 
@@ -33,7 +34,8 @@ static void answer(struct request *request, ssize_t result)
         return;
     if (result < 0) {
         mux_count(&mux->stats.errors, 1);
-        mux_reply_error(mux, unique, (int)-result);
+        mux_reply_error(mux, unique,
+                        answered_errno(request->kind != REQUEST_READ, (int)-result));
     } else if (request->kind == REQUEST_READ) {
         mux_reply_in_place(mux, unique, block_data(request->data), request->length);
     } else if (request->kind == REQUEST_WRITE) {
@@ -63,19 +65,17 @@ static struct turn *finish(struct request *request, ssize_t result)
      * the end of the image, and the bounds were checked against our own idea of it. */
     if (request->kind == REQUEST_READ && result >= 0 && result != request->length)
         result = -EIO;
-    /* A disk has no quota: QEMU pauses its guest upon ENOSPC, and upon nothing else. */
-    if (result == -EDQUOT)
-        result = -ENOSPC;
     /* The file still has to be flushed. */
     if (request->kind == REQUEST_FLUSH && result < 0)
         atomic_store(&request->registration->dirty, true);
     if (request->kind == REQUEST_WRITE)
         atomic_fetch_add(&request->image->completed_writes, 1);
-    answer(request, result);
     /* A fenced client stays one under an open file, even when the fence is lifted; and what has
-     * timed out may land at any time, so that nothing may be built upon it. */
+     * timed out may land at any time, so that nothing may be built upon it. That comes before the
+     * answer: who gets it must not see the next request succeed. */
     if (result == -ESHUTDOWN || result == -ETIMEDOUT)
         request_fail_all(request->image, (int)-result);
+    answer(request, result);
     ready = open_image_leave(request->image, &request->turn);
     discard(request);
     return ready;
