@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         check_mountpoint(options)
         configure_logging(options)
         if _native(options):
-            keeper = Keeper(options, arguments, starter)
+            keeper = Keeper(options, starter)
             if not options.foreground:
                 daemonise(starter)
             return keeper.run()

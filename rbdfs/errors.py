@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
+PASSING = frozenset({errno.ETIMEDOUT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Errnos of a cluster that does not answer and of a host that has no room: of what passes."""
+
 
 class UserError(Exception):
     """Something that the user can mend: told in one line, without a traceback.
@@ -25,6 +28,10 @@ class UserError(Exception):
     def __init__(self, message: str, exit_code: int = EXIT_FAILURE) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class ClusterAway(UserError):
+    """No monitor answers; that may pass."""
 
 
 class Failure(OSError):

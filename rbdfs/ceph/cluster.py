@@ -17,7 +17,7 @@ import trio
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.single_flight import SingleFlight
-from rbdfs.errors import Missing, NoSuchPool, PoolGone, UserError, failure
+from rbdfs.errors import ClusterAway, Missing, NoSuchPool, PoolGone, UserError, failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -81,7 +81,7 @@ class Cluster:
             # A connect that hangs in spite of its timeout is left behind: the process ends.
             await trio.to_thread.run_sync(_connect, client, settings, abandon_on_cancel=True)
         if scope.cancelled_caught:
-            raise UserError(f"the cluster did not answer within {timeout_s:g} s")
+            raise ClusterAway(f"the cluster did not answer within {timeout_s:g} s")
         cluster = cls(client, bridge, settings)
         try:
             yield cluster
@@ -260,7 +260,7 @@ def _connect(client: rados.Rados, settings: CephSettings) -> None:
         # librados says "error calling conf_read_file" or nothing useful: this is what it means.
         raise UserError(f"no monitor address or no keyring found for {user}") from exc
     except rados.TimedOut as exc:
-        raise UserError("the cluster did not answer in time: are the monitors up?") from exc
+        raise ClusterAway("the cluster did not answer in time: are the monitors up?") from exc
     except (rados.PermissionDeniedError, rados.PermissionError) as exc:
         raise UserError(
             f"permission denied for {user}: unknown user, wrong key or unreadable keyring"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from rbdfs.model.record import known_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,15 @@ class CephSettings:
     cluster: str | None = None
     pairs: tuple[tuple[str, str], ...] = ()
     full_try: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings fit for JSON, for from_record()."""
+        return asdict(self) | {"conf": None if self.conf is None else str(self.conf)}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> CephSettings:
+        """Return what record() has written, in this version or another one."""
+        known = known_fields(cls, record)
+        conf = known["conf"]
+        pairs = tuple((key, value) for key, value in known["pairs"])
+        return cls(**known | {"conf": None if conf is None else Path(conf), "pairs": pairs})

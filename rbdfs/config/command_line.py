@@ -77,11 +77,13 @@ def _argument_parser() -> _Parser:
     return parser
 
 
-def parse_arguments(arguments: list[str]) -> MountOptions:
+def parse_arguments(arguments: list[str], directory: Path | None = None) -> MountOptions:
     """Return what the command line asks for; raise UserError where it cannot mean anything.
 
-    Paths become absolute, because a daemon leaves the working directory.
+    Paths become absolute, once and here, because a daemon leaves the working directory: that of
+    this process, or *directory* where the command line was given in another one.
     """
+    directory = directory or Path()
     parsed = _argument_parser().parse_args(arguments)
     if parsed.all_pools == (parsed.source is not None):
         raise UserError("name what to mount: either POOL or --all-pools", EXIT_USAGE)
@@ -89,25 +91,29 @@ def parse_arguments(arguments: list[str]) -> MountOptions:
     if parsed.mon_host:
         pairs.append(("mon_host", parsed.mon_host))
     if parsed.keyring:
-        pairs.append(("keyring", str(parsed.keyring.absolute())))
+        pairs.append(("keyring", str((directory / parsed.keyring).absolute())))
     options = apply_options(MountOptions(), parsed.options)
     conf = parsed.conf or options.ceph.conf
     ceph = CephSettings(
         user=parsed.id or options.ceph.user,
-        conf=conf and conf.absolute(),
+        conf=conf and (directory / conf).absolute(),
         cluster=parsed.cluster or options.ceph.cluster,
         pairs=(*pairs, *options.ceph.pairs),
     )
-    source, ceph = resolve_source(parsed.source, ceph)
+    source, ceph = resolve_source(parsed.source, ceph, directory)
     return replace(
         options,
         source=source,
-        # os.path, not Path: "" and a trailing slash are the user's, to be told of.
-        mountpoint=os.path.abspath(parsed.mountpoint) if parsed.mountpoint else "",
+        mountpoint=_absolute(directory, parsed.mountpoint),
         ceph=ceph,
         read_only=options.read_only or parsed.read_only,
         foreground=parsed.foreground,
         debug=parsed.debug,
-        log_file=parsed.log_file and parsed.log_file.absolute(),
+        log_file=parsed.log_file and (directory / parsed.log_file).absolute(),
         connect_timeout_s=parsed.connect_timeout or options.connect_timeout_s,
     )
+
+
+def _absolute(directory: Path, mountpoint: str) -> str:
+    # os.path, not Path: "" and a trailing slash are the user's, to be told of.
+    return os.path.abspath(os.path.join(directory, mountpoint)) if mountpoint else ""

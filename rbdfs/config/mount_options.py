@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.source import Source
 from rbdfs.errors import EXIT_USAGE, UserError
+from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,6 +81,25 @@ class MountOptions:
     foreground: bool = False
     debug: bool = False
     log_file: Path | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the options fit for JSON, for from_record()."""
+        log_file = None if self.log_file is None else str(self.log_file)
+        return asdict(self) | {"ceph": self.ceph.record(), "log_file": log_file}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> MountOptions:
+        """Return what record() has written, in this version or another one."""
+        known = known_fields(cls, record)
+        log_file = known.get("log_file")
+        return cls(
+            **known
+            | {
+                "source": Source.from_record(record["source"]),
+                "ceph": CephSettings.from_record(record["ceph"]),
+                "log_file": None if log_file is None else Path(log_file),
+            }
+        )
 
     @property
     def ceph_settings(self) -> CephSettings:

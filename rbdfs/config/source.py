@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rbdfs.errors import EXIT_USAGE, UserError
 from rbdfs.model.file_name import FileName, parse_source
 from rbdfs.model.qemu_filename import parse_qemu_filename
+from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rbdfs.config.ceph_settings import CephSettings
 
 
@@ -33,6 +35,14 @@ class Source:
     def is_file(self) -> bool:
         return self.image is not None
 
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Source:
+        """Return the source that asdict() was made of."""
+        known = known_fields(cls, record)
+        if known["image"] is not None:
+            known["image"] = FileName(**known_fields(FileName, known["image"]))
+        return cls(**known)
+
     def __str__(self) -> str:
         """The text that mount(8) and df(1) show, without QEMU's options: a key may be there."""
         if self.pool is None:
@@ -45,11 +55,13 @@ class Source:
         return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
-def resolve_source(text: str | None, settings: CephSettings) -> tuple[Source, CephSettings]:
+def resolve_source(
+    text: str | None, settings: CephSettings, directory: Path
+) -> tuple[Source, CephSettings]:
     """Return what *text* (None: all pools) names, and *settings* with what QEMU's form adds.
 
-    What ``rbd:...:KEY=VALUE`` says comes before what the rest of the command line says.
-    Raises UserError.
+    What ``rbd:...:KEY=VALUE`` says comes before what the rest of the command line says; a path in
+    it is relative to *directory*. Raises UserError.
     """
     if text is None:
         return Source(), settings
@@ -65,7 +77,7 @@ def resolve_source(text: str | None, settings: CephSettings) -> tuple[Source, Ce
     settings = replace(
         settings,
         user=settings.user or name.id,
-        conf=settings.conf or (None if name.conf is None else Path(name.conf).absolute()),
+        conf=settings.conf or (None if name.conf is None else (directory / name.conf).absolute()),
         pairs=(*name.options, *settings.pairs),
     )
     return Source(name.pool, name.namespace, FileName(name.image, name.snap)), settings

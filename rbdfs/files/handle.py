@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rbdfs.errors import NoSpace, PastEnd
+from rbdfs.files.keeping import OpenFile
 from rbdfs.model.extents import ExtentMap
 
 if TYPE_CHECKING:
@@ -63,18 +64,18 @@ class Handle:
         self.sync = False
         self.dirty = False
 
-    def record(self) -> dict[str, Any]:
-        """Return what another server needs to open this file again, fit for JSON."""
-        growth = self.shared.growth
-        return {
-            "fh": self.fh,
-            "inode": self.inode,
-            "entry": self.entry.record(),
-            "writable": self.writable,
-            "sync": self.sync,
-            "length": None if growth is None else growth.length,
-            "error": None if self.shared.error is None else self.shared.error.errno,
-        }
+    def left(self) -> OpenFile:
+        """Return what another server needs to open this file again."""
+        growth, error = self.shared.growth, self.shared.error
+        return OpenFile(
+            fh=self.fh,
+            inode=self.inode,
+            entry=self.entry,
+            writable=self.writable,
+            sync=self.sync,
+            length=None if growth is None else growth.length,
+            error=None if error is None else error.errno,
+        )
 
     @property
     def writable(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -13,28 +13,18 @@ from rbdfs.errors import InUse, NotOpen, failure
 from rbdfs.files.handle import Handle, Use
 from rbdfs.files.reopening import Reopenings
 from rbdfs.files.shared_image import SharedImage
-from rbdfs.model.entry import Entry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from rbdfs.files.data_path import DataPath
+    from rbdfs.files.keeping import Keeping, OpenFile
     from rbdfs.files.reopening import Check
     from rbdfs.metadata.lineage import Lineages
-    from rbdfs.model.entry import Key
+    from rbdfs.model.entry import Entry, Key
     from rbdfs.model.relocation import Relocation
 
 log = logging.getLogger(__name__)
-
-
-class Keeping(Protocol):
-    """What remembers open files for a server that comes after this one."""
-
-    def opened(self, handle: Handle) -> None:
-        """Remember *handle*, as it is now."""
-
-    def released(self, fh: int) -> None:
-        """Forget it."""
 
 
 class HandleTable:
@@ -124,27 +114,27 @@ class HandleTable:
         self._data_path.serve(handle)
         return handle
 
-    def restore(self, record: dict[str, Any], error: OSError | None) -> None:
-        """Have a file open as *record* (of Handle.record()) says, under its old number.
+    def restore(self, left: OpenFile, error: OSError | None) -> None:
+        """Have a file open as it was *left* by another server, under its old number.
 
         Its image is opened by reopen(). One for which *error* is given is lost: it answers every
         request with that error, until it is closed.
         """
-        entry = Entry.from_record(record["entry"])
-        use = Use.of(entry, writable=record["writable"])
-        # Until it is open, or lost, the keeper knows of it what *record* says.
-        if record["error"] is not None:
-            error = failure(record["error"], f"{entry.spec} was lost to the server before")
+        entry = left.entry
+        use = Use.of(entry, writable=left.writable)
+        # Until it is open, or lost, the keeper knows of it what was *left*.
+        if left.error is not None:
+            error = failure(left.error, f"{entry.spec} was lost to the server before")
         shared = self._new_shared(entry)
         if error is None:
             shared = self._shared.setdefault(entry.whole_key, shared)
-            self._reopenings.add(shared, record["length"])
+            self._reopenings.add(shared, left.length)
         shared.expect(use)
-        self._numbers = itertools.count(max(next(self._numbers), record["fh"] + 1))
-        handle = Handle(record["fh"], record["inode"], entry, shared, use, self._keeping.opened)
-        handle.sync = record["sync"]
+        self._numbers = itertools.count(max(next(self._numbers), left.fh + 1))
+        handle = Handle(left.fh, left.inode, entry, shared, use, self._keeping.opened)
+        handle.sync = left.sync
         # A file that grew has room at its end to give back; what else was acknowledged is there.
-        handle.dirty = record["length"] is not None
+        handle.dirty = left.length is not None
         self._handles[handle.fh] = handle
         if error is not None:
             self._lose(shared, error)

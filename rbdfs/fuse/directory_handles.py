@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rbdfs.errors import NotOpen
 
 if TYPE_CHECKING:
+    from rbdfs.files.keeping import Keeping
     from rbdfs.model.entry import Entry
     from rbdfs.names.catalog import Catalog
     from rbdfs.names.listing import Listing
-    from rbdfs.server.keeper_link import Keeping
 
 
 class OpenDirectories:
@@ -29,12 +29,10 @@ class OpenDirectories:
         self._add(fh, inode, entry)
         return fh
 
-    def restore(self, record: dict[str, Any], entry: Entry) -> None:
+    def restore(self, fh: int, inode: int, entry: Entry) -> None:
         """Open again what another server had open, under its number; reading begins anew."""
-        # The keeper knows directories by negative numbers: those of files are the same.
-        fh = -record["fh"]
         self._numbers = itertools.count(max(next(self._numbers), fh + 1))
-        self._add(fh, record["inode"], entry)
+        self._add(fh, inode, entry)
 
     def _add(self, fh: int, inode: int, entry: Entry) -> None:
         self._directories[fh] = self._catalog.listing(entry)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from rbdfs.model.inode_table import InodeTable
     from rbdfs.moves.moves import Moves
     from rbdfs.names.catalog import Catalog
+    from rbdfs.names.inherited_inodes import InheritedInodes
     from rbdfs.names.manage import Management
     from rbdfs.names.xattrs import Xattrs
-    from rbdfs.server.inherited_inodes import InheritedInodes
 
 _INVALIDATING_A_POOL = 8
 

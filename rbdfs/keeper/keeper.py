@@ -7,18 +7,22 @@ the work, in a process of its own, and tells the keeper what a successor would n
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import selectors
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rbdfs.errors import EXIT_FAILURE, UserError
+from rbdfs.errors import EXIT_FAILURE, PASSING, UserError
 from rbdfs.keeper.command_socket import CommandSocket
 from rbdfs.keeper.daemonise import SignalSocket
-from rbdfs.keeper.server_process import Estate, ServerProcess
+from rbdfs.keeper.endurance import Endurance
+from rbdfs.keeper.estate import Estate
+from rbdfs.keeper.messages import Listener
+from rbdfs.keeper.refusal import Refusal
+from rbdfs.keeper.server_process import ServerProcess
 from rbdfs.kernel import mountpoint, raw_requests
 
 if TYPE_CHECKING:
@@ -29,14 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Between the death of a server and the start of the next, in seconds, for deaths in a row. What
-# kills a server at once will do so again: after the last one requests are refused instead.
-_PAUSES_S = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
-# A server that has served so long, in seconds, did not die of what its successor will do first.
-_SETTLED_S = 1.0
-# Between tries to start a server that says itself that it cannot.
-_RETRY_S = 1.0
-# Between looks at a server of which nothing is heard.
+# Between looks at a server of which nothing is heard, in seconds.
 _LOOK_S = 1.0
 # How long a server may take to end, in seconds, which gives itself 30; and after a second signal.
 _END_S = 35.0
@@ -46,27 +43,39 @@ _LEAVE_S = 0.5
 class Keeper:
     """One mount, for as long as it lives."""
 
-    def __init__(self, options: MountOptions, arguments: list[str], starter: Starter) -> None:
+    def __init__(self, options: MountOptions, starter: Starter) -> None:
         self._options = options
         self._starter = starter
         self._stack = contextlib.ExitStack()
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
-        self._estate = Estate(arguments, os.getcwd())
+        self._estate = Estate(options)
         self._server: ServerProcess | None = None
         self._commands = CommandSocket(options.mountpoint)
         self._exit_code: int | None = None
         # How the current server is doing.
         self._ready = False
-        self._replacing = False
-        self._failed = False
+        self._failed: str | None = None
+        self._passing = False
         self._started = self._ready_since = 0.0
         # How the mount is doing.
-        self._was_ready = self._ending = self._refusing = False
+        self._was_ready = self._ending = False
         # What is to be done, and when, unless something happens before.
         self._due: tuple[float, Callable[[], None]] | None = None
         self._generation = 0
-        self._deaths = 0
+        self._endurance = Endurance()
+        self._refusal = Refusal(self._selector, self._estate, partial(self._on_ended, EXIT_FAILURE))
         self._last_fault = "none"
+        self._listener = Listener(
+            mount=self._on_mount,
+            left=self._estate.learn,
+            remember=self._estate.remember,
+            forget=self._estate.forget,
+            ready=self._on_ready,
+            failed=self._on_failed,
+            replace_me=self._on_replace_me,
+            ended=self._on_ended,
+            status=self._on_status,
+        )
 
     def run(self) -> int:
         """Serve until the mount is over; return the exit code. Raises UserError at the start."""
@@ -124,27 +133,29 @@ class Keeper:
     # The server's life.
 
     def _start_server(self, *, crashed: bool) -> None:
+        self._estate.crashed, self._estate.sealed = crashed, False
+        self._ready = self._passing = False
+        self._failed = None
+        self._started = self._ready_since = time.monotonic()
         try:
-            self._server = ServerProcess(self._estate, crashed, not self._options.foreground)
+            self._server = ServerProcess(self._estate, quiet=not self._options.foreground)
         except OSError as exc:
             if not self._was_ready:
                 raise UserError(f"cannot start the server: {exc}") from exc
+            self._note_fault(f"cannot start a server: {exc}")
             # No process, descriptor or memory left: that may pass.
-            log.error("cannot start a server: %s", exc)
-            self._later(_RETRY_S, self._try_again)
+            self._go_on(passing=exc.errno in PASSING)
             return
         self._selector.register(self._server.control, selectors.EVENT_READ, self._hear_server)
         self._generation += 1
-        self._started = time.monotonic()
-        self._ready = self._replacing = self._failed = False
 
     def _hear_server(self) -> None:
         assert self._server is not None
-        event = self._server.receive()
-        if event is None:
+        message = self._server.receive()
+        if message is None:
             self._on_gone()
         else:
-            getattr(self, f"_on_{event.pop('event')}")(**event)
+            self._listener.hear(message)
 
     def _on_mount(self) -> None:
         assert self._server is not None
@@ -155,15 +166,10 @@ class Keeper:
         else:
             self._server.send({}, self._estate.fuse)
 
-    def _on_left(self, **facts: Any) -> None:
-        # What a server closes that makes way for another is still open for the kernel.
-        if not self._replacing or "fenced" in facts:
-            self._estate.learn(**facts)
-
     def _on_ready(self, init: str) -> None:
         self._ready = True
         self._ready_since = time.monotonic()
-        self._estate.init = init
+        self._estate.init = bytes.fromhex(init)
         if not self._was_ready:
             self._was_ready = True
             self._starter.ready()
@@ -171,17 +177,21 @@ class Keeper:
         log.info("server %d is ready after %.2f s", self._generation, elapsed)
         self._commands.answer("restart", self._facts() | {"seconds": round(elapsed, 3)})
 
-    def _on_failed(self, message: str, exit_code: int) -> None:
+    def _on_failed(self, message: str, exit_code: int, passing: bool = True) -> None:
+        """Take in why a server ends; one of version 1 spoke of nothing but what passes."""
         if not self._was_ready:
             raise UserError(message, exit_code)
-        self._failed = not self._ready
-        # Once, and not with every try for as long as the cluster is away.
-        if not self._last_fault.endswith(message):
-            log.error("server %d failed: %s", self._generation, message)
-        self._last_fault = f"server {self._generation} failed: {message}"
+        self._failed, self._passing = message, passing and not self._ready
+        self._note_fault(f"server {self._generation} failed: {message}", message)
+
+    def _note_fault(self, fault: str, message: str = "") -> None:
+        # In the log once, and not with every try for as long as the cluster is away.
+        if not self._last_fault.endswith(message or fault):
+            log.error("%s", fault)
+        self._last_fault = fault
 
     def _on_replace_me(self) -> None:
-        self._replacing = True
+        self._estate.sealed = True
         self._ready = False
 
     def _on_ended(self, exit_code: int) -> None:
@@ -202,30 +212,25 @@ class Keeper:
             cause = "interrupted" if self._ending else "the server ended unexpectedly"
             raise UserError(f"{cause} (exit code {code})")
         # One that has made way for another has closed everything.
-        handed_over = self._replacing and code == 0
+        handed_over = self._estate.sealed and code == 0
         if self._ending:
             self._exit_code = 0 if handed_over else EXIT_FAILURE
         elif handed_over:
             self._start_server(crashed=False)
         else:
-            self._go_on_after(code)
+            if self._failed is None:
+                self._note_fault(f"server {self._generation} ended with exit code {code}")
+            self._go_on(passing=self._passing)
 
-    def _go_on_after(self, code: int) -> None:
+    def _go_on(self, *, passing: bool) -> None:
         """Start another server when it is time, or give up."""
-        if self._ready and time.monotonic() - self._ready_since > _SETTLED_S:
-            self._deaths = 0
+        served_s = time.monotonic() - self._ready_since if self._ready else 0.0
         self._ready = False
-        if self._failed:
-            # The cluster is away, most likely: requests wait, as on any block device.
-            self._later(_RETRY_S, self._try_again)
-            return
-        self._last_fault = f"server {self._generation} ended with exit code {code}"
-        log.error("%s", self._last_fault)
-        if self._deaths < len(_PAUSES_S):
-            self._later(_PAUSES_S[self._deaths], self._try_again)
-            self._deaths += 1
-        else:
+        pause_s = self._endurance.pause_s(served_s, passing=passing)
+        if pause_s is None:
             self._give_up()
+        else:
+            self._later(pause_s, self._try_again)
 
     def _try_again(self) -> None:
         assert self._estate.fuse is not None
@@ -235,27 +240,10 @@ class Keeper:
         else:
             self._start_server(crashed=True)
 
-    # A mount without a server.
-
     def _give_up(self) -> None:
-        assert self._estate.fuse is not None
         log.critical("giving up: requests fail with EIO, until the mount is ended or restarted")
-        self._refusing = True
-        self._selector.register(self._estate.fuse, selectors.EVENT_READ, self._refuse)
-        # An older kernel leaves those waiting that the last server had read.
-        with contextlib.suppress(OSError):
-            raw_requests.resend_requests(self._estate.fuse)
-
-    def _refuse(self) -> None:
-        assert self._estate.fuse is not None
-        try:
-            released = raw_requests.refuse_request(self._estate.fuse)
-        except OSError as exc:
-            if exc.errno != errno.ENODEV:
-                raise
-            self._exit_code = EXIT_FAILURE
-        else:
-            self._estate.learn(released=released)
+        self._refusal.begin()
+        self._commands.answer("restart", {"error": f"given up: {self._last_fault}"})
 
     # What the commands restart and status ask for.
 
@@ -267,15 +255,15 @@ class Keeper:
             self._commands.answer(command, self._facts())
         elif command == "restart":
             # If one is on its way already, its readiness is the answer.
-            if self._refusing and self._estate.fuse is not None:
-                self._selector.unregister(self._estate.fuse)
-                self._refusing, self._deaths = False, 0
+            if self._refusal.active:
+                self._refusal.end()
+                self._endurance.renew()
                 self._start_server(crashed=True)
         elif command is not None:
             self._commands.answer(command, {"error": f"unknown command {command!a}"})
 
     def _facts(self) -> dict[str, Any]:
-        state = "serving" if self._ready else "given up" if self._refusing else "no server"
+        state = "serving" if self._ready else "given up" if self._refusal.active else "no server"
         return {
             "mountpoint": self._options.mountpoint,
             "source": str(self._options.source),

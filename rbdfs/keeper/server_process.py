@@ -1,4 +1,4 @@
-"""The server as a process of its own, and what one leaves to the next."""
+"""The server as a process of its own, and the socket between it and the keeper."""
 
 from __future__ import annotations
 
@@ -11,73 +11,34 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# The command line of a server; the descriptor of what it is to know follows.
-SERVER = [sys.executable, "-m", "rbdfs.server"]
-_MESSAGE_BYTES = 1 << 18
+from rbdfs.keeper.messages import MESSAGE_BYTES, decoded, encoded
+
+if TYPE_CHECKING:
+    from rbdfs.keeper.estate import Estate
+
+# The command line of a server; the descriptor of what it is to know follows. It is run in /, and
+# looks for modules in no working directory (-P): that may be anybody's, or below the mount point,
+# which answers nobody then.
+SERVER = [os.path.abspath(sys.executable), "-P", "-m", "rbdfs.server"]
 # Of Debian's libtcmalloc-minimal4.
 _ALLOCATOR = "libtcmalloc_minimal.so.4"
 # How long a killed process may take to be gone, in seconds.
 _REAP_S = 0.5
 
 
-@dataclass(slots=True)
-class Estate:
-    """What a successor needs, as servers tell it.
-
-    Attributes:
-        arguments: command line of the mount.
-        directory: the working directory that it was given in.
-        fuse: the kernel's descriptor, once there is one.
-        init: how the kernel introduced itself to the first server, as hexadecimal digits.
-        addresses: the last server's Ceph clients.
-        fenced: the clients that servers of this mount have fenced last.
-        handles: open files by file handle, as Handle.record() wrote them.
-    """
-
-    arguments: list[str]
-    directory: str
-    fuse: int | None = None
-    init: str = ""
-    addresses: list[str] = field(default_factory=list)
-    fenced: list[str] = field(default_factory=list)
-    handles: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def learn(
-        self,
-        *,
-        addresses: list[str] | None = None,
-        fenced: list[str] | None = None,
-        opened: dict[str, Any] | None = None,
-        released: int | None = None,
-    ) -> None:
-        """Take in what has changed; *opened* has its file handle as ``fh``."""
-        self.addresses = self.addresses if addresses is None else addresses
-        self.fenced = self.fenced if fenced is None else fenced
-        if opened is not None:
-            self.handles[opened["fh"]] = opened
-        if released is not None:
-            self.handles.pop(released, None)
-
-
 class ServerProcess:
     """A running server, or one whose end was not noticed yet."""
 
-    def __init__(self, estate: Estate, crashed: bool, quiet: bool) -> None:
-        """Start it; *crashed* says that its predecessor could not close anything.
+    def __init__(self, estate: Estate, *, quiet: bool) -> None:
+        """Start it, for it to go on with *estate*; raise OSError.
 
         A *quiet* one has no terminal: a daemon must not hold its caller's pipes.
         """
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        state = asdict(estate) | {
-            "handles": list(estate.handles.values()),
-            "control": theirs.fileno(),
-            "keeper": os.getpid(),
-            "crashed": crashed,
-        }
+        state = estate.record() | {"control": theirs.fileno(), "keeper": os.getpid()}
         descriptors = [theirs.fileno(), *([] if estate.fuse is None else [estate.fuse])]
         try:
             with theirs:
@@ -90,17 +51,16 @@ class ServerProcess:
     def receive(self) -> dict[str, Any] | None:
         """Return the next event, or None where the server has ended or closed its side."""
         try:
-            message = self.control.recv(_MESSAGE_BYTES)
+            message = self.control.recv(MESSAGE_BYTES)
         except ConnectionResetError:
             return None
-        event: dict[str, Any] | None = json.loads(message) if message else None
-        return event
+        return decoded(message) if message else None
 
     def send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
         """Send *message*; a server that is gone does not get it, and receive() tells of that."""
         with contextlib.suppress(BrokenPipeError):
             descriptors = [] if descriptor is None else [descriptor]
-            socket.send_fds(self.control, [json.dumps(message).encode()], descriptors)
+            socket.send_fds(self.control, [encoded(message)], descriptors)
 
     def kill(self) -> None:
         self._process.kill()
@@ -151,6 +111,7 @@ def _spawn(
         return subprocess.Popen(
             [*SERVER, str(memory.fileno())],
             env=_environment(),
+            cwd="/",
             pass_fds=[*descriptors, memory.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if quiet else None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rbdfs.model.file_name import ImageSpec
 from rbdfs.model.image_attributes import USER
+from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
     from rbdfs.model.image_attributes import ImageAttributes, SnapAttributes
@@ -70,9 +71,10 @@ class Entry:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Entry:
-        """Return the entry that record() has written."""
-        times = Times(**record["times"])
-        return cls(**record | {"key": Key(*record["key"]), "times": times})
+        """Return the entry that record() has written, in this version or another one."""
+        times = Times(**known_fields(Times, record["times"]))
+        known = known_fields(cls, record)
+        return cls(**known | {"key": Key(*record["key"][: len(Key._fields)]), "times": times})
 
     @property
     def is_directory(self) -> bool:

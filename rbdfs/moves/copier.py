@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from rbdfs.ceph.opener import Opener
     from rbdfs.config.mount_options import MountOptions
+    from rbdfs.files.keeping import Keeping
     from rbdfs.moves.migration import Migration
-    from rbdfs.server.keeper_link import Keeping
 
 log = logging.getLogger(__name__)
 

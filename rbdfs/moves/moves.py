@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rbdfs.ceph.cluster import Cluster
+    from rbdfs.files.keeping import Keeping
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.model.entry import Entry, Key
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from rbdfs.model.relocation import Relocation
     from rbdfs.moves.finish import Finish
     from rbdfs.names.catalog import Catalog
-    from rbdfs.server.keeper_link import Keeping
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,12 @@ class Move:
             (spec.pool, spec.namespace, spec.image) for spec in (self.source, self.target)
         )
         return {"source": source, "image_id": self.source_id, "target": target}
+
+    @classmethod
+    def from_record(cls, number: int, record: dict[str, Any]) -> Move:
+        """Return move *number* that record() has written, in this version or another one."""
+        source, target = ImageSpec(*record["source"]), ImageSpec(*record["target"])
+        return cls(number, source, record["image_id"], target)
 
     @property
     def over(self) -> bool:
@@ -116,22 +122,20 @@ class Moves:
         """
         await self._nursery.start(self._move, source, target)
 
-    async def inherit(self, records: Iterable[dict[str, Any]]) -> list[Relocation]:
+    async def inherit(self, records: dict[int, dict[str, Any]]) -> list[Relocation]:
         """Take over the moves of another server, which is gone; return where their images are.
 
         Each is finished, but for one that had not got as far as to have a whole target.
         """
         relocations = []
-        for record in records:
-            begun = record["move"]
-            spec, target = ImageSpec(*begun["source"]), ImageSpec(*begun["target"])
-            move = Move(record["number"], spec, begun["image_id"], target)
-            self._made.add((spec, target))
+        for number, record in records.items():
+            move = Move.from_record(number, record)
+            self._made.add((move.source, move.target))
             self._numbers = itertools.count(max(next(self._numbers), move.number + 1))
             try:
                 relocation = await self._inherit(move)
             except OSError as exc:
-                log.error("the move of %s is not taken over: %s", spec, exc)
+                log.error("the move of %s is not taken over: %s", move.source, exc)
                 continue
             if relocation is not None:
                 relocations.append(relocation)

@@ -14,11 +14,11 @@ from typing import Any
 
 import trio
 
-from rbdfs.config.command_line import parse_arguments
 from rbdfs.config.logging_setup import configure_logging
-from rbdfs.errors import EXIT_FAILURE, UserError
+from rbdfs.errors import EXIT_FAILURE, PASSING, ClusterAway, UserError
+from rbdfs.keeper.estate import Estate
 from rbdfs.server import lifecycle
-from rbdfs.server.keeper_link import KeeperLink, Predecessor
+from rbdfs.server.keeper_link import KeeperLink
 
 log = logging.getLogger(__name__)
 
@@ -55,42 +55,39 @@ def main() -> int:
         state = json.load(memory)
     _die_with(state["keeper"])
     _be_io_flusher()
-    with contextlib.closing(KeeperLink(socket.socket(fileno=state["control"]))) as link:
+    control = socket.socket(fileno=state["control"])
+    with contextlib.closing(KeeperLink(control, state.get("version", 1))) as link:
         return _serve(state, link)
 
 
 def _serve(state: dict[str, Any], link: KeeperLink) -> int:
-    predecessor = None
-    if state["fuse"] is not None:
-        predecessor = Predecessor(
-            state["fuse"],
-            bytes.fromhex(state["init"]),
-            state["addresses"],
-            state["fenced"],
-            state["handles"],
-            crashed=state["crashed"],
-        )
     try:
-        # Relative paths of the command line; a directory that is gone makes them errors by name.
-        with contextlib.suppress(OSError):
-            os.chdir(state["directory"])
-        options = parse_arguments(state["arguments"])
-        link.background = not options.foreground
-        os.chdir("/")
-        configure_logging(options)
-        code = trio.run(lifecycle.serve, options, link, predecessor)
+        estate = Estate.from_record(state)
+        link.background = not estate.options.foreground
+        configure_logging(estate.options)
+        predecessor = None if estate.fuse is None else estate
+        code = trio.run(lifecycle.serve, estate.options, link, predecessor)
     except UserError as exc:
-        link.tell("failed", message=str(exc), exit_code=exc.exit_code)
+        passing = isinstance(exc, ClusterAway)
+        link.failed(str(exc), exc.exit_code, passing=passing)
         return exc.exit_code
     except Exception as exc:
         log.exception("the server ends")
-        # What is a fault of the cluster's is tried again; what nobody expected not for ever.
-        if predecessor is None or isinstance(exc, OSError):
-            link.tell("failed", message=f"{type(exc).__name__}: {exc}", exit_code=EXIT_FAILURE)
+        link.failed(f"{type(exc).__name__}: {exc}", EXIT_FAILURE, passing=_is_passing(exc))
         return EXIT_FAILURE
     if code is not None:
         link.tell("ended", exit_code=code)
     return code or 0
+
+
+def _is_passing(exc: Exception) -> bool:
+    """Tell whether *exc* is the cluster's or the host's silence, which another server may outlast.
+
+    What a nursery raises is a group: of which nothing may be anything else.
+    """
+    if isinstance(exc, ExceptionGroup):
+        return all(_is_passing(each) for each in exc.exceptions)
+    return isinstance(exc, ClusterAway) or isinstance(exc, OSError) and exc.errno in PASSING
 
 
 if __name__ == "__main__":

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from rbdfs.errors import EXIT_FAILURE, UserError
+from rbdfs.files.keeping import Keeping, Unremembered
+from rbdfs.keeper import version_1
 from rbdfs.keeper.daemonise import leave_standard_descriptors
+from rbdfs.keeper.estate import Kind
+from rbdfs.keeper.messages import MESSAGE_BYTES, decoded, encoded
 from rbdfs.kernel import mountpoint
 
 if TYPE_CHECKING:
@@ -24,79 +26,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MESSAGE_BYTES = 1 << 18
-# The keeper keeps them among the handles, by numbers below those of directories.
-_MOVES = -(1 << 62)
 
-
-@dataclass(frozen=True, slots=True)
-class Predecessor:
-    """What a server that is gone has left behind.
-
-    Attributes:
-        fuse: the kernel's descriptor.
-        init: how the kernel introduced itself to the first server.
-        addresses: its Ceph clients.
-        fenced: those that servers of this mount have fenced: no other client did.
-        handles: the files and directories that were open, and the moves that were begun.
-        crashed: whether requests of it may be on their way; if not, it has closed everything.
-    """
-
-    fuse: int
-    init: bytes
-    addresses: list[str] = field(default_factory=list)
-    fenced: list[str] = field(default_factory=list)
-    handles: list[dict[str, Any]] = field(default_factory=list)
-    crashed: bool = True
-
-    @property
-    def files(self) -> list[dict[str, Any]]:
-        """Open files, as Handle.record() wrote them."""
-        return [record for record in self.handles if "entry" in record]
-
-    @property
-    def directories(self) -> list[dict[str, Any]]:
-        """Open directories, as opened_directory() was told of them."""
-        return [record for record in self.handles if "directory" in record]
-
-    @property
-    def moves(self) -> list[dict[str, Any]]:
-        """Moves that were begun, as moving() was told of them: ``number`` and ``move``."""
-        return [record for record in self.handles if "move" in record]
-
-
-class Keeping(Protocol):
-    """Who holds the kernel connection, and remembers what a new server would need."""
+class Link(Keeping, Protocol):
+    """Who holds the kernel connection, starts servers, and remembers what a new one would need."""
 
     def mount(self) -> int:
         """Mount and return the kernel's descriptor; raise UserError. Blocks."""
 
     def detach(self) -> None:
         """End the mount, where that is not the keeper's business."""
-
-    def connected_as(self, addresses: list[str]) -> None:
-        """Remember the addresses of this server's Ceph clients, to be fenced if it dies."""
-
-    def fencing(self, addresses: list[str]) -> None:
-        """Remember that it is this mount that fences *addresses*."""
-
-    def opened(self, handle: Handle) -> None:
-        """Remember an open file, or how long it has grown."""
-
-    def released(self, fh: int) -> None:
-        """Forget a file that was closed."""
-
-    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None:
-        """Remember an open directory; its numbers are other ones than those of files."""
-
-    def released_directory(self, fh: int) -> None:
-        """Forget a directory that was closed."""
-
-    def moving(self, number: int, move: dict[str, Any]) -> None:
-        """Remember a move of an image to another pool, as JSON, which a successor has to end."""
-
-    def moved(self, number: int) -> None:
-        """Forget a move that has come to its end."""
 
     def ready(self, init_request: bytes) -> None:
         """Remember how the kernel introduced itself; the mount answers."""
@@ -105,10 +43,10 @@ class Keeping(Protocol):
         """Yield what the keeper asks for."""
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Tell the keeper of an event, as its _on_EVENT() methods take them."""
+        """Tell the keeper of an event."""
 
 
-class Unkept:
+class Unkept(Unremembered):
     """No keeper: the mount dies with this process."""
 
     def __init__(self, options: MountOptions, ready: Callable[[], None]) -> None:
@@ -120,22 +58,6 @@ class Unkept:
 
     def detach(self) -> None:
         mountpoint.detach(self._options.mountpoint)
-
-    def connected_as(self, addresses: list[str]) -> None: ...
-
-    def fencing(self, addresses: list[str]) -> None: ...
-
-    def opened(self, handle: Handle) -> None: ...
-
-    def released(self, fh: int) -> None: ...
-
-    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None: ...
-
-    def released_directory(self, fh: int) -> None: ...
-
-    def moving(self, number: int, move: dict[str, Any]) -> None: ...
-
-    def moved(self, number: int) -> None: ...
 
     def ready(self, init_request: bytes) -> None:
         self._ready()
@@ -150,12 +72,15 @@ class Unkept:
 class KeeperLink:
     """The way to the keeper. What was told is safe once the call returns: it is in its socket.
 
+    *version* is that of the keeper, which may be older than this server: see keeper.messages.
+
     Attributes:
         background: whether the caller's terminal is to be left when the mount is usable.
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, version: int) -> None:
         self._control = control
+        self._version = version
         self.background = False
 
     def close(self) -> None:
@@ -163,19 +88,48 @@ class KeeperLink:
 
     def tell(self, event: str, **facts: Any) -> None:
         try:
-            self._control.send(json.dumps({"event": event, **facts}).encode())
+            self._control.send(encoded({"event": event, **facts}, self._version))
         except BrokenPipeError:
             _leave()
 
+    def failed(self, message: str, exit_code: int, *, passing: bool) -> None:
+        """Tell why this server cannot serve.
+
+        The keeper waits for what is *passing* as long as it takes; of everything else it has had
+        enough after a few servers.
+        """
+        if self._version > 1:
+            self.tell("failed", message=message, exit_code=exit_code, passing=passing)
+        elif passing:
+            # What a keeper of version 1 is told of, it takes for passing; it counts silent deaths.
+            self.tell("failed", message=message, exit_code=exit_code)
+
+    def remember(self, kind: Kind, number: int, record: dict[str, Any]) -> None:
+        """Have the keeper remember a record: it is in the next server's Estate.of_kind(kind)."""
+        if self._version > 1:
+            self.tell("remember", kind=kind, number=number, record=record)
+        else:
+            self.tell("left", **version_1.remembering(kind, number, record))
+
+    def forget(self, kind: Kind, number: int) -> None:
+        """Have the keeper forget a record."""
+        if self._version > 1:
+            self.tell("forget", kind=kind, number=number)
+        else:
+            self.tell("left", **version_1.forgetting(kind, number))
+
     def mount(self) -> int:
         self.tell("mount")
-        answer, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
+        answer, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1)
         if not descriptors:
-            raise UserError(json.loads(answer)["error"])
+            raise UserError(decoded(answer)["error"])
         return descriptors[0]
 
     def detach(self) -> None:
         """Nothing to do: the keeper ends the mount, or has another server go on with it."""
+
+    def rooted(self, root: Entry) -> None:
+        self.remember(Kind.ROOT, 0, root.record())
 
     def connected_as(self, addresses: list[str]) -> None:
         self.tell("left", addresses=addresses)
@@ -184,22 +138,28 @@ class KeeperLink:
         self.tell("left", fenced=addresses)
 
     def opened(self, handle: Handle) -> None:
-        self.tell("left", opened=handle.record())
+        self.remember(Kind.FILE, handle.fh, handle.left().record())
 
     def released(self, fh: int) -> None:
-        self.tell("left", released=fh)
+        self.forget(Kind.FILE, fh)
 
     def opened_directory(self, fh: int, inode: int, entry: Entry) -> None:
-        self.tell("left", opened={"fh": -fh, "inode": inode, "directory": entry.record()})
+        self.remember(Kind.DIRECTORY, fh, {"inode": inode, "entry": entry.record()})
 
     def released_directory(self, fh: int) -> None:
-        self.tell("left", released=-fh)
+        self.forget(Kind.DIRECTORY, fh)
+
+    def begun(self, unique: int, request: dict[str, Any]) -> None:
+        self.remember(Kind.REQUEST, unique, request)
+
+    def answered(self, unique: int) -> None:
+        self.forget(Kind.REQUEST, unique)
 
     def moving(self, number: int, move: dict[str, Any]) -> None:
-        self.tell("left", opened={"fh": _MOVES - number, "number": number, "move": move})
+        self.remember(Kind.MOVE, number, move)
 
     def moved(self, number: int) -> None:
-        self.tell("left", released=_MOVES - number)
+        self.forget(Kind.MOVE, number)
 
     def ready(self, init_request: bytes) -> None:
         if self.background:
@@ -209,10 +169,10 @@ class KeeperLink:
     async def commands(self) -> AsyncIterator[str]:
         while True:
             await trio.lowlevel.wait_readable(self._control)
-            message = self._control.recv(_MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            message = self._control.recv(MESSAGE_BYTES, socket.MSG_DONTWAIT)
             if not message:
                 _leave()
-            yield json.loads(message)["do"]
+            yield decoded(message)["do"]
 
 
 def _leave() -> None:

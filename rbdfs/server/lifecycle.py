@@ -21,8 +21,10 @@ from rbdfs.files.table import HandleTable
 from rbdfs.fuse.directory_handles import OpenDirectories
 from rbdfs.fuse.mounted import Mounted
 from rbdfs.fuse.operations import Operations
+from rbdfs.keeper.estate import Kind
 from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.lineage import Lineages
+from rbdfs.model.entry import Entry
 from rbdfs.model.inode_table import InodeTable
 from rbdfs.moves.copier import Copying
 from rbdfs.moves.finish import Finish
@@ -40,19 +42,17 @@ if TYPE_CHECKING:
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.config.source import Source
     from rbdfs.files.data_path import DataPath
-    from rbdfs.model.entry import Entry
-    from rbdfs.server.keeper_link import Keeping, Predecessor
+    from rbdfs.keeper.estate import Estate
+    from rbdfs.server.keeper_link import Link
 
 log = logging.getLogger(__name__)
 
 
-async def serve(
-    options: MountOptions, keeping: Keeping, predecessor: Predecessor | None
-) -> int | None:
+async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None) -> int | None:
     """Mount and serve until the mount is gone, a signal ends it, or another server is to go on.
 
-    Returns the exit code, or None in the last case. Goes on where *predecessor* ended, if one is
-    given. Raises UserError, with nothing mounted.
+    Returns the exit code, or None in the last case. Goes on with what the server before has left in
+    *predecessor*, if there was one. Raises UserError, with nothing mounted.
     """
     async with contextlib.AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(
@@ -61,7 +61,8 @@ async def serve(
         fenced = predecessor is not None and await takeover.fence(cluster, keeping, predecessor)
         cache = MetadataCache(cluster)
         catalog, lineages = _catalog(cluster, cache, options), Lineages(cluster, cache)
-        root = await find_root(catalog, options.source, cluster.user, look=predecessor is None)
+        root = await _root(catalog, options.source, cluster.user, predecessor)
+        keeping.rooted(root)
         path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
         exclusive = options.lock == "exclusive"
@@ -94,7 +95,7 @@ async def serve(
 
 @contextlib.asynccontextmanager
 async def _data_path(
-    options: MountOptions, cluster: Cluster, predecessor: Predecessor | None
+    options: MountOptions, cluster: Cluster, predecessor: Estate | None
 ) -> AsyncIterator[DataPath]:
     """Yield the data path that *options* ask for, and say in the log which it is."""
     # Where it was not built, the command line has chosen already.
@@ -124,6 +125,14 @@ def _management(cluster: Cluster, catalog: Catalog, options: MountOptions) -> Ma
     return Management(
         cluster, catalog, data_pool=options.data_pool, object_size=options.object_size
     )
+
+
+async def _root(catalog: Catalog, source: Source, user: str, predecessor: Estate | None) -> Entry:
+    """Return what is mounted: what the server before has mounted, whatever its name is now."""
+    if predecessor is not None:
+        for record in predecessor.of_kind(Kind.ROOT).values():
+            return Entry.from_record(record)
+    return await find_root(catalog, source, user, look=predecessor is None)
 
 
 async def find_root(catalog: Catalog, source: Source, user: str, *, look: bool = True) -> Entry:
@@ -163,7 +172,7 @@ async def _closing(handles: HandleTable, moves: Moves | None) -> AsyncIterator[N
 async def _moving(
     make_moves: Callable[[trio.Nursery, str | None], Moves],
     options: MountOptions,
-    predecessor: Predecessor | None,
+    predecessor: Estate | None,
 ) -> AsyncIterator[Moves | None]:
     """Yield what moves images, in a managed mount; interrupt it at the end of the context."""
     async with _background() as nursery:
@@ -189,9 +198,10 @@ async def _background() -> AsyncIterator[trio.Nursery]:
 
 
 @contextlib.asynccontextmanager
-async def _device(keeping: Keeping, predecessor: Predecessor | None) -> AsyncIterator[int]:
+async def _device(keeping: Link, predecessor: Estate | None) -> AsyncIterator[int]:
     """Yield the kernel's descriptor, mounting unless there is one already."""
     if predecessor is not None:
+        assert predecessor.fuse is not None
         descriptor = predecessor.fuse
     else:
         descriptor = await trio.to_thread.run_sync(keeping.mount)

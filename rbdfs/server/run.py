@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.freshness import Freshness
     from rbdfs.fuse.operations import Operations
-    from rbdfs.server.keeper_link import Keeping
+    from rbdfs.server.keeper_link import Link
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Serving:
         self,
         operations: Operations,
         path: DataPath,
-        keeping: Keeping,
+        keeping: Link,
         freshness: Freshness,
         *,
         resend: int | None,

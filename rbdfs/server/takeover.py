@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rbdfs.errors import Failure, Fenced, ImageGone
+from rbdfs.files.keeping import OpenFile
+from rbdfs.keeper.estate import Kind
 from rbdfs.model.entry import Entry
-from rbdfs.server.inherited_inodes import InheritedInodes
+from rbdfs.names.inherited_inodes import InheritedInodes
 
 if TYPE_CHECKING:
     import trio
 
     from rbdfs.ceph.cluster import Cluster
+    from rbdfs.files.keeping import Keeping
     from rbdfs.fuse.mounted import Mounted
+    from rbdfs.keeper.estate import Estate
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Key
     from rbdfs.model.relocation import Relocation
-    from rbdfs.server.keeper_link import Keeping, Predecessor
 
 log = logging.getLogger(__name__)
 
 
-async def fence(cluster: Cluster, keeping: Keeping, predecessor: Predecessor) -> bool:
-    """Make sure that no write that *predecessor* has sent lands from now on.
+async def fence(cluster: Cluster, keeping: Keeping, estate: Estate) -> bool:
+    """Make sure that no write that the last server has sent lands from now on.
 
     Without it librbd would wait half a minute for the watch of a dead owner of a lock, and a
     late write could overtake one that was acknowledged since.
@@ -34,44 +38,40 @@ async def fence(cluster: Cluster, keeping: Keeping, predecessor: Predecessor) ->
     others may have written to what was open. Raises OSError.
     """
     blocklist = await cluster.blocklist()
-    foreign = (blocklist & set(predecessor.addresses)) - set(predecessor.fenced)
+    foreign = (blocklist & set(estate.addresses)) - set(estate.fenced)
     if foreign:
         log.error("fenced by somebody else: %s", ", ".join(sorted(foreign)))
-    if predecessor.crashed:
+    if estate.crashed:
         # Before it happens, or a successor of this server would take it for somebody else's doing.
-        keeping.fencing(predecessor.addresses)
-        for address in predecessor.addresses:
+        keeping.fencing(estate.addresses)
+        for address in estate.addresses:
             await cluster.fence(address)
             log.info("fenced %s", address)
     return bool(foreign)
 
 
-async def restore(
-    mounted: Mounted, predecessor: Predecessor, nursery: trio.Nursery, *, fenced: bool
-) -> None:
-    """Take over the open files and directories of *predecessor*.
+async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fenced: bool) -> None:
+    """Take over the open files and directories of the last server, as *estate* has them.
 
     Their images are opened in *nursery*: a pool that does not answer must not keep the files of
     others waiting. *fenced* says that others may have written to what it had open for writing.
     """
     mounted.inherited = InheritedInodes(mounted.catalog, mounted.inodes, nursery)
-    files = predecessor.files
+    files = [OpenFile.from_record(fh, left) for fh, left in estate.of_kind(Kind.FILE).items()]
     relocations: list[Relocation] = []
     if mounted.moves is not None:
-        relocations = await mounted.moves.inherit(predecessor.moves)
-        for record in files:
-            record["entry"] = _relocated(record, relocations)
-    for record in predecessor.directories:
-        entry = Entry.from_record(record["directory"])
-        mounted.inodes.restore(entry, record["inode"])
-        mounted.directories.restore(record, entry)
-    lost = _lost_images(mounted, predecessor, fenced=fenced)
-    for record in files:
+        relocations = await mounted.moves.inherit(estate.of_kind(Kind.MOVE))
+        files = [replace(file, entry=_relocated(file.entry, relocations)) for file in files]
+    for fh, record in estate.of_kind(Kind.DIRECTORY).items():
         entry = Entry.from_record(record["entry"])
-        # What has moved has kept a number that does not follow from its key.
         mounted.inodes.restore(entry, record["inode"])
-        mounted.inodes.opened(record["inode"], entry)
-        mounted.handles.restore(record, lost.get(entry.whole_key))
+        mounted.directories.restore(fh, record["inode"], entry)
+    lost = _lost_images(mounted, estate, files, fenced=fenced)
+    for file in files:
+        # What has moved has kept a number that does not follow from its key.
+        mounted.inodes.restore(file.entry, file.inode)
+        mounted.inodes.opened(file.inode, file.entry)
+        mounted.handles.restore(file, lost.get(file.entry.whole_key))
     moved = {relocation.target.image_key for relocation in relocations}
     await mounted.handles.reopen(nursery, partial(_check_copied, mounted.lineages, moved))
     log.info("%d open files taken over", len(files))
@@ -79,27 +79,28 @@ async def restore(
         await mounted.moves.go_on()
 
 
-def _relocated(record: dict[str, Any], relocations: list[Relocation]) -> dict[str, Any]:
+def _relocated(entry: Entry, relocations: list[Relocation]) -> Entry:
     """Return the entry of an open file where it is now."""
-    entry = Entry.from_record(record["entry"])
     for relocation in relocations:
         # A snapshot that did not move along fails to open, and then its file is lost.
         with contextlib.suppress(OSError):
             entry = relocation.follow(entry)
-    return entry.record()
+    return entry
 
 
-def _lost_images(mounted: Mounted, predecessor: Predecessor, *, fenced: bool) -> dict[Key, OSError]:
+def _lost_images(
+    mounted: Mounted, estate: Estate, files: list[OpenFile], *, fenced: bool
+) -> dict[Key, OSError]:
     """Return why images cannot just be opened again, by key: all that were open for writing.
 
     After a crash librbd's cache may have taken acknowledged writes with it; and an application
     that goes on after a fence would write what it knows over what others have written since.
     """
-    written = [Entry.from_record(rec["entry"]) for rec in predecessor.files if rec["writable"]]
+    written = [file.entry for file in files if file.writable]
     if fenced:
         kind: type[Failure] = Fenced
         reason = "was fenced: others may have written to it"
-    elif predecessor.crashed and mounted.options.cache in ("writeback", "unsafe"):
+    elif estate.crashed and mounted.options.cache in ("writeback", "unsafe"):
         kind, reason = Failure, "acknowledged writes may have been lost"
     else:
         return {}

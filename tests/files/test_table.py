@@ -20,6 +20,7 @@ from rbdfs.ceph.opener import PythonOpener
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.handle import Handle, Use
+from rbdfs.files.keeping import OpenFile, Unremembered
 from rbdfs.files.shared_image import SharedImage
 from rbdfs.files.table import HandleTable
 from rbdfs.model.entry import Entry, Key
@@ -111,7 +112,7 @@ class RecordingDataPath(PythonDataPath):
         self.served.pop(handle.fh, None)
 
 
-class RecordingKeeping:
+class RecordingKeeping(Unremembered):
     """Knows which files a successor would find open."""
 
     def __init__(self) -> None:
@@ -626,17 +627,9 @@ async def test_a_growing_file_has_its_true_size_in_the_end(
 # Taking over from another server.
 
 
-def record_of(entry: Entry, fh: int, *, writable: bool, length: int | None = None) -> Any:
+def left(entry: Entry, fh: int, *, writable: bool, length: int | None = None) -> OpenFile:
     """What another server has left of an open file."""
-    return {
-        "fh": fh,
-        "inode": 1,
-        "entry": entry.record(),
-        "writable": writable,
-        "sync": False,
-        "length": length,
-        "error": None,
-    }
+    return OpenFile(fh, 1, entry, writable, length=length)
 
 
 async def unhindered(_entry: Entry) -> None:
@@ -646,7 +639,7 @@ async def unhindered(_entry: Entry) -> None:
 async def test_restored_files_of_an_image_open_it_once(client: Client, images: Images) -> None:
     entry, table = images.create(), client.table
     for fh in (7, 3):
-        table.restore(record_of(entry, fh, writable=fh == 3), None)
+        table.restore(left(entry, fh, writable=fh == 3), None)
     assert client.data_path.served == {}
     async with trio.open_nursery() as nursery:
         await table.reopen(nursery, unhindered)
@@ -667,7 +660,7 @@ async def test_a_restored_file_of_which_another_handle_has_grown_it_more(
 ) -> None:
     entry = images.create()
     for fh, length in ((1, SIZE // 2), (2, SIZE - 5), (3, 17)):
-        table.restore(record_of(entry, fh, writable=True, length=length), None)
+        table.restore(left(entry, fh, writable=True, length=length), None)
     assert table.length(entry) == SIZE - 5
     async with trio.open_nursery() as nursery:
         await table.reopen(nursery, unhindered)
@@ -680,8 +673,8 @@ async def test_a_restored_file_of_which_another_handle_has_grown_it_more(
 async def test_a_restored_file_that_cannot_be_opened(table: HandleTable, images: Images) -> None:
     entry, other = images.create(), images.create()
     rbd.RBD().remove(images.ioctx, entry.image)
-    table.restore(record_of(entry, 1, writable=False), None)
-    table.restore(record_of(other, 2, writable=True), OSError(errno.EIO, "lost"))
+    table.restore(left(entry, 1, writable=False), None)
+    table.restore(left(other, 2, writable=True), OSError(errno.EIO, "lost"))
     async with trio.open_nursery() as nursery:
         await table.reopen(nursery, unhindered)
         with pytest.raises(OSError, match="was removed") as caught:
@@ -696,8 +689,8 @@ async def test_a_restored_file_that_cannot_be_opened(table: HandleTable, images:
 
 async def test_a_restored_file_that_a_check_refuses(table: HandleTable, images: Images) -> None:
     entry, other = images.create(), images.create()
-    table.restore(record_of(entry, 1, writable=False), None)
-    table.restore(record_of(other, 2, writable=False), None)
+    table.restore(left(entry, 1, writable=False), None)
+    table.restore(left(other, 2, writable=False), None)
 
     async def check(checked: Entry) -> None:
         if checked.key == entry.key:
@@ -714,8 +707,8 @@ async def test_a_restored_file_is_released_before_it_is_open(
     client: Client, images: Images
 ) -> None:
     entry, table = images.create(), client.table
-    table.restore(record_of(entry, 1, writable=True), None)
-    table.restore(record_of(entry, 2, writable=True), None)
+    table.restore(left(entry, 1, writable=True), None)
+    table.restore(left(entry, 2, writable=True), None)
     async with trio.open_nursery() as nursery:
         await table.reopen(nursery, unhindered)
         await table.release(1)

@@ -1,0 +1,115 @@
+"""Keeping: what remembers open files, and all else that a server after this one would need.
+
+The server's link to the keeper implements it, and Unkept where there is no keeper. What a call has
+told is safe once it returns: it is there when this process dies in the next instruction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rbdfs.model.entry import Entry
+from rbdfs.model.record import known_fields
+
+if TYPE_CHECKING:
+    from rbdfs.files.handle import Handle
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """An open file, as it is left to the next server.
+
+    Attributes:
+        fh: the number that the kernel knows it by.
+        inode: the inode that it was opened by.
+        sync: whether each write is flushed.
+        length: how long a file that grows has grown, in bytes; None for all others.
+        error: the errno of why it is lost, if it is.
+    """
+
+    fh: int
+    inode: int
+    entry: Entry
+    writable: bool
+    sync: bool = False
+    length: int | None = None
+    error: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return what is to be known beside its number, fit for JSON."""
+        record = asdict(self) | {"entry": self.entry.record()}
+        del record["fh"]
+        return record
+
+    @classmethod
+    def from_record(cls, fh: int, record: dict[str, Any]) -> OpenFile:
+        """Return open file *fh* that record() has written, in this version or another one."""
+        known = known_fields(cls, record)
+        return cls(**known | {"fh": fh, "entry": Entry.from_record(record["entry"])})
+
+
+class Keeping(Protocol):
+    """Who remembers what a new server would need."""
+
+    def rooted(self, root: Entry) -> None:
+        """Remember what is mounted: its name may be another one when the next server starts."""
+
+    def connected_as(self, addresses: list[str]) -> None:
+        """Remember the addresses of this server's Ceph clients, to be fenced if it dies."""
+
+    def fencing(self, addresses: list[str]) -> None:
+        """Remember that it is this mount that fences *addresses*."""
+
+    def opened(self, handle: Handle) -> None:
+        """Remember an open file, as it is now: how long it has grown, and whether it is lost."""
+
+    def released(self, fh: int) -> None:
+        """Forget a file that was closed."""
+
+    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None:
+        """Remember an open directory; its numbers are other ones than those of files."""
+
+    def released_directory(self, fh: int) -> None:
+        """Forget a directory that was closed."""
+
+    def begun(self, unique: int, request: dict[str, Any]) -> None:
+        """Remember a request that must not run twice, as JSON, before it changes anything.
+
+        *unique* is the kernel's number of it, without the mark of one that is sent again.
+        """
+
+    def answered(self, unique: int) -> None:
+        """Forget a request once the kernel has its answer."""
+
+    def moving(self, number: int, move: dict[str, Any]) -> None:
+        """Remember a move of an image to another pool, as JSON, which a successor has to end."""
+
+    def moved(self, number: int) -> None:
+        """Forget a move that has come to its end."""
+
+
+class Unremembered:
+    """Keeping of nothing: where no server comes after this one."""
+
+    def rooted(self, root: Entry) -> None: ...
+
+    def connected_as(self, addresses: list[str]) -> None: ...
+
+    def fencing(self, addresses: list[str]) -> None: ...
+
+    def opened(self, handle: Handle) -> None: ...
+
+    def released(self, fh: int) -> None: ...
+
+    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None: ...
+
+    def released_directory(self, fh: int) -> None: ...
+
+    def begun(self, unique: int, request: dict[str, Any]) -> None: ...
+
+    def answered(self, unique: int) -> None: ...
+
+    def moving(self, number: int, move: dict[str, Any]) -> None: ...
+
+    def moved(self, number: int) -> None: ...

@@ -1,0 +1,67 @@
+"""What keeper and server say to each other: JSON objects, one a packet, each with a version.
+
+An upgrade makes a server speak to a keeper of an older version. So whoever hears ignores events
+and fields that it does not know, and the server of a newer version says to an older keeper only
+what that one knows: the keeper of version 1 dies of anything else.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.model.record import ignore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERSION = 2
+"""Of the messages and of the estate. Version 1 had no number."""
+
+MESSAGE_BYTES = 1 << 18
+"""Room for a message at the one who hears."""
+
+
+def encoded(message: dict[str, Any], version: int = VERSION) -> bytes:
+    """Return *message* as a hearer of *version* takes it."""
+    stamp = {} if version == 1 else {"version": VERSION}
+    return json.dumps(message | stamp).encode()
+
+
+def decoded(packet: bytes) -> dict[str, Any]:
+    """Return the message in *packet*, without its version; raise ValueError where none is."""
+    try:
+        message = json.loads(packet)
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
+    if not isinstance(message, dict):
+        raise ValueError(f"not an object: {message!a:.80}")
+    message.pop("version", None)
+    return message
+
+
+class Listener:
+    """Hears messages of a server that may be of another version, by name.
+
+    ``Listener(ready=f)`` calls ``f(init=...)`` for the event ``ready`` with the field ``init``. An
+    event without a function, and a field without a parameter of it, are ignored, and the log says
+    so once.
+    """
+
+    def __init__(self, **heard: Callable[..., None]) -> None:
+        self._heard = heard
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Call the function of the event that *message* tells of."""
+        name = str(message.pop("event", None))
+        hear = self._heard.get(name)
+        if hear is None:
+            ignore("message", name)
+            return
+        parameters = inspect.signature(hear).parameters
+        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+            for unknown in message.keys() - parameters.keys():
+                del message[unknown]
+                ignore(name, unknown)
+        hear(**message)
