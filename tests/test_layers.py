@@ -43,14 +43,6 @@ IMPURE = {"trio", "rados", "rbd", "pyfuse3", "subprocess", "socket", "threading"
 # The keeper outlives servers because there is so little that can fail in it.
 KEEPER_KNOWS = {"keeper", "kernel", "config", "model", "errors"}
 
-# For types alone; to be turned.
-STILL_UP = {
-    "fuse/directory_handles.py": {"server"},
-    "fuse/mounted.py": {"server"},
-    "moves/copier.py": {"server"},
-    "moves/moves.py": {"server"},
-}
-
 MODULES = sorted(PACKAGE.rglob("*.py"))
 every_module = pytest.mark.parametrize(
     "path", MODULES, ids=[str(path.relative_to(PACKAGE)) for path in MODULES]
@@ -112,7 +104,7 @@ def test_the_package_was_found() -> None:
 def test_imports_point_down(path: Path) -> None:
     depth = DEPTH[room(path)]
     up = {other for other in other_rooms(path) if DEPTH[other] <= depth}
-    assert up == STILL_UP.get(str(path.relative_to(PACKAGE)), set())
+    assert up == set()
 
 
 def test_no_circles_within_a_room() -> None:

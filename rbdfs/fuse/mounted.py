@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from rbdfs.files.handle import Handle
     from rbdfs.files.table import HandleTable
     from rbdfs.fuse.directory_handles import OpenDirectories
+    from rbdfs.fuse.inherited_inodes import InheritedInodes
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Entry
     from rbdfs.model.inode_table import InodeTable
     from rbdfs.moves.moves import Moves
     from rbdfs.names.catalog import Catalog
-    from rbdfs.names.inherited_inodes import InheritedInodes
     from rbdfs.names.manage import Management
     from rbdfs.names.xattrs import Xattrs
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from rbdfs.errors import Failure, Fenced, ImageGone
 from rbdfs.files.keeping import OpenFile
+from rbdfs.fuse.inherited_inodes import InheritedInodes
 from rbdfs.keeper.estate import Kind
 from rbdfs.model.entry import Entry
-from rbdfs.names.inherited_inodes import InheritedInodes
 
 if TYPE_CHECKING:
     import trio
