@@ -106,7 +106,7 @@ def test_open_and_create_get_the_flags_of_the_handle(image: Image) -> None:
 
 
 def test_requests_that_must_not_run_twice_are_found_by_who_waits_for_them() -> None:
-    """Of two threads at the same inode each has its own; the mark of one that is sent again stays."""
+    """Of two threads at the same inode each has its own; one that is sent again keeps its mark."""
     with fake_kernel() as kernel:
         open_in = struct.pack("=II", 0, 0)
         first = kernel.send(fuse.OPEN, open_in, pid=11)
