@@ -49,6 +49,7 @@ class MountOptions:
         trim: whether discards reach the cluster.
         data_path: native or python; None means native where the extension is there.
         manage: whether images can be made, removed, renamed and moved to other pools.
+        remove_snapshots: whether snapshots can be removed, which cannot be undone.
         data_pool, object_size: for images that are made; None means the cluster's default.
         connect_timeout_s: how long reaching the cluster may take, in seconds.
         timeout_s: how long a request may take, in seconds; None means that it waits for ever.
@@ -72,6 +73,7 @@ class MountOptions:
     direct_io: bool = False
     trim: bool = True
     manage: bool = False
+    remove_snapshots: bool = False
     data_path: str | None = None
     data_pool: str | None = None
     object_size: int | None = None
@@ -174,16 +176,18 @@ def _name(text: str) -> str:
     return text
 
 
-_FLAGS: dict[str, tuple[str, Any]] = {
-    "ro": ("read_only", True),
-    "rw": ("read_only", False),
-    "allow_other": ("allow_other", True),
-    "nonempty": ("nonempty", True),
-    "partitions": ("partitions", True),
-    "direct_io": ("direct_io", True),
-    "notrim": ("trim", False),
-    "manage": ("manage", True),
-    "abort_on_full": ("abort_on_full", True),
+# A word that stands by itself, or a whole KEY=VALUE.
+_FLAGS: dict[str, dict[str, Any]] = {
+    "ro": {"read_only": True},
+    "rw": {"read_only": False},
+    "allow_other": {"allow_other": True},
+    "nonempty": {"nonempty": True},
+    "partitions": {"partitions": True},
+    "direct_io": {"direct_io": True},
+    "notrim": {"trim": False},
+    "manage": {"manage": True, "remove_snapshots": False},
+    "manage=snapshots": {"manage": True, "remove_snapshots": True},
+    "abort_on_full": {"abort_on_full": True},
 }
 _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "uid": ("uid", _number),
@@ -241,9 +245,8 @@ def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
                 changes[name] = parse(value)
             except ValueError:
                 raise UserError(f"bad value in option: {part}", EXIT_USAGE) from None
-        elif not separator and key in _FLAGS:
-            name, setting = _FLAGS[key]
-            changes[name] = setting
+        elif part in _FLAGS:
+            changes |= _FLAGS[part]
         elif not separator and key in _IGNORED or key.startswith("x-"):
             continue
         elif separator and value and key in _CEPH:

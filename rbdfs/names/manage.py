@@ -5,6 +5,7 @@ Every method raises OSError with the errno that the system call behind it would 
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from rbdfs.model.entry import Entry
     from rbdfs.names.catalog import Catalog
 
+log = logging.getLogger(__name__)
+
 _RENAME_NOREPLACE = 1
 # A pool that does not answer keeps its own threads, not those of other pools.
 _THREADS_A_POOL = 4
@@ -42,7 +45,9 @@ class Management:
     """Changes to what there is below the mount point.
 
     *data_pool* and *object_size* (bytes, a power of two) are for images that are made; None means
-    what the cluster's configuration says.
+    what the cluster's configuration says. *remove_snapshots* is what a mount has to be asked for in
+    so many words: no trash keeps a snapshot, and tools that clear a directory remove all of them
+    before the images, which could have been brought back with them.
     """
 
     def __init__(
@@ -52,11 +57,14 @@ class Management:
         *,
         data_pool: str | None = None,
         object_size: int | None = None,
+        remove_snapshots: bool = False,
     ) -> None:
         self._cluster = cluster
         self._catalog = catalog
         self._data_pool = data_pool
         self._order = None if object_size is None else object_size.bit_length() - 1
+        self._remove_snapshots = remove_snapshots
+        self._has_refused = False
         self._limiters: dict[str, trio.CapacityLimiter] = {}
 
     async def create(self, parent: Entry, name: bytes) -> Entry:
@@ -82,13 +90,16 @@ class Management:
         """Move an image to the RBD trash, with its snapshots; remove a snapshot.
 
         Raises OSError: EBUSY for an image that somebody watches or has locked, and for a protected
-        snapshot; EISDIR; EPERM for a partition and for snapshots that are not a user's.
+        snapshot; EISDIR; EPERM for a partition, for snapshots that are not a user's, and for any
+        snapshot unless the mount was asked to remove them.
         """
         action = f"removing {entry.spec}"
         if entry.is_directory:
             raise IsADirectory(f"{action}: it is a directory")
         if entry.key.partition or (entry.is_snapshot and entry.snap is None):
             _refuse(action)
+        if entry.is_snapshot and not self._remove_snapshots:
+            self._refuse_removal(action)
         ioctx = await self._cluster.ioctx_of(entry)
         if entry.is_snapshot:
             await self._change(
@@ -209,6 +220,13 @@ class Management:
             await self._change(entry, action, remove)
         except InUse as exc:
             raise NotEmpty(f"{action}: it has images, or its trash has") from exc
+
+    def _refuse_removal(self, action: str) -> NoReturn:
+        if not self._has_refused:
+            # Once: tools that clear a directory go on to the next.
+            self._has_refused = True
+            log.warning("%s is refused: only -o manage=snapshots allows it, for good", action)
+        _refuse(action)
 
     async def _require_absent(self, parent: Entry, name: bytes) -> None:
         """Raise OSError EEXIST where *name* means anything in *parent*, a namespace for instance.

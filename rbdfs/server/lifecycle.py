@@ -123,7 +123,11 @@ def _management(cluster: Cluster, catalog: Catalog, options: MountOptions) -> Ma
     if not options.manage:
         return None
     return Management(
-        cluster, catalog, data_pool=options.data_pool, object_size=options.object_size
+        cluster,
+        catalog,
+        data_pool=options.data_pool,
+        object_size=options.object_size,
+        remove_snapshots=options.remove_snapshots,
     )
 
 

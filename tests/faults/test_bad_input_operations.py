@@ -122,7 +122,7 @@ def test_name_that_forges_a_log_record(
     name = f"{image_name}\n{forged}\x1b[31m"
     import_image(ceph, f"{pool}/{name}", random_bytes(MIB))
     ceph.rbd("snap", "create", "--no-progress", f"{pool}/{name}@s\n{forged}")
-    with mounting(pool, "-d", "-o", "manage") as mount:
+    with mounting(pool, "-d", "-o", "manage=snapshots") as mount:
         with opened(mount.file(name), os.O_RDWR) as file:
             assert refusal(lambda: os.pwrite(file, b"x", MIB)) == "ENOSPC"
         snap = f"{name}@s\n{forged}"

@@ -35,6 +35,7 @@ class Managed:
         self.cluster = cluster
         self.parent = parent
         self.catalog = catalog
+        options.setdefault("remove_snapshots", True)
         self.management = Management(cluster, catalog, **options)
 
     async def find(self, name: str, parent: Entry | None = None) -> Entry:

@@ -37,7 +37,7 @@ SIZE = 9 * MIB + 1234
 
 @pytest.fixture(scope="module")
 def managed(module_mounting: Mounting, pool: str) -> Iterator[Mount]:
-    with module_mounting(pool, "-o", "manage", lifetime_s=180.0) as mount:
+    with module_mounting(pool, "-o", "manage=snapshots", lifetime_s=180.0) as mount:
         yield mount
 
 
@@ -199,6 +199,30 @@ def test_what_is_removed_lies_in_the_trash(ceph: Ceph, pool: str, new: Path) -> 
     assert new.name in trashed(ceph, pool)
     ceph.rbd("trash", "restore", "-p", pool, image_id)
     assert export_image(ceph, f"{pool}/{new.name}@s") == b"content"
+
+
+def test_a_directory_that_is_cleared_can_be_brought_back(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, tmp_path: Path
+) -> None:
+    """Tools remove the snapshots first, and no trash keeps those: with plain `manage` they stay."""
+    ceph.rbd("namespace", "create", f"{pool}/{image_name}")
+    spec = f"{pool}/{image_name}/vm"
+    import_image(ceph, spec, b"content")
+    for snap in ("one", "two"):
+        ceph.rbd("snap", "create", "--no-progress", f"{spec}@{snap}")
+    image_id = info(ceph, spec)["id"]
+    (tmp_path / "empty").mkdir()
+    with mounting(f"{pool}/{image_name}", "-o", "manage") as mount:
+        assert refusal(lambda: os.unlink(mount.file("vm@one"))) == "EPERM"
+        sync = ["rsync", "-r", "--delete", f"{tmp_path}/empty/", f"{mount.path}/"]
+        done = subprocess.run(sync, capture_output=True, text=True, timeout=30)
+        assert "unlink(vm@one) failed: Operation not permitted" in done.stderr
+        assert os.listdir(mount.path) == []
+        mount.expect_log(r"vm@one is refused: only -o manage=snapshots allows it")
+        assert mount.log_text.count("manage=snapshots") == 1
+    ceph.rbd("trash", "restore", "-p", pool, "--namespace", image_name, image_id)
+    for snap in ("one", "two"):
+        assert export_image(ceph, f"{spec}@{snap}") == b"content"
 
 
 def test_renamed_and_never_replaced(ceph: Ceph, pool: str, new: Path) -> None:

@@ -288,7 +288,7 @@ def test_made_and_removed_under_every_name(
     ioctx.set_namespace("made")
     snap_names = {b"made": b"made"} | SNAP_NAMES
     features = f"rbd_default_features={rbd.RBD_FEATURE_LAYERING}"
-    with mounting(f"{images}/made", "-o", "manage", "-o", features) as mount:
+    with mounting(f"{images}/made", "-o", "manage=snapshots", "-o", features) as mount:
         for name, file in NAMES.items():
             with open(below(mount.path, file), "xb") as image:
                 image.write(content(name))
