@@ -1,0 +1,75 @@
+"""Which errors README allows while a fault is there, and after it."""
+
+from __future__ import annotations
+
+import errno
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from soaking.operations import Event, Window
+
+# The mount is dead until it is made anew; who had a file open has lost it.
+_DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+_FENCED = frozenset({errno.ESHUTDOWN})
+_ERRORS = {"crash": _DEAD, "blocklist": _FENCED}
+# A page that cannot be had is a signal, which the user tells of as EIO.
+_MAPPED = frozenset({"mmap_read", "mmap_write", "read_all"})
+# Design, section 6: after a crash of keeper and server, writes are possible within 3 s; the rest
+# is for a busy machine.
+_FENCE_S = 6.0
+# Changes elsewhere are seen within 2 s; the rest is for a busy machine.
+SEEN_S = 6.0
+
+
+class Allowances:
+    """What the faults of one episode excuse."""
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self._windows = windows
+
+    def allows(self, event: Event, opened: float | None = None) -> bool:
+        """Whether the error of an event is one that some fault may cause.
+
+        *opened* is when the descriptor that it is about was opened.
+        """
+        return any(self._excuses(window, event, opened) for window in self._windows)
+
+    def _excuses(self, window: Window, event: Event, opened: float | None) -> bool:
+        if window.mount != event.mount or event.end < window.start:
+            return False
+        if window.kind in ("crash", "remount") and math.isinf(window.end):
+            # Nothing could be mounted again: that is a finding by itself.
+            return True
+        errors = _ERRORS.get(window.kind, frozenset())
+        if event.operation.kind in _MAPPED and errors:
+            errors |= {errno.EIO}
+        within = event.start < window.end + 0.5
+        held = opened is not None and opened < window.end
+        if event.errno in errors:
+            return within or held
+        if event.errno == errno.EBUSY:
+            # Of the client that is dead; or of the mount that still serves the old descriptors.
+            fenced = window.kind == "crash" and event.start < window.end + _FENCE_S
+            return fenced or window.kind == "remount"
+        return False
+
+    def harms(self, event: Event, opened: float) -> bool:
+        """Whether a fault may have taken a descriptor, so that the file is what nobody knows."""
+        return any(
+            window.kind in ("crash", "blocklist", "remount")
+            and window.mount == event.mount
+            and window.start < event.end
+            and opened < window.end
+            for window in self._windows
+        )
+
+    def seen_within(self, start: float, end: float) -> float:
+        """The time in which a change elsewhere has to be seen: longer while a fault lasts."""
+        return SEEN_S + sum(
+            min(window.end, end) - max(window.start, start - SEEN_S)
+            for window in self._windows
+            if window.start < end and window.end > start - SEEN_S
+        )
