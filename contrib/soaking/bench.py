@@ -23,6 +23,8 @@ COMMAND_S = 60.0
 START_S = 60.0
 POLL_S = 0.05
 POOLS = ("a", "b")
+# Everything may be done, unless a run says otherwise.
+MANAGED = "manage=snapshots"
 
 
 class SoakError(Exception):
@@ -145,7 +147,9 @@ class Mount:
         self.path = bench.work / f"mnt{number}"
         self.path.mkdir(exist_ok=True)
         self.log = log
-        self._options = ("manage", "partitions", *bench.options, *options)
+        given = (*bench.options, *options)
+        managed = any(option.startswith("manage") for option in given)
+        self._options = (*(() if managed else (MANAGED,)), "partitions", *given)
         self.keepers: list[int] = []
         self.devices: list[str] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from soaking.operations import Finding, errno_name
 if TYPE_CHECKING:
     from soaking.operations import Event, History
 
+# What is known is told at once, whatever the cluster does; the rest is for a busy machine.
+KNOWN_S = 4.0
 # What a record of the log begins with, and which ones no fault explains.
 _TRACEBACK = re.compile(r"^Traceback .*?^(?=\w)[^\n]*", re.MULTILINE | re.DOTALL)
 
@@ -39,6 +42,7 @@ def check(history: History, disks: tuple[Disk, ...]) -> list[Finding]:
     for listing in listings:
         names.observe(listing)
         findings += _refused(listing, allowances)
+    findings += _slow(history)
     _compare_exports(history, disks, shared, users)
     for documents in users.values():
         findings += documents.findings
@@ -51,6 +55,29 @@ def _refused(event: Event, allowances: Allowances) -> list[Finding]:
     detail = f"listing {errno_name(event.errno)}"
     story = event.operation.story
     return [Finding("wrong answer", str(event), story, detail, event.user, event.index)]
+
+
+def _slow(history: History) -> list[Finding]:
+    """Looks at what was known that had to wait for an OSD or a monitor that stood still."""
+    known: dict[tuple[int, str], float] = {}
+    found = []
+    for event in sorted(history.events, key=lambda event: event.end):
+        if event.operation.kind not in ("stat", "listing"):
+            continue
+        place = event.mount, event.operation.args["path"]
+        if event.end - event.start > KNOWN_S and known.get(place, math.inf) < event.start:
+            kinds = {
+                window.kind
+                for window in history.windows
+                if window.start < event.end and window.end > event.start
+            }
+            if kinds and kinds <= {"osd", "mon"}:
+                took = f"{event.operation} of user {event.user}: {event.end - event.start:.1f} s"
+                story, detail = event.operation.story, event.operation.kind
+                found.append(Finding("slow", took, story, detail, event.user, event.index))
+        if event.errno is None:
+            known[place] = event.end
+    return found
 
 
 def _compare_exports(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from soaking.operations import Finding, History, Plan
 
 PARTS = ("documents", "disks")
+LAST_S = 15.0
 
 
 def _kinds(text: str) -> tuple[str, ...]:
@@ -160,13 +161,19 @@ class Soak:
         played = as_played(plan, history)
         for finding in fresh:
             self._report.tell(number, finding, logs)
-            # The same in another story, probably: less and less time for it.
-            kind = finding.check, finding.detail
-            self._shortened[kind] += 1
-            left = (deadline - time.monotonic()) / 3
-            budget = min(self._options.shrink / self._shortened[kind], left)
+            budget = self._budget(finding, deadline)
             if budget > 0:
                 self._shorten(played, finding, budget)
+
+    def _budget(self, finding: Finding, deadline: float) -> float:
+        """Seconds for shortening a plan: less and less for what shows in one story after another.
+
+        What is found at the end has some time beyond it.
+        """
+        kind = finding.check, finding.detail
+        self._shortened[kind] += 1
+        left, shrink = deadline - time.monotonic(), self._options.shrink
+        return float(min(shrink / self._shortened[kind], max(left / 3, min(left + shrink, LAST_S))))
 
     def _shorten(self, plan: Plan, finding: Finding, budget_s: float) -> None:
         def play(shorter: Plan) -> tuple[list[Finding], History]:

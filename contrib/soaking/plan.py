@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from soaking.disk_stories import DiskStories
 from soaking.disks import Disk
-from soaking.faults import HARMLESS
+from soaking.faults import HARMLESS, LONGEST_STOP_S
 from soaking.operations import Fault, Operation, Plan, Script
 from soaking.stories import Stories
 
@@ -85,6 +85,6 @@ def _faults(source: random.Random, kinds: tuple[str, ...], seconds: float) -> tu
         if left < 0:
             return tuple(faults)
         kind = source.choice(chosen)
-        lasting = source.uniform(1.0, 4.0) if kind in ("osd", "mon") else 0.0
+        lasting = source.uniform(1.0, LONGEST_STOP_S) if kind in ("osd", "mon") else 0.0
         faults.append(Fault(kind, round(delay, 2), round(lasting, 2)))
         left -= lasting

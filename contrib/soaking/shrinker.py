@@ -78,10 +78,14 @@ class Shrinker:
             return
         operations = mine[0].operations
         cut = operations if index is None else operations[: index + 1]
-        for faults in dict.fromkeys(((), self.plan.faults)):
-            for kept in dict.fromkeys((_last_story(cut), _related(cut), cut)):
+        tried: list[Plan] = []
+        for faults in ((), self.plan.faults):
+            for kept in (_last_story(cut), _related(cut), cut):
                 script = replace(mine[0], operations=kept)
-                yield replace(self.plan, scripts=(script,), faults=faults)
+                plan = replace(self.plan, scripts=(script,), faults=faults)
+                if plan not in tried:
+                    tried.append(plan)
+                    yield plan
 
     def _without_a_user(self) -> Iterator[Plan]:
         scripts = self.plan.scripts

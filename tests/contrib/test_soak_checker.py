@@ -403,6 +403,19 @@ def test_short_reads_and_wrong_sizes(disk: Telling) -> None:
     assert disk.checks() == {"short read", "wrong size"}
 
 
+def test_what_is_known_waits_for_nothing(tell: Telling) -> None:
+    start = tell.now
+    tell("listing", path="a", answer=[], end=start + 7)
+    tell.fault("osd", start, start + 30)
+    assert tell.findings() == [], "it was not known"
+    tell("listing", path="a", answer=[], end=tell.now + 3)
+    assert tell.findings() == []
+    tell("listing", path="a", answer=[], end=tell.now + 7)
+    assert tell.checks() == {"slow"}
+    tell.history.windows[0] = Window("restart", start, start + 30)
+    assert tell.findings() == []
+
+
 # What is no history of answers.
 
 
