@@ -38,6 +38,13 @@ class DataPath(Protocol):
     def init_request(self) -> bytes:
         """Return how the kernel introduced itself, for the next server."""
 
+    def take_request(self, opcode: int, inode: int, pid: int) -> int:
+        """Return the kernel's number of the request that thread *pid* waits for at *inode*.
+
+        Each is told once, and 0 where there is none; bit 63 marks one that is sent again. Of
+        requests that must not run twice only: see fuse/begun_requests.py.
+        """
+
     def stats(self) -> dict[str, int]:
         """Return counters of requests, by name."""
 
@@ -71,6 +78,10 @@ class PythonDataPath:
     def init_request(self) -> bytes:
         """Return nothing: libfuse keeps it to itself."""
         return b""
+
+    def take_request(self, opcode: int, inode: int, pid: int) -> int:
+        """Return 0: there is no keeper, and so no server that requests are sent to again."""
+        return 0
 
     def stats(self) -> dict[str, int]:
         """Return nothing: libfuse does not count."""

@@ -44,6 +44,7 @@ class Handle:
         sync: whether each write is flushed, as O_DSYNC wants it; the kernel leaves that to us
             where it does not use its page cache.
         dirty: written to since its last flush.
+        request: the kernel's number of the request that opened it, or 0 where nobody counts.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Handle:
         self.grown = grown
         self.sync = False
         self.dirty = False
+        self.request = 0
 
     def left(self) -> OpenFile:
         """Return what another server needs to open this file again."""
@@ -75,6 +77,7 @@ class Handle:
             sync=self.sync,
             length=None if growth is None else growth.length,
             error=None if error is None else error.errno,
+            request=self.request,
         )
 
     @property

@@ -26,6 +26,7 @@ class OpenFile:
         sync: whether each write is flushed.
         length: how long a file that grows has grown, in bytes; None for all others.
         error: the errno of why it is lost, if it is.
+        request: the kernel's number of the OPEN or CREATE that it was opened by, or 0.
     """
 
     fh: int
@@ -35,6 +36,7 @@ class OpenFile:
     sync: bool = False
     length: int | None = None
     error: int | None = None
+    request: int = 0
 
     def record(self) -> dict[str, Any]:
         """Return what is to be known beside its number, fit for JSON."""
@@ -67,8 +69,11 @@ class Keeping(Protocol):
     def released(self, fh: int) -> None:
         """Forget a file that was closed."""
 
-    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None:
-        """Remember an open directory; its numbers are other ones than those of files."""
+    def opened_directory(self, fh: int, inode: int, entry: Entry, request: int) -> None:
+        """Remember an open directory; its numbers are other ones than those of files.
+
+        *request* is the kernel's number of the request that opened it, or 0.
+        """
 
     def released_directory(self, fh: int) -> None:
         """Forget a directory that was closed."""
@@ -102,7 +107,7 @@ class Unremembered:
 
     def released(self, fh: int) -> None: ...
 
-    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None: ...
+    def opened_directory(self, fh: int, inode: int, entry: Entry, request: int) -> None: ...
 
     def released_directory(self, fh: int) -> None: ...
 

@@ -92,11 +92,12 @@ class HandleTable:
         writable: bool,
         growing: bool = False,
         sync: bool = False,
+        request: int = 0,
     ) -> Handle:
         """Open a file on *entry*, opening or upgrading its image where that is needed.
 
         A file that is *growing* takes writes past its end for as long as it has a writer; of one
-        that is *sync* each write is flushed.
+        that is *sync* each write is flushed. *request* is the kernel's number of the request.
 
         Raises OSError: EROFS where the client may not write, EBUSY where the image is in use by
         another client, or by a partition of it or the whole of it; otherwise librbd's errno.
@@ -107,12 +108,22 @@ class HandleTable:
         if growing:
             shared.start_growth()
         handle = Handle(next(self._numbers), inode, entry, shared, use, self._keeping.opened)
-        handle.sync = sync
+        handle.sync, handle.request = sync, request
         self._handles[handle.fh] = handle
         # Before the kernel hears of it: what it knows, a successor has to know.
         self._keeping.opened(handle)
         self._data_path.serve(handle)
         return handle
+
+    async def opened_by(self, request: int) -> Handle | None:
+        """Return the file that this request has opened already, once its image is open or lost.
+
+        None where there is none: the server that did it was gone before its answer was.
+        """
+        for handle in self:
+            if request and handle.request == request:
+                return await self.ready(handle.fh)
+        return None
 
     def restore(self, left: OpenFile, error: OSError | None) -> None:
         """Have a file open as it was *left* by another server, under its old number.
@@ -132,7 +143,7 @@ class HandleTable:
         shared.expect(use)
         self._numbers = itertools.count(max(next(self._numbers), left.fh + 1))
         handle = Handle(left.fh, left.inode, entry, shared, use, self._keeping.opened)
-        handle.sync = left.sync
+        handle.sync, handle.request = left.sync, left.request
         # A file that grew has room at its end to give back; what else was acknowledged is there.
         handle.dirty = left.length is not None
         self._handles[handle.fh] = handle

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from rbdfs.errors import BadArgument, NoSpace, NotOpen, NotSupported
+from rbdfs.fuse.begun_requests import OPEN
 from rbdfs.fuse.copy_range import copy_range
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class FileOperations(pyfuse3.Operations):
     mounted: Mounted
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
-        return await self.mounted.open(inode, flags)
+        with self.mounted.requests.request(inode, ctx.pid, OPEN) as request:
+            return await self.mounted.open(inode, flags, request=request.number)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         return await (await self.mounted.handles.ready(fh)).read(off, size)

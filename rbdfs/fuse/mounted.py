@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.files.handle import Handle
     from rbdfs.files.table import HandleTable
+    from rbdfs.fuse.begun_requests import BegunRequests
     from rbdfs.fuse.directory_handles import OpenDirectories
     from rbdfs.fuse.inherited_inodes import InheritedInodes
     from rbdfs.metadata.lineage import Lineages
@@ -36,8 +37,9 @@ class Mounted:
     """One mount.
 
     Attributes:
-        administration: makes, removes and renames; None unless the mount was asked to.
-        moves: takes images to other pools; None as administration.
+        requests: those that must not run twice.
+        management: makes, removes and renames; None unless the mount was asked to.
+        moves: takes images to other pools; None as management.
         inherited: finds inodes that the kernel knows from another server; None without one.
         closing: set while the mount is being ended: nothing is opened any more.
         invalidating: threads in which the kernel drops pages, and waits for those that are dirty.
@@ -50,6 +52,7 @@ class Mounted:
     directories: OpenDirectories
     xattrs: Xattrs
     lineages: Lineages
+    requests: BegunRequests
     management: Management | None = None
     moves: Moves | None = None
     inherited: InheritedInodes | None = None
@@ -83,13 +86,19 @@ class Mounted:
             raise NotPermitted("the mount was not made with -o manage")
         return self.management
 
-    async def open(self, inode: int, flags: int, *, created: bool = False) -> pyfuse3.FileInfo:
+    async def open(
+        self, inode: int, flags: int, *, created: bool = False, request: int = 0
+    ) -> pyfuse3.FileInfo:
         """Open the file of *inode* as open(2) *flags* say; return what the kernel is told.
 
-        One that was *created* or emptied by this open grows as it is written.
+        One that was *created* or emptied by this open grows as it is written. What *request*, the
+        kernel's number of it, has opened already is not opened again.
         """
         if self.closing:
             raise Fenced("the mount is being ended")
+        if (known := await self.handles.opened_by(request)) is not None:
+            async with known.shared.using() as image:
+                return self._file_info(known, image, flags)
         entry = await self.entry(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         truncate = bool(flags & os.O_TRUNC) and not created
@@ -104,7 +113,12 @@ class Mounted:
         await self._check_copied(entry)
         growing = (created or truncate) and writable
         handle = await self.handles.open(
-            entry, inode, writable=writable, growing=growing, sync=bool(flags & os.O_DSYNC)
+            entry,
+            inode,
+            writable=writable,
+            growing=growing,
+            sync=bool(flags & os.O_DSYNC),
+            request=request,
         )
         self.inodes.opened(inode, entry)
         if truncate:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pyfuse3
 
 from rbdfs.errors import BadArgument, Gone, Missing, NotPermitted
+from rbdfs.fuse.begun_requests import OPENDIR
 from rbdfs.fuse.stat import BLOCK_BYTES, file_mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, RequestContext, XAttrNameT
+    from pyfuse3 import FileHandleT, FileNameT, InodeT, ModeT, RequestContext, XAttrNameT
 
     from rbdfs.fuse.mounted import Mounted
 
 
 class NameOperations(pyfuse3.Operations):
-    """Everything about a file but its content."""
+    """Everything about a file but its content, and what makes and removes it."""
 
     mounted: Mounted
 
@@ -84,8 +85,10 @@ class NameOperations(pyfuse3.Operations):
     # Directories.
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        entry = await self.mounted.entry(inode)
-        return pyfuse3.FileHandleT(self.mounted.directories.open(inode, entry))
+        with self.mounted.requests.request(inode, ctx.pid, OPENDIR) as request:
+            entry = await self.mounted.entry(inode)
+            fh = self.mounted.directories.open(inode, entry, request.number)
+        return pyfuse3.FileHandleT(fh)
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         listing, inodes = self.mounted.directories.listing(fh), self.mounted.inodes
@@ -130,83 +133,3 @@ class NameOperations(pyfuse3.Operations):
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         self.mounted.check_managed()
         await self.mounted.xattrs.remove(await self.mounted.entry(inode), name)
-
-    # What makes, removes and renames.
-
-    async def create(
-        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
-    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        management, inodes = self.mounted.check_managed(), self.mounted.inodes
-        entry = await management.create(await self.mounted.entry(parent_inode), name)
-        inode = inodes.remember(entry)
-        try:
-            info = await self.mounted.open(inode, flags, created=True)
-        except BaseException:
-            inodes.forget(inode, 1)
-            raise
-        return info, self.mounted.attributes(entry, inode)
-
-    async def mkdir(
-        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        management, inodes = self.mounted.check_managed(), self.mounted.inodes
-        entry = await management.make_namespace(await self.mounted.entry(parent_inode), name)
-        return self.mounted.attributes(entry, inodes.remember(entry))
-
-    async def link(
-        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        management, inodes = self.mounted.check_managed(), self.mounted.inodes
-        parent = await self.mounted.entry(new_parent_inode)
-        entry = await management.snapshot(await self.mounted.entry(inode), parent, new_name)
-        return self.mounted.attributes(entry, inodes.remember(entry))
-
-    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        management, mounted = self.mounted.check_managed(), self.mounted
-        entry = await mounted.catalog.find(await mounted.entry(parent_inode), name)
-        await mounted.handles.closed(entry)
-        await management.unlink(entry)
-
-    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        management, mounted = self.mounted.check_managed(), self.mounted
-        entry = await mounted.catalog.find(await mounted.entry(parent_inode), name)
-        await management.remove_namespace(entry)
-
-    async def rename(
-        self,
-        parent_inode_old: InodeT,
-        name_old: FileNameT,
-        parent_inode_new: InodeT,
-        name_new: FileNameT,
-        flags: FlagT,
-        ctx: RequestContext,
-    ) -> None:
-        management, mounted = self.mounted.check_managed(), self.mounted
-        old_parent = await mounted.entry(parent_inode_old)
-        parent = await mounted.entry(parent_inode_new)
-        assert mounted.moves is not None
-        try:
-            entry = await mounted.catalog.find(old_parent, name_old)
-        except Missing:
-            # The kernel asks again for what a server that is gone did, and did not say.
-            if mounted.moves.was_made(old_parent, name_old, parent, name_new):
-                return
-            raise
-        await mounted.handles.closed(entry)
-        target = await management.destination(entry, parent, name_new, flags)
-        if target is None:
-            await management.rename(entry, parent, name_new, flags)
-        else:
-            await mounted.moves.move(entry, target)
-
-    async def mknod(
-        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
-    ) -> NoReturn:
-        self.mounted.check_managed()
-        raise NotPermitted("images are made with open(2)")
-
-    async def symlink(
-        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
-    ) -> NoReturn:
-        self.mounted.check_managed()
-        raise NotPermitted("there are no symbolic links")

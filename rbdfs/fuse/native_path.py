@@ -127,6 +127,10 @@ class NativePath:
         assert self._mux is not None
         await trio.to_thread.run_sync(self._mux.drain, timeout_s)
 
+    def take_request(self, opcode: int, inode: int, pid: int) -> int:
+        """Return the kernel's number of the request that thread *pid* waits for at *inode*."""
+        return self._mux.take_request(opcode, inode, pid) if self._mux is not None else 0
+
     def stats(self) -> dict[str, int]:
         """Return the counters of the data path."""
         return self._mux.stats() if self._mux is not None else {}

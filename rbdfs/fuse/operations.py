@@ -19,6 +19,7 @@ from pyfuse3 import FUSEError
 
 from rbdfs.fuse.answers import answered
 from rbdfs.fuse.file_operations import FileOperations
+from rbdfs.fuse.manage_operations import ManageOperations
 from rbdfs.fuse.name_operations import NameOperations
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def answers_with_errno(operations: AnswersWithErrno) -> AnswersWithErrno:
 
 
 @answers_with_errno
-class Operations(NameOperations, FileOperations):
+class Operations(NameOperations, ManageOperations, FileOperations):
     """Images and snapshots as files.
 
     Attributes:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from rbdfs.model.entry import Entry
     from rbdfs.names.catalog import Catalog
 
+    Begin = Callable[[], None]
+
 log = logging.getLogger(__name__)
 
 _RENAME_NOREPLACE = 1
@@ -41,8 +43,13 @@ _RENAME_NOREPLACE = 1
 _THREADS_A_POOL = 4
 
 
+def _nothing() -> None: ...
+
+
 class Management:
     """Changes to what there is below the mount point.
+
+    What makes something calls *begin* when nothing stands in its way, before it changes anything.
 
     *data_pool* and *object_size* (bytes, a power of two) are for images that are made; None means
     what the cluster's configuration says. *remove_snapshots* is what a mount has to be asked for in
@@ -67,7 +74,7 @@ class Management:
         self._has_refused = False
         self._limiters: dict[str, trio.CapacityLimiter] = {}
 
-    async def create(self, parent: Entry, name: bytes) -> Entry:
+    async def create(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
         """Make an image of size 0 with the cluster's default features; return it.
 
         Raises OSError: EEXIST, ENAMETOOLONG, EINVAL for what is no file name, EPERM for the name
@@ -83,6 +90,7 @@ class Management:
         make = partial(
             directory_changes.create_image, ioctx, wanted.image, self._order, self._data_pool
         )
+        begin()
         await self._change(parent, f"making {name!r} in {parent.spec}", make)
         return await self._catalog.find(parent, name)
 
@@ -110,7 +118,9 @@ class Management:
                 entry, action, partial(directory_changes.move_to_trash, ioctx, entry, action)
             )
 
-    async def snapshot(self, image: Entry, parent: Entry, name: bytes) -> Entry:
+    async def snapshot(
+        self, image: Entry, parent: Entry, name: bytes, begin: Begin = _nothing
+    ) -> Entry:
         """Take snapshot *name* (``IMAGE@SNAP``) of *image*, which is in *parent*; return it.
 
         Raises OSError: EXDEV where *name* is not one of this image in its own directory, EPERM
@@ -122,6 +132,7 @@ class Management:
             _refuse(action)
         if not _holds(parent, image) or wanted.image != image.image:
             raise Elsewhere(f"{action}: not a snapshot of this image")
+        await self._require_absent(parent, name)
         ioctx = await self._cluster.ioctx_of(image)
         snap = encoded(wanted.snap)
 
@@ -129,6 +140,7 @@ class Management:
             with opened_for_change(ioctx, image, action) as opened:
                 opened.create_snap(snap)
 
+        begin()
         await self._change(image, action, take)
         return await self._catalog.find(parent, name)
 
@@ -180,7 +192,7 @@ class Management:
         await self._require_absent(parent, name)
         return ImageSpec(parent.pool, parent.namespace, wanted.image)
 
-    async def make_namespace(self, parent: Entry, name: bytes) -> Entry:
+    async def make_namespace(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
         """Make namespace *name* (or ``@NAME``) in a pool; return its entry.
 
         Raises OSError: EEXIST, EPERM elsewhere than in a pool, EINVAL, ENAMETOOLONG.
@@ -201,6 +213,7 @@ class Management:
         await self._require_absent(parent, name)
         ioctx = await self._cluster.ioctx(parent.pool)
         make = partial(directory_changes.create_namespace, ioctx, namespace)
+        begin()
         await self._change(parent, action, make)
         return await self._catalog.find(parent, name)
 

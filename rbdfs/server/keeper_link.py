@@ -143,8 +143,9 @@ class KeeperLink:
     def released(self, fh: int) -> None:
         self.forget(Kind.FILE, fh)
 
-    def opened_directory(self, fh: int, inode: int, entry: Entry) -> None:
-        self.remember(Kind.DIRECTORY, fh, {"inode": inode, "entry": entry.record()})
+    def opened_directory(self, fh: int, inode: int, entry: Entry, request: int) -> None:
+        record = {"inode": inode, "entry": entry.record(), "request": request}
+        self.remember(Kind.DIRECTORY, fh, record)
 
     def released_directory(self, fh: int) -> None:
         self.forget(Kind.DIRECTORY, fh)

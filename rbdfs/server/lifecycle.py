@@ -18,10 +18,12 @@ from rbdfs.errors import Missing, NotPermitted, UserError
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.freshness import Freshness
 from rbdfs.files.table import HandleTable
+from rbdfs.fuse.begun_requests import BegunRequests
 from rbdfs.fuse.directory_handles import OpenDirectories
 from rbdfs.fuse.mounted import Mounted
 from rbdfs.fuse.operations import Operations
 from rbdfs.keeper.estate import Kind
+from rbdfs.kernel import raw_requests
 from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.lineage import Lineages
 from rbdfs.model.entry import Entry
@@ -78,19 +80,26 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         directories = OpenDirectories(catalog, keeping)
         xattrs = Xattrs(cluster, catalog, options.ceph)
         management = _management(cluster, catalog, options)
+        begun = {} if predecessor is None else predecessor.of_kind(Kind.REQUEST)
+        requests = BegunRequests(path, keeping, begun)
         mounted = Mounted(
-            options, inodes, catalog, handles, directories, xattrs, lineages, management, moves
+            *(options, inodes, catalog, handles, directories, xattrs, lineages, requests),
+            management=management,
+            moves=moves,
         )
         if predecessor is not None:
             await takeover.restore(mounted, predecessor, background, fenced=fenced)
         operations = Operations(mounted)
         descriptor = await stack.enter_async_context(_device(keeping, predecessor))
+        if predecessor is not None and predecessor.crashed:
+            # Before the first read of the device: what this server has read already would be sent
+            # to it again, and carried out twice. The kernel only splices lists: it does not block.
+            raw_requests.resend_requests(descriptor)
         init = b"" if predecessor is None else predecessor.init
         device = await stack.enter_async_context(path.connected(descriptor, operations, init))
         await stack.enter_async_context(_session(operations, device))
         freshness = Freshness(catalog, lineages, handles, mounted.invalidate)
-        resend = descriptor if predecessor is not None and predecessor.crashed else None
-        return await Serving(operations, path, keeping, freshness, resend=resend).run()
+        return await Serving(operations, path, keeping, freshness).run()
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ import pyfuse3
 import trio
 
 from rbdfs.errors import EXIT_FAILURE
-from rbdfs.kernel import connection, mountpoint, raw_requests
+from rbdfs.kernel import connection, mountpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,15 +69,11 @@ class Serving:
         path: DataPath,
         keeping: Link,
         freshness: Freshness,
-        *,
-        resend: int | None,
     ) -> None:
-        """*resend* is the kernel's descriptor where it is to repeat what it had asked before."""
         self._operations = operations
         self._path = path
         self._keeping = keeping
         self._freshness = freshness
-        self._resend = resend
         self._mountpoint = operations.mounted.options.mountpoint
         self._replaced = False
         self._signals = itertools.count(1)
@@ -100,8 +96,6 @@ class Serving:
 
     async def _report_ready(self) -> None:
         await self._operations.ready.wait()
-        if self._resend is not None:
-            await trio.to_thread.run_sync(raw_requests.resend_requests, self._resend)
         log.info("mounted at %a", self._mountpoint)
         self._keeping.ready(self._path.init_request())
         # The kernel may not have read the answer to INIT yet, and that can only lower it. Asking

@@ -65,7 +65,7 @@ async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fe
     for fh, record in estate.of_kind(Kind.DIRECTORY).items():
         entry = Entry.from_record(record["entry"])
         mounted.inodes.restore(entry, record["inode"])
-        mounted.directories.restore(fh, record["inode"], entry)
+        mounted.directories.restore(fh, record["inode"], entry, record.get("request", 0))
     lost = _lost_images(mounted, estate, files, fenced=fenced)
     for file in files:
         # What has moved has kept a number that does not follow from its key.

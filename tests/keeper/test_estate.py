@@ -194,7 +194,7 @@ REMEMBERED: dict[str, tuple[Any, ...]] = {
     "connected_as": (["10.0.0.1:0/1"],),
     "fencing": (["10.0.0.1:0/0"],),
     "opened": (FakeHandle(FILE),),
-    "opened_directory": (3, 1, POOL),
+    "opened_directory": (3, 1, POOL, 2),
     "begun": ((1 << 62) + 2, {"operation": "create"}),
     "moving": (3, {"source": ["rec", "", "vm1"], "image_id": "1", "target": ["ssd", "", "vm1"]}),
 }

@@ -1,0 +1,97 @@
+"""Requests that must not run twice, though the kernel sends them again to a new server.
+
+After a crash the kernel repeats what the dead server had read and not answered, with bit 63 in the
+number of the request (FUSE_UNIQUE_RESEND). The dead one may have carried it out: then a second run
+would tell the caller of a failure that was a success (EEXIST, ENOENT), or open a file a second
+time that nobody ever closes. So the keeper is told of such a request before it changes anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.model.entry import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from rbdfs.files.data_path import DataPath
+    from rbdfs.files.keeping import Keeping
+    from rbdfs.model.entry import Key
+
+# Opcodes of linux/fuse.h.
+LINK, OPEN, OPENDIR, CREATE = 13, 14, 27, 35
+MKDIR, UNLINK, RMDIR, RENAME, RENAME2 = 9, 10, 11, 12, 45
+
+_RESENT = 1 << 63
+# The answer to the kernel leaves the process a little after the operation has returned.
+_REMEMBERED = 64
+
+
+@dataclass(slots=True)
+class BegunRequest:
+    """One request, for the operation that carries it out.
+
+    Attributes:
+        number: the kernel's number of it, without the mark of one that is sent again; 0 where
+            there is no keeper, and so no server that could be the next.
+        left: what begin() was told by a server that is gone; None where that one had not begun to
+            change anything, or where there was none.
+    """
+
+    number: int
+    left: dict[str, Any] | None
+    _keeping: Keeping
+    _begun: bool = False
+
+    def begin(self, entry: Entry | None = None) -> None:
+        """Have the keeper remember the request, before anything is changed.
+
+        *entry* is what is removed or renamed: after a crash, whatever else has its name by then
+        is left alone.
+        """
+        if self.number:
+            self._begun = True
+            self._keeping.begun(self.number, {} if entry is None else {"entry": entry.record()})
+
+    @property
+    def begun(self) -> bool:
+        """Whether somebody has told the keeper of it."""
+        return self._begun or self.left is not None
+
+    def was_of(self, key: Key) -> bool:
+        """Tell whether it was begun for what has *key*; True for one that was not begun."""
+        if self.left is None or "entry" not in self.left:
+            return True
+        return Entry.from_record(self.left["entry"]).key == key
+
+
+class BegunRequests:
+    """The requests of one mount that must not run twice; *left* are those of the last server."""
+
+    def __init__(
+        self, data_path: DataPath, keeping: Keeping, left: Mapping[int, dict[str, Any]]
+    ) -> None:
+        self._data_path = data_path
+        self._keeping = keeping
+        self._left = dict(left)
+        # Those that were answered, or never will be: the oldest is forgotten for a new one.
+        self._answered = deque(self._left)
+
+    @contextlib.contextmanager
+    def request(self, inode: int, pid: int, *opcodes: int) -> Iterator[BegunRequest]:
+        """Yield the request of thread *pid* that is being carried out: one of *opcodes*."""
+        numbers = (self._data_path.take_request(opcode, inode, pid) for opcode in opcodes)
+        number = next(filter(None, numbers), 0)
+        left = self._left.pop(number & ~_RESENT, None) if number & _RESENT else None
+        request = BegunRequest(number & ~_RESENT, left, self._keeping)
+        try:
+            yield request
+        finally:
+            if request.begun:
+                self._answered.append(request.number)
+            while len(self._answered) > _REMEMBERED:
+                self._keeping.answered(self._answered.popleft())

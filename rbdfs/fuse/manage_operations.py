@@ -1,0 +1,154 @@
+"""Operations that make, remove and rename. What they raise, operations.py answers.
+
+A server may die after it has made a change and before the kernel has its answer. The kernel sends
+the request again, and the next server has to find out what was done: see begun_requests.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import pyfuse3
+
+from rbdfs.errors import Missing, NotPermitted
+from rbdfs.fuse.begun_requests import CREATE, LINK, MKDIR, RENAME, RENAME2, RMDIR, UNLINK
+
+if TYPE_CHECKING:
+    from pyfuse3 import FileNameT, FlagT, InodeT, ModeT, RequestContext
+
+    from rbdfs.fuse.begun_requests import BegunRequest
+    from rbdfs.fuse.mounted import Mounted
+    from rbdfs.model.entry import Entry
+
+
+class ManageOperations(pyfuse3.Operations):
+    """What `-o manage` allows, and is EPERM without it."""
+
+    mounted: Mounted
+
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        management, inodes = self.mounted.check_managed(), self.mounted.inodes
+        with self.mounted.requests.request(parent_inode, ctx.pid, CREATE) as request:
+            parent = await self.mounted.entry(parent_inode)
+            opened = await self.mounted.handles.opened_by(request.number)
+            entry = await self._made(request, parent, name) if opened is None else opened.entry
+            if entry is None:
+                entry = await management.create(parent, name, request.begin)
+            inode = inodes.remember(entry)
+            try:
+                info = await self.mounted.open(inode, flags, created=True, request=request.number)
+            except BaseException:
+                inodes.forget(inode, 1)
+                raise
+        return info, self.mounted.attributes(entry, inode)
+
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        management, inodes = self.mounted.check_managed(), self.mounted.inodes
+        with self.mounted.requests.request(parent_inode, ctx.pid, MKDIR) as request:
+            parent = await self.mounted.entry(parent_inode)
+            entry = await self._made(request, parent, name)
+            if entry is None:
+                entry = await management.make_namespace(parent, name, request.begin)
+        return self.mounted.attributes(entry, inodes.remember(entry))
+
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        management, inodes = self.mounted.check_managed(), self.mounted.inodes
+        with self.mounted.requests.request(new_parent_inode, ctx.pid, LINK) as request:
+            parent = await self.mounted.entry(new_parent_inode)
+            entry = await self._made(request, parent, new_name)
+            if entry is None:
+                image = await self.mounted.entry(inode)
+                entry = await management.snapshot(image, parent, new_name, request.begin)
+        return self.mounted.attributes(entry, inodes.remember(entry))
+
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        management, mounted = self.mounted.check_managed(), self.mounted
+        with mounted.requests.request(parent_inode, ctx.pid, UNLINK) as request:
+            entry = await self._left(request, await mounted.entry(parent_inode), name)
+            if entry is not None:
+                await mounted.handles.closed(entry)
+                request.begin(entry)
+                await management.unlink(entry)
+
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        management, mounted = self.mounted.check_managed(), self.mounted
+        with mounted.requests.request(parent_inode, ctx.pid, RMDIR) as request:
+            entry = await self._left(request, await mounted.entry(parent_inode), name)
+            if entry is not None:
+                request.begin(entry)
+                await management.remove_namespace(entry)
+
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        mounted = self.mounted
+        mounted.check_managed()
+        with mounted.requests.request(parent_inode_old, ctx.pid, RENAME, RENAME2) as request:
+            old_parent = await mounted.entry(parent_inode_old)
+            parent = await mounted.entry(parent_inode_new)
+            try:
+                entry = await self._left(request, old_parent, name_old)
+            except Missing:
+                # A server that is gone has begun a move and did not say.
+                moves = mounted.moves
+                if moves is not None and moves.was_made(old_parent, name_old, parent, name_new):
+                    return
+                raise
+            if entry is not None:
+                await self._rename(request, entry, parent, name_new, flags)
+
+    async def _rename(
+        self, request: BegunRequest, entry: Entry, parent: Entry, name: FileNameT, flags: FlagT
+    ) -> None:
+        management, mounted = self.mounted.check_managed(), self.mounted
+        await mounted.handles.closed(entry)
+        target = await management.destination(entry, parent, name, flags)
+        if target is None:
+            request.begin(entry)
+            await management.rename(entry, parent, name, flags)
+        elif mounted.moves is not None:
+            # The keeper is told of a move by itself, and the next server ends it.
+            await mounted.moves.move(entry, target)
+
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> NoReturn:
+        self.mounted.check_managed()
+        raise NotPermitted("images are made with open(2)")
+
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> NoReturn:
+        self.mounted.check_managed()
+        raise NotPermitted("there are no symbolic links")
+
+    async def _made(self, request: BegunRequest, parent: Entry, name: FileNameT) -> Entry | None:
+        """Return what a server that is gone has made for *request*; None where that is to do."""
+        if request.left is None:
+            return None
+        try:
+            return await self.mounted.catalog.find(parent, name)
+        except Missing:
+            return None
+
+    async def _left(self, request: BegunRequest, parent: Entry, name: FileNameT) -> Entry | None:
+        """Return what *request* is to remove or rename; None where a server that is gone did it."""
+        try:
+            entry = await self.mounted.catalog.find(parent, name)
+        except Missing:
+            if request.left is None:
+                raise
+            return None
+        return entry if request.was_of(entry.key) else None

@@ -1,0 +1,189 @@
+"""Requests that the kernel sends again to a new server: each is carried out once, and answered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import crashes
+from tests.support.conditions import eventually
+from tests.support.images import MIB, export_image, import_image, random_bytes
+from tests.support.mounts import opened, wait_for_end
+from tests.support.servers import ask, kill_server, server_of, wait_for_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.ceph import Ceph
+    from tests.support.mounts import Mount, Mounting
+
+pytestmark = pytest.mark.usefixtures("native")
+
+ENDED = r"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code -9"
+
+
+def make(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        assert os.pwrite(descriptor, b"made", 4092) == 4
+    finally:
+        os.close(descriptor)
+    assert path.read_bytes() == bytes(4092) + b"made"
+
+
+def link(path: Path) -> None:
+    os.link(path.with_name("vm1"), path.with_name("vm1@made"))
+    assert path.with_name("vm1@made").stat().st_size == MIB
+
+
+def unlink(path: Path) -> None:
+    path.with_name("vm1").unlink()
+    assert not path.with_name("vm1").exists()
+
+
+def rename(path: Path) -> None:
+    path.with_name("vm1").rename(path)
+    assert path.read_bytes() == random_bytes(MIB)
+    assert not path.with_name("vm1").exists()
+
+
+def mkdir(path: Path) -> None:
+    path.mkdir()
+    assert path.is_dir()
+
+
+def rmdir(path: Path) -> None:
+    path.with_name("empty").rmdir()
+    assert not path.with_name("empty").exists()
+
+
+def open_for_writing(path: Path) -> None:
+    with opened(path.with_name("vm1"), os.O_RDWR | os.O_DIRECT):
+        pass
+
+
+def open_directory(path: Path) -> None:
+    assert "vm1" in os.listdir(path.parent)
+
+
+OPERATIONS = "rbdfs.fuse.operations:Operations"
+MANAGEMENT = "rbdfs.names.manage:Management"
+STEPS: list[tuple[Callable[[Path], None], str]] = [
+    (make, f"before {MANAGEMENT}.create"),
+    (make, f"after {MANAGEMENT}.create"),
+    (make, "after rbdfs.files.table:HandleTable.open"),
+    (make, f"after {OPERATIONS}.create"),
+    (link, f"after {MANAGEMENT}.snapshot"),
+    (link, f"after {OPERATIONS}.link"),
+    (unlink, f"after {MANAGEMENT}.unlink"),
+    (unlink, f"after {OPERATIONS}.unlink"),
+    (rename, f"after {MANAGEMENT}.rename"),
+    (rename, f"after {OPERATIONS}.rename"),
+    (mkdir, f"after {MANAGEMENT}.make_namespace"),
+    (mkdir, f"after {OPERATIONS}.mkdir"),
+    (rmdir, f"after {MANAGEMENT}.remove_namespace"),
+    (rmdir, f"after {OPERATIONS}.rmdir"),
+    (open_for_writing, "after rbdfs.files.table:HandleTable.open"),
+    (open_for_writing, f"after {OPERATIONS}.open"),
+    (open_directory, f"after {OPERATIONS}.opendir"),
+]
+
+
+def describe(value: object) -> str:
+    name = getattr(value, "__name__", None)
+    return str(name or value).replace(" ", "-")
+
+
+@pytest.fixture
+def place(ceph: Ceph) -> Iterator[str]:
+    """A pool with image `vm1` and namespace `empty`."""
+    with ceph.temporary_pool() as pool:
+        import_image(ceph, f"{pool}/vm1", random_bytes(MIB))
+        ceph.rbd("namespace", "create", f"{pool}/empty")
+        yield pool
+
+
+def assert_nothing_is_open(mount: Mount) -> None:
+    """No file of a request that was carried out twice is left open."""
+    eventually(lambda: ask(mount, "status")["open_files"] == 0, what="no file is open")
+    assert ask(mount, "status")["requests"]["unwanted"] == 0
+
+
+@pytest.mark.parametrize(("operation", "step"), STEPS, ids=describe)
+def test_server_killed_at_a_step(
+    place: str, mounting: Mounting, operation: Callable[[Path], None], step: str
+) -> None:
+    """The caller sees a pause, and the result of one operation."""
+    control = mounting.directory / "step"
+    control.write_text(step)
+    program = [sys.executable, crashes.__file__, str(control)]
+    with mounting(place, "-o", "manage", program=program) as mount:
+        mount.expect_log(ENDED)
+        operation(mount.file("new"))
+        assert not control.exists(), "the server was not killed"
+        wait_for_server(mount, 2)
+        # The next one is told of what stands in its way.
+        assert_nothing_is_open(mount)
+        with opened(mount.file("next"), os.O_RDWR | os.O_CREAT | os.O_EXCL):
+            pass
+        with pytest.raises(FileExistsError):
+            os.close(os.open(mount.file("next"), os.O_RDWR | os.O_CREAT | os.O_EXCL))
+
+
+@contextlib.contextmanager
+def stopped_server_after(mount: Mount, killed: int) -> Iterator[None]:
+    """The successor of a server that was killed stands still for the time of the block."""
+
+    def successor() -> int | None:
+        pid = server_of(mount)
+        return None if pid == killed else pid
+
+    pid = eventually(successor, what="a new server")
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def waits(name: str) -> bool:
+    """Whether a thread of this process is in this system call (by number, x86-64)."""
+    number = {"openat": "257", "pwrite64": "18"}[name]
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/syscall") as file:
+            if file.read().split(" ", 1)[0] == number:
+                return True
+    return False
+
+
+def test_requests_of_an_outage_run_once(ceph: Ceph, place: str, mounting: Mounting) -> None:
+    """What waited in the kernel while there was no server is carried out once."""
+    with mounting(place) as mount, ThreadPoolExecutor(40) as threads:
+        path = mount.file("vm1")
+        with opened(path, os.O_RDWR) as file:
+            killed = kill_server(mount)
+            wait_for_end(killed)
+            with stopped_server_after(mount, killed):
+                opens = [threads.submit(os.open, path, os.O_RDWR | os.O_DIRECT) for _ in range(4)]
+                writes = [
+                    threads.submit(os.pwrite, file, b"%04d" % number, 4096 * number)
+                    for number in range(32)
+                ]
+                eventually(lambda: waits("openat") and waits("pwrite64"), what="requests wait")
+            for write in writes:
+                assert write.result() == 4
+            for descriptor in opens:
+                os.close(descriptor.result())
+        mount.expect_log(ENDED)
+        wait_for_server(mount, 2)
+        assert_nothing_is_open(mount)
+    data = export_image(ceph, f"{place}/vm1")
+    assert [data[4096 * n : 4096 * n + 4] for n in range(32)] == [b"%04d" % n for n in range(32)]
