@@ -44,6 +44,7 @@ def _record(handle: dict[str, Any]) -> tuple[str, int, dict[str, Any]]:
         return "move", handle["number"], handle["move"]
     if "directory" in handle:
         record = {"inode": handle["inode"], "entry": handle["directory"]}
+        record["request"] = handle.get("request", 0)
         return "directory", -handle["fh"], record
     return "file", handle["fh"], {name: handle[name] for name in handle if name != "fh"}
 
@@ -55,6 +56,7 @@ def remembering(kind: str, number: int, record: dict[str, Any]) -> dict[str, Any
         handle |= record
     elif kind == "directory":
         handle |= {"inode": record["inode"], "directory": record["entry"]}
+        handle["request"] = record["request"]
     elif kind == "move":
         handle |= {"number": number, "move": record}
     else:

@@ -237,7 +237,9 @@ def test_what_a_server_tells_is_what_the_next_one_finds(version: int) -> None:
     assert files_of(found) == {3: FILE}
     assert {kind: dict(found.of_kind(kind)) for kind in Kind if kind != Kind.FILE} == {
         Kind.ROOT: {0: POOL.record()},
-        Kind.DIRECTORY: {3: {"inode": 1, "entry": json.loads(json.dumps(POOL.record()))}},
+        Kind.DIRECTORY: {
+            3: {"inode": 1, "entry": json.loads(json.dumps(POOL.record())), "request": 2}
+        },
         Kind.REQUEST: {(1 << 62) + 2: {"operation": "create"}},
         Kind.MOVE: {3: REMEMBERED["moving"][1]},
     }

@@ -124,7 +124,7 @@ def test_server_killed_at_a_step(
     control = mounting.directory / "step"
     control.write_text(step)
     program = [sys.executable, crashes.__file__, str(control)]
-    with mounting(place, "-o", "manage", program=program) as mount:
+    with mounting(place, "-o", "manage=snapshots", program=program) as mount:
         mount.expect_log(ENDED)
         operation(mount.file("new"))
         assert not control.exists(), "the server was not killed"
