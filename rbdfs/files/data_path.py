@@ -22,7 +22,10 @@ class DataPath(Protocol):
         """What opens the images that it serves."""
 
     def serve(self, handle: Handle) -> None:
-        """Take over *handle* as it is now: new, or with another image, length or error."""
+        """Take over *handle* as it is now: new, or with another image, length or error.
+
+        Raises nothing: the files beside it, on the same image, have to hear of it as well.
+        """
 
     def forget(self, handle: Handle) -> None:
         """Serve *handle* no longer; requests under way go on."""

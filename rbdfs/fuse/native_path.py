@@ -42,18 +42,29 @@ class NativePath:
         self._registered: dict[int, _Registration] = {}
 
     def serve(self, handle: Handle) -> None:
-        """Register *handle* as it is now; what is not for the data path goes through pyfuse3."""
+        """Register *handle* as it is now; what is not for the data path goes through pyfuse3.
+
+        That is also where a file goes that the data path does not take, so nothing is raised.
+        """
         wanted, known = _wanted(handle), self._registered.get(handle.fh)
         if wanted == known or self._mux is None:
             return
-        if wanted is not None and known is not None and wanted.image is known.image:
-            self._mux.set_length(handle.fh, wanted.length)
-        else:
+        try:
+            if wanted is not None and known is not None and wanted.image is known.image:
+                self._mux.set_length(handle.fh, wanted.length)
+            else:
+                self.forget(handle)
+                if wanted is not None:
+                    self._register(handle, wanted)
+        except FileNotFoundError:
+            # Its RELEASE has been read, and is on its way to pyfuse3.
             self.forget(handle)
+        except OSError as exc:
+            log.warning("%s is served by Python: %s", handle.entry.spec, exc)
+            self.forget(handle)
+        else:
             if wanted is not None:
-                self._register(handle, wanted)
-        if wanted is not None:
-            self._registered[handle.fh] = wanted
+                self._registered[handle.fh] = wanted
 
     def forget(self, handle: Handle) -> None:
         """Serve *handle* no longer; requests under way go on."""

@@ -1,0 +1,105 @@
+"""Files on their way to and from the data path, behind a kernel that the test plays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from rbdfs.fuse.native_path import NativePath
+from rbdfs.kernel import connection
+from tests.datapath.conftest import SIZE
+from tests.support import fake_kernel as fuse
+from tests.support.fake_kernel import OUT, read_body
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from rbdfs.datapath.native import Image
+
+
+class Kernel:
+    """The device's other end, and pyfuse3's."""
+
+    def __init__(self, device: socket.socket, pyfuse3: socket.socket) -> None:
+        self.device, self.pyfuse3 = device, pyfuse3
+
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        body = read_body(fh, offset, size)
+        self.device.send(fuse.IN.pack(40 + len(body), fuse.READ, 2, 1, 0, 0, 0, 0, 0) + body)
+        await trio.lowlevel.wait_readable(self.device)
+        message = self.device.recv(2 << 20)
+        assert OUT.unpack_from(message)[1:] == (0, 2)
+        return message[OUT.size :]
+
+    async def release(self, fh: int) -> None:
+        """Close a file: the data path has taken it, and pyfuse3 does nothing yet."""
+        body = fh.to_bytes(8, "little") + bytes(16)
+        self.device.send(fuse.IN.pack(40 + len(body), fuse.RELEASE, 4, 1, 0, 0, 0, 0, 0) + body)
+        await trio.lowlevel.wait_readable(self.pyfuse3)
+        assert self.pyfuse3.recv(2 << 20)
+
+
+@contextlib.asynccontextmanager
+async def connected(path: NativePath) -> AsyncIterator[Kernel]:
+    pair = connection.socket_pair()
+    operations: Any = SimpleNamespace(mounted=SimpleNamespace(handles=[]))
+    with pair.ours, pair.theirs:
+        async with path.connected(pair.ours.fileno(), operations, b"") as device:
+            descriptor = int(device.rpartition("/")[2])
+            with socket.socket(fileno=descriptor) as pyfuse3:
+                yield Kernel(pair.theirs, pyfuse3)
+
+
+def handle_on(image: Image, fh: int) -> Any:
+    """An open file of half of the image, as far as the data path looks at one."""
+    shared = SimpleNamespace(
+        error=None,
+        image=SimpleNamespace(binding=image),
+        gate=SimpleNamespace(closed=False),
+        growth=None,
+    )
+    return SimpleNamespace(
+        fh=fh,
+        entry=SimpleNamespace(offset=0, spec="pool/image"),
+        shared=shared,
+        writable=True,
+        dirty=False,
+        length=SIZE // 2,
+    )
+
+
+async def test_a_file_that_is_being_closed_keeps_no_other_from_its_length(image: Image) -> None:
+    """The kernel's RELEASE is taken at once, and Python hears of it in its own time."""
+    path = NativePath(SimpleNamespace(), ignore_sync=False)  # type: ignore[arg-type]
+    closed, other = handle_on(image, 1), handle_on(image, 2)
+    async with connected(path) as kernel:
+        for handle in (closed, other):
+            path.serve(handle)
+        await kernel.release(closed.fh)
+        for handle in (closed, other):
+            handle.length = SIZE
+            path.serve(handle)
+        assert len(await kernel.read(other.fh, SIZE // 2, 4096)) == 4096
+        # Nobody knows any more whether what it wrote was flushed.
+        assert closed.dirty
+        for handle in (closed, other):
+            path.forget(handle)
+
+
+async def test_what_the_data_path_cannot_take_goes_through_pyfuse3(image: Image) -> None:
+    path = NativePath(SimpleNamespace(), ignore_sync=False)  # type: ignore[arg-type]
+    handle = handle_on(image, 1)
+    async with connected(path) as kernel:
+        path.serve(handle)
+        handle.length = 1 << 63
+        path.serve(handle)
+        body = read_body(handle.fh, 0, os.sysconf("SC_PAGE_SIZE"))
+        kernel.device.send(fuse.IN.pack(40 + len(body), fuse.READ, 6, 1, 0, 0, 0, 0, 0) + body)
+        await trio.lowlevel.wait_readable(kernel.pyfuse3)
+        assert kernel.pyfuse3.recv(2 << 20).endswith(body)
+        kernel.pyfuse3.send(OUT.pack(16, -5, 6))
