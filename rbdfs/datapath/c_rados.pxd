@@ -10,6 +10,7 @@ cdef extern from "rados/librados.h" nogil:
     int rados_conf_read_file(rados_t cluster, const char *path)
     int rados_conf_set(rados_t cluster, const char *option, const char *value)
     int rados_connect(rados_t cluster)
+    int rados_wait_for_latest_osdmap(rados_t cluster)
     void rados_shutdown(rados_t cluster)
     int rados_getaddrs(rados_t cluster, char **addrs)
     void rados_buffer_free(char *buf)

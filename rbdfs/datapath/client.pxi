@@ -63,13 +63,20 @@ cdef class Client:
         return 0
 
     def connect(self):
-        """Connect; it takes at most client_mount_timeout (300 s by default)."""
+        """Connect; it takes at most client_mount_timeout (300 s by default).
+
+        Whatever an administrator or a predecessor has put on the cluster's map before is in force then,
+        a blocklisting for one: monitors may be a step behind each other.
+        """
         cdef int result
         self._check_open()
         with nogil:
             result = c_rados.rados_connect(self.cluster)
         check(result, "connect to the cluster")
         self.connected = True
+        with nogil:
+            result = c_rados.rados_wait_for_latest_osdmap(self.cluster)
+        check(result, "latest map of the cluster")
 
     def addrs(self):
         """This client's address as the cluster blocklists it: `127.0.0.1:0/NONCE`."""

@@ -163,3 +163,13 @@ def test_many_that_fail_at_once_free_their_turns(
     failed = [reply.error for reply in replies].count(errno.EIO)
     assert failed == (1000 - 256 if at_once else 1000)
     assert kernel.mux.stats()["errors"] == failed
+
+
+def test_a_client_begins_with_the_latest_map(librbd: FakeLibrbd) -> None:
+    """A server that was fenced before must not write any more, whichever monitor was asked."""
+    with librbd.native.Client("admin") as client:
+        client.connect()
+        assert librbd.count(Call.OTHER) == 1
+    librbd.answer(Call.OTHER, errno.ETIMEDOUT)
+    with librbd.native.Client("admin") as client, pytest.raises(TimeoutError, match="latest map"):
+        client.connect()
