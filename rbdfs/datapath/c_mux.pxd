@@ -51,13 +51,14 @@ cdef extern from "src/mux.h" nogil:
     struct mux_settings:
         uint32_t max_write
         uint16_t max_background
+        unsigned page_bytes
         unsigned image_requests
         size_t image_bytes
         uint64_t init_set, init_clear
 
     struct mux_stats:
         uint64_t reads, writes, flushes, bytes_read, bytes_written, errors, passed_on, extra
-        uint64_t malformed, undelivered, unwanted, reply_errors
+        uint64_t malformed, undelivered, unwanted, reply_errors, read_errors
 
     struct mux_gauges:
         size_t active

@@ -27,7 +27,7 @@ cdef class Mux:
     answers.
 
     `max_write` bounds a request in bytes (what `connection.socket_pair()` says), `max_background` the
-    number of asynchronous ones in the whole connection.  One image has `image_requests` requests and
+    number of asynchronous ones in the whole connection, `page_bytes` is the kernel's page.  One image has `image_requests` requests and
     `image_bytes` bytes in librbd at a time; more wait for their turn.  `init_set` and `init_clear` are
     INIT flags (linux/fuse.h) to set where the kernel offers them, and to clear.
     """
@@ -39,7 +39,7 @@ cdef class Mux:
         self.mux = NULL
 
     def __init__(self, fuse_fd, pyfuse3_socket, extra_socket, *,
-                 uint32_t max_write=c_mux.LARGE_BYTES, max_background=1024,
+                 uint32_t max_write=c_mux.LARGE_BYTES, max_background=1024, unsigned page_bytes=sysconf(_SC_PAGESIZE),
                  unsigned image_requests=256, size_t image_bytes=64 << 20,
                  uint64_t init_set=INIT_FLAGS, uint64_t init_clear=0):
         cdef c_mux.mux_settings settings
@@ -49,10 +49,13 @@ cdef class Mux:
             raise ValueError(f"max_write: 4096 to {c_mux.LARGE_BYTES}")
         if not 1 <= max_background <= 65535:
             raise ValueError("max_background: 1 to 65535")
+        if page_bytes < 4096:
+            raise ValueError("page_bytes: 4096 or more")
         if not image_requests:
             raise ValueError("image_requests: 1 or more")
         settings.max_write = max_write
         settings.max_background = max_background
+        settings.page_bytes = page_bytes
         settings.image_requests = image_requests
         settings.image_bytes = image_bytes
         settings.init_set, settings.init_clear = init_set, init_clear
@@ -96,7 +99,11 @@ cdef class Mux:
 
     @property
     def ended(self):
-        """0, or why the connection is over: ENODEV when it was unmounted or aborted."""
+        """0, or why the connection is over.
+
+        ENODEV when it was unmounted or aborted; another errno where the device cannot be read, and the
+        Mux has given up: then a successor has to go on.
+        """
         return self.mux.ended
 
     def register(self, uint64_t fh, Image image not None, uint64_t offset, uint64_t length, *,
@@ -169,6 +176,7 @@ cdef class Mux:
             "undelivered": stats.undelivered,
             "unwanted": stats.unwanted,
             "reply_errors": stats.reply_errors,
+            "read_errors": stats.read_errors,
             "active": gauges.active,
             "unreplied": gauges.unreplied,
             "registered": gauges.registered,

@@ -103,6 +103,7 @@ class Mux:
         *,
         max_write: int = ...,
         max_background: int = 1024,
+        page_bytes: int = ...,
         image_requests: int = 256,
         image_bytes: int = ...,
         init_set: int = ...,

@@ -14,6 +14,7 @@ from libc.errno cimport EBADF, EINVAL, EIO, ENOENT, ENOMEM, ERANGE, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from posix.time cimport timespec
+from posix.unistd cimport _SC_PAGESIZE, sysconf
 
 from rbdfs.datapath cimport c_mux, c_rados, c_rbd
 

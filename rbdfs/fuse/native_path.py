@@ -12,6 +12,7 @@ import pyfuse3
 import trio
 
 from rbdfs.datapath import native
+from rbdfs.errors import Failure
 from rbdfs.kernel import connection, extra_requests
 
 if TYPE_CHECKING:
@@ -188,7 +189,14 @@ def _wanted(handle: Handle) -> _Registration | None:
 
 
 async def _end_with(mux: native.Mux) -> None:
+    """End pyfuse3 with the connection; raise Failure where there is one, but it cannot be read.
+
+    Then this server ends with an error, and the keeper lets another one go on.
+    """
     await trio.lowlevel.wait_readable(mux.fileno())
+    if mux.ended != errno.ENODEV:
+        reason = os.strerror(mux.ended)
+        raise Failure(f"the kernel's requests cannot be read: {reason}", mux.ended)
     # libfuse cannot be told by its socket, on which it would take the end for an error.
     pyfuse3.terminate()
 

@@ -16,7 +16,10 @@ try:
 except ImportError:
     collect_ignore = [
         f"test_{name}.py"
-        for name in ("fuzz", "mount", "mux", "mux_replies", "native", "requests", "errnos")
+        for name in (
+            *("errnos", "fuzz", "mount", "mux", "mux_replies", "native", "native_path"),
+            *("reader", "requests"),
+        )
     ]
 
 if TYPE_CHECKING:

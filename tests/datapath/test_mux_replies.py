@@ -60,6 +60,13 @@ def test_init_settings() -> None:
     assert (reply[6], reply[8]) == (196608, 48)
 
 
+def test_init_counts_in_pages_of_the_kernel() -> None:
+    """With pages of 64 KiB, a READ of 256 of them would be 16 MiB."""
+    with fake_kernel(page_bytes=65536) as kernel:
+        reply = init(kernel, (1 << 64) - 1)
+    assert (reply[6], reply[8]) == (1 << 20, 16)
+
+
 def test_recorded_init_sets_pyfuse3_up() -> None:
     with fake_kernel() as kernel:
         assert kernel.mux.init_request is None

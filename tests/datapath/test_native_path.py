@@ -8,13 +8,15 @@ import socket
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 
+from rbdfs.errors import Failure
 from rbdfs.fuse.native_path import NativePath
 from rbdfs.kernel import connection
 from tests.datapath.conftest import SIZE
 from tests.support import fake_kernel as fuse
-from tests.support.fake_kernel import OUT, read_body
+from tests.support.fake_kernel import OUT, broken_device, read_body
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
     from rbdfs.datapath.native import Image
 
 
+NOTHING: Any = SimpleNamespace()  # an opener that opens nothing
+
+
 class Kernel:
     """The device's other end, and pyfuse3's."""
 
-    def __init__(self, device: socket.socket, pyfuse3: socket.socket) -> None:
-        self.device, self.pyfuse3 = device, pyfuse3
+    def __init__(self, device: socket.socket, pyfuse3: socket.socket, own: int) -> None:
+        self.device, self.pyfuse3, self.own = device, pyfuse3, own
 
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         body = read_body(fh, offset, size)
@@ -52,7 +57,7 @@ async def connected(path: NativePath) -> AsyncIterator[Kernel]:
         async with path.connected(pair.ours.fileno(), operations, b"") as device:
             descriptor = int(device.rpartition("/")[2])
             with socket.socket(fileno=descriptor) as pyfuse3:
-                yield Kernel(pair.theirs, pyfuse3)
+                yield Kernel(pair.theirs, pyfuse3, pair.ours.fileno())
 
 
 def handle_on(image: Image, fh: int) -> Any:
@@ -75,7 +80,7 @@ def handle_on(image: Image, fh: int) -> Any:
 
 async def test_a_file_that_is_being_closed_keeps_no_other_from_its_length(image: Image) -> None:
     """The kernel's RELEASE is taken at once, and Python hears of it in its own time."""
-    path = NativePath(SimpleNamespace(), ignore_sync=False)  # type: ignore[arg-type]
+    path = NativePath(NOTHING, ignore_sync=False)
     closed, other = handle_on(image, 1), handle_on(image, 2)
     async with connected(path) as kernel:
         for handle in (closed, other):
@@ -92,7 +97,7 @@ async def test_a_file_that_is_being_closed_keeps_no_other_from_its_length(image:
 
 
 async def test_what_the_data_path_cannot_take_goes_through_pyfuse3(image: Image) -> None:
-    path = NativePath(SimpleNamespace(), ignore_sync=False)  # type: ignore[arg-type]
+    path = NativePath(NOTHING, ignore_sync=False)
     handle = handle_on(image, 1)
     async with connected(path) as kernel:
         path.serve(handle)
@@ -103,3 +108,13 @@ async def test_what_the_data_path_cannot_take_goes_through_pyfuse3(image: Image)
         await trio.lowlevel.wait_readable(kernel.pyfuse3)
         assert kernel.pyfuse3.recv(2 << 20).endswith(body)
         kernel.pyfuse3.send(OUT.pack(16, -5, 6))
+
+
+async def test_a_device_that_cannot_be_read_is_a_failure_of_the_server() -> None:
+    """And no end of the mount: the keeper starts another server upon it."""
+    with pytest.RaisesGroup(pytest.RaisesExc(Failure, match="cannot be read: Is a directory")):
+        async with connected(NativePath(NOTHING, ignore_sync=False)) as kernel:
+            with broken_device(os.fstat(kernel.own).st_ino, kernel.own):
+                # The reader waits in the socket; now it looks again.
+                kernel.device.send(b"wake")
+                await trio.sleep_forever()

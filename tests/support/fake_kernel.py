@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import struct
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rbdfs.datapath import native
@@ -54,6 +55,8 @@ class FakeKernel:
     ) -> None:
         self.device, self.pyfuse3, self.extra, self.mux = device, pyfuse3, extra, mux
         self._uniques = itertools.count(2, 2)
+        # Of the Mux's end of the device, by which its descriptor is found.
+        self.mux_device_inode = 0
 
     def send(self, opcode: int, body: bytes = b"", unique: int | None = None, pid: int = 0) -> int:
         unique = next(self._uniques) if unique is None else unique
@@ -94,6 +97,12 @@ class FakeKernel:
             end.settimeout(TIMEOUT_S)
         return False
 
+    @contextmanager
+    def broken_device(self) -> Iterator[None]:
+        """Have every read of the device fail with EISDIR, once the Mux looks again."""
+        with broken_device(self.mux_device_inode):
+            yield
+
     # Bodies of the requests that the data path serves.
 
     def read(self, fh: int, offset: int, size: int) -> Reply:
@@ -121,6 +130,36 @@ def write_body(fh: int, offset: int, data: bytes, flags: int = 0) -> bytes:
 
 
 @contextmanager
+def broken_device(inode: int, *others: int) -> Iterator[None]:
+    """Have every read of a Mux's device fail with EISDIR, once it looks again.
+
+    Another file is put under the number of the Mux's descriptor, which is found by the *inode* of
+    the socket in its place; *others* are the test's own descriptors of it.
+    """
+    (descriptor,) = (
+        fd for fd in map(int, os.listdir("/proc/self/fd")) if fd not in others and _is(fd, inode)
+    )
+    original, directory = os.dup(descriptor), os.open("/", os.O_RDONLY)
+    try:
+        os.dup2(directory, descriptor)
+        yield
+    finally:
+        with suppress(OSError):
+            # It was closed meanwhile, with the Mux.
+            if _is(descriptor, os.fstat(directory).st_ino):
+                os.dup2(original, descriptor)
+        os.close(original)
+        os.close(directory)
+
+
+def _is(fd: int, inode: int) -> bool:
+    try:
+        return os.fstat(fd).st_ino == inode
+    except OSError:
+        return False
+
+
+@contextmanager
 def fake_kernel(
     *, start: bool = True, mux_class: Callable[..., native.Mux] = native.Mux, **settings: Any
 ) -> Iterator[FakeKernel]:
@@ -137,5 +176,8 @@ def fake_kernel(
             mux.start()
         stack.callback(mux.stop, TIMEOUT_S)
         # The Mux has its own: so the end of the device is seen when the kernel's place closes it.
+        inode = os.fstat(device.ours.fileno()).st_ino
         device.ours.close()
-        yield FakeKernel(device.theirs, pyfuse3.theirs, extra, mux)
+        kernel = FakeKernel(device.theirs, pyfuse3.theirs, extra, mux)
+        kernel.mux_device_inode = inode
+        yield kernel

@@ -38,7 +38,7 @@ static void amend_init(struct mux *mux, struct fuse_init_out *init)
     flags |= settings->init_set & mux->init_offered;
     flags &= ~settings->init_clear;
     if (flags & FUSE_MAX_PAGES)
-        init->max_pages = (settings->max_write + 4095) / 4096;
+        init->max_pages = (settings->max_write + settings->page_bytes - 1) / settings->page_bytes;
     init->max_background = settings->max_background;
     init->congestion_threshold = settings->max_background / 4 * 3;
     if (mux->init_offered & FUSE_INIT_EXT)

@@ -87,9 +87,12 @@ struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, const struct mux_
 
     if (!mux)
         return NULL;
-    if (!open_descriptors(mux, fuse_fd, pyfuse3_fd, extra_fd) || table_init(&mux->table)) {
+    mux->reply = malloc(REPLY_BYTES);
+    if (!open_descriptors(mux, fuse_fd, pyfuse3_fd, extra_fd) || !mux->reply ||
+        table_init(&mux->table)) {
         int error = errno;
         close_descriptors(mux);
+        free(mux->reply);
         free(mux);
         errno = error;
         return NULL;
@@ -120,6 +123,7 @@ void mux_free(struct mux *mux)
     pthread_cond_destroy(&mux->drained);
     pthread_mutex_destroy(&mux->lock);
     close_descriptors(mux);
+    free(mux->reply);
     free(mux);
 }
 
@@ -155,6 +159,7 @@ static int stop_reading(struct mux *mux, const struct timespec *deadline)
     uint64_t one = 1;
     int error = 0;
 
+    atomic_store(&mux->stopping, true);
     (void)!write(mux->stop_fd, &one, sizeof one);
     if (mux->reader_started) {
         error = thread_join(mux->reader, deadline);
@@ -170,8 +175,14 @@ static bool is_drained(struct mux *mux, bool all)
 
 int mux_drain(struct mux *mux, bool all, const struct timespec *deadline)
 {
-    int error = stop_reading(mux, deadline);
+    int error = 0;
 
+    /* A notification may wait in the kernel for the answer to a request, which has to be read then.
+     * The next server asks for what is not notified any more. */
+    if (all)
+        error = outlet_finish(&mux->notifier, deadline);
+    if (!error)
+        error = stop_reading(mux, deadline);
     if (error)
         return error;
     pthread_mutex_lock(&mux->lock);

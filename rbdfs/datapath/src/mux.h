@@ -34,8 +34,8 @@
  * LOCKS
  *
  * The table's is taken before an image's, and an image's before an outlet's. Those of the pool, the
- * uniques, the callers and the mux itself are taken last, and no other is taken while one of them is held. Two
- * places answer a request while they hold a lock, so that it cannot end meanwhile:
+ * uniques, the callers and the mux itself are taken last, and no other is taken while one of them
+ * is held. Two places answer a request while they hold a lock, so that it cannot end meanwhile:
  * request_fail_all() the image's, request_interrupt() the mux's.
  *
  * A request's memory, its registration and the registration's image live until librbd's completion,
@@ -64,6 +64,7 @@ enum { INIT_BYTES = 256 }; /* room for the INIT request: 104 bytes today */
 struct mux_settings {
     uint32_t max_write; /* bytes of one request, at most LARGE_BYTES */
     uint16_t max_background;
+    unsigned page_bytes;     /* of the kernel, which counts requests in pages */
     unsigned image_requests; /* limits of struct open_image */
     size_t image_bytes;
     uint64_t init_set, init_clear; /* INIT flags to set where the kernel offers them, and to clear */
@@ -78,6 +79,7 @@ struct mux_stats {
     atomic_ullong undelivered;  /* messages that pyfuse3 or Python did not take */
     atomic_ullong unwanted;     /* replies that the kernel did not want any more */
     atomic_ullong reply_errors; /* replies that the kernel refused */
+    atomic_ullong read_errors;  /* reads of the device that failed, and were tried again */
 };
 
 struct mux_gauges {
@@ -90,9 +92,10 @@ enum init_state { INIT_NONE, INIT_AMEND, INIT_SWALLOW, INIT_DONE };
 
 struct mux {
     int fuse_fd, pyfuse3_fd, extra_fd;
-    int stop_fd;  /* eventfd: the reader has to end */
+    int stop_fd;  /* eventfd: the reader has to end, and `stopping` is set */
     int ended_fd; /* eventfd: the kernel has ended the connection, or the mux gave up */
-    atomic_int ended;
+    atomic_int ended; /* ENODEV: the kernel did; another errno: why the mux gave up */
+    atomic_bool stopping;
     struct mux_settings settings;
     struct mux_stats stats;
 
@@ -115,6 +118,7 @@ struct mux {
 
     pthread_t reader, replier;
     bool reader_started, replier_started;
+    char *reply; /* the replier's buffer */
 };
 
 /* A new file: 0 or an errno of table_add(). */

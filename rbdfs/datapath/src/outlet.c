@@ -16,6 +16,7 @@ void outlet_init(struct outlet *outlet, int fd, bool socket,
     *outlet = (struct outlet){.fd = fd, .socket = socket, .undelivered = undelivered, .arg = arg};
     pthread_mutex_init(&outlet->lock, NULL);
     pthread_cond_init(&outlet->changed, NULL);
+    monotonic_cond_init(&outlet->emptied);
 }
 
 struct message *message_copy(const char *data, size_t length)
@@ -61,7 +62,6 @@ static void append(struct outlet *outlet, struct message *message)
     else
         outlet->head = message;
     outlet->tail = message;
-    outlet->queued++;
     pthread_cond_signal(&outlet->changed);
 }
 
@@ -132,7 +132,8 @@ static void *outlet_main(void *arg)
         outlet->head = message->next;
         if (!outlet->head)
             outlet->tail = NULL;
-        outlet->queued--;
+        if (!outlet->head)
+            pthread_cond_broadcast(&outlet->emptied);
         pthread_mutex_unlock(&outlet->lock);
         if (error)
             outlet->undelivered(outlet->arg, message->data, message->length, error);
@@ -148,6 +149,22 @@ int outlet_start(struct outlet *outlet)
     int error = thread_start(&outlet->thread, outlet_main, outlet);
 
     outlet->started = !error;
+    return error;
+}
+
+int outlet_finish(struct outlet *outlet, const struct timespec *deadline)
+{
+    int error = 0;
+
+    pthread_mutex_lock(&outlet->lock);
+    while (outlet->head && !error)
+        error = pthread_cond_timedwait(&outlet->emptied, &outlet->lock, deadline);
+    if (!outlet->head) {
+        error = 0;
+        outlet->closed = true;
+        pthread_cond_signal(&outlet->changed);
+    }
+    pthread_mutex_unlock(&outlet->lock);
     return error;
 }
 
@@ -175,6 +192,7 @@ void outlet_destroy(struct outlet *outlet)
         outlet->head = message->next;
         free(message);
     }
+    pthread_cond_destroy(&outlet->emptied);
     pthread_cond_destroy(&outlet->changed);
     pthread_mutex_destroy(&outlet->lock);
 }

@@ -28,9 +28,9 @@ struct outlet {
     void *arg;
 
     pthread_mutex_t lock;
-    pthread_cond_t changed;
+    pthread_cond_t changed; /* something was queued, or it was closed */
+    pthread_cond_t emptied;
     struct message *head, *tail;
-    size_t queued;
     bool closed;
     pthread_t thread;
     bool started;
@@ -47,6 +47,9 @@ void outlet_send(struct outlet *outlet, const char *data, size_t length);
 /* The same for a message that the outlet owns from here on. */
 void outlet_send_message(struct outlet *outlet, struct message *message);
 
+/* Deliver what waits, and then close: 0, or ETIMEDOUT (CLOCK_MONOTONIC) and it is open as
+ * before. */
+int outlet_finish(struct outlet *outlet, const struct timespec *deadline);
 /* No more messages: those that wait are undelivered with EPIPE, and so is every later one. The
  * caller shuts the socket down first, if the thread may be blocked in it. */
 void outlet_close(struct outlet *outlet);

@@ -2,15 +2,11 @@
 #include "replier.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 
 #include "amend.h"
 #include "mux.h"
 #include "reply.h"
-
-/* Larger than any reply to a request of LARGE_BYTES. */
-enum { REPLY_BYTES = LARGE_BYTES + (64 << 10) };
 
 static void copy_reply(struct mux *mux, char *message, size_t length)
 {
@@ -43,20 +39,15 @@ static void copy_reply(struct mux *mux, char *message, size_t length)
 void *replier_main(void *arg)
 {
     struct mux *mux = arg;
-    char *message = malloc(REPLY_BYTES);
 
-    while (message) {
-        ssize_t length = recv(mux->pyfuse3_fd, message, REPLY_BYTES, MSG_TRUNC);
+    for (;;) {
+        ssize_t length = recv(mux->pyfuse3_fd, mux->reply, REPLY_BYTES, MSG_TRUNC);
 
         if (length < 0 && errno == EINTR)
             continue;
         if (length <= 0)
             break;
-        copy_reply(mux, message, length);
+        copy_reply(mux, mux->reply, length);
     }
-    /* Without memory nothing can be served. */
-    if (!message)
-        mux_end(mux, ENOMEM);
-    free(message);
     return NULL;
 }
