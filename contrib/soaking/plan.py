@@ -20,6 +20,8 @@ DISK_BYTES = 2 << 20
 OBJECT_SIZE = "64K"
 # More than a user comes to in an episode.
 OPERATIONS = 400
+# How much likelier than others a kind is drawn: most of what is hard lies in a take-over.
+WEIGHTS = {"kill": 4, "restart": 2}
 SHORTEST_S, LONGEST_S = 4.0, 12.0
 
 
@@ -76,7 +78,8 @@ def _faults(source: random.Random, kinds: tuple[str, ...], seconds: float) -> tu
     if not kinds or source.random() < 0.25:
         return ()
     # Few kinds in one episode show what belongs together; all in one would excuse everything.
-    chosen = source.sample(kinds, min(len(kinds), source.choice([1, 1, 2])))
+    counts = [WEIGHTS.get(kind, 1) for kind in kinds]
+    chosen = source.sample(kinds, min(len(kinds), source.choice([1, 1, 2])), counts=counts)
     faults = []
     left = seconds
     while True:

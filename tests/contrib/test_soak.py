@@ -61,8 +61,9 @@ def test_nothing_is_found(ceph: Ceph, able: None, tmp_path: Path, kind: str) -> 
 def test_a_finding_is_told(ceph: Ceph, able: None, tmp_path: Path) -> None:
     """With a mount that refuses what the plan expects, there is a finding, and a way to it."""
     done = soak(
-        "--seed=1", "--minutes=0.05", f"--cluster={ceph.dir}", "--parts=disks", "--faults=none",
-        "--users=1", "--mount-option=ro", "--shrink=5", f"--output={tmp_path / 'soak'}",
+        "--seed=1", "--episode=1", "--minutes=2", f"--cluster={ceph.dir}", "--parts=disks",
+        "--faults=none", "--users=1", "--mount-option=ro", "--shrink=5",
+        f"--output={tmp_path / 'soak'}",
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "FINDING wrong answer [disk]: user 0: open " in done.stdout
