@@ -108,8 +108,9 @@ class MountOptions:
         """How to reach the cluster, with what the mount itself dictates as the last word."""
         pairs = [*self.ceph.pairs, *_CACHE_SETTINGS[self.cache]]
         if self.timeout_s is not None:
-            # librados answers with ETIMEDOUT then, and the image has failed: see Image.check().
-            pairs.append(("rados_osd_op_timeout", f"{self.timeout_s:g}"))
+            # librados answers with ETIMEDOUT then, and the image has failed: see Image.check(). It
+            # takes whole seconds alone, and 0 for none at all.
+            pairs.append(("rados_osd_op_timeout", f"{math.ceil(self.timeout_s)}"))
         return replace(self.ceph, pairs=tuple(pairs), full_try=self.abort_on_full)
 
 

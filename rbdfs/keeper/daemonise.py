@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rbdfs.config.secrets import redacted
-from rbdfs.errors import EXIT_FAILURE, UserError
+from rbdfs.errors import EXIT_FAILURE
+
+if TYPE_CHECKING:
+    from rbdfs.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _READY = b"\0"
 
@@ -140,7 +146,11 @@ def _await_start(child: int, pipe: int) -> NoReturn:
 
 
 def notify_service_manager(state: str) -> None:
-    """Send *state* to the socket that NOTIFY_SOCKET names, as sd_notify(3) does."""
+    """Send *state* to the socket that NOTIFY_SOCKET names, as sd_notify(3) does.
+
+    Where nobody is there, the log says so: sudo and containers hand on a NOTIFY_SOCKET that means
+    nothing any more, and a mount that can be used does not depend on who hears of it.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -150,4 +160,4 @@ def notify_service_manager(state: str) -> None:
         try:
             sock.sendto(state.encode(), address)
         except OSError as exc:
-            raise UserError(f"cannot notify NOTIFY_SOCKET: {exc.strerror}") from exc
+            log.info("NOTIFY_SOCKET is ignored: %s", exc.strerror)

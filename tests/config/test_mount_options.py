@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rbdfs.config import mount_options
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.mount_options import MountOptions, apply_options, split_options
 from rbdfs.config.source import Source
@@ -230,3 +232,41 @@ def test_the_cache_mode_has_the_last_word(cache: str) -> None:
     assert held == (cache in ("writeback", "unsafe")), "who holds acknowledged writes in memory"
     at_once = settings.get("rbd_cache_writethrough_until_flush") == "false"
     assert at_once == (cache == "unsafe")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0.2", "1"), ("1", "1"), ("2.5", "3"), ("86400", "86400")]
+)
+def test_a_timeout_is_whole_seconds_for_ceph(text: str, seconds: str) -> None:
+    """Of 16.2 it refuses a part of one, and 0 would be none."""
+    assert ("rados_osd_op_timeout", seconds) in applied(f"timeout={text}").ceph_settings.pairs
+
+
+README = Path(__file__).parents[2] / "README.md"
+# Each with a value that it takes.
+WITH_A_VALUE = {
+    **dict.fromkeys(("conf", "id", "cluster", "data_pool"), "word"),
+    "lock": "auto",
+    "cache": "none",
+    "snapshots": "all",
+    "datapath": "python",
+    "uid": "1",
+    "gid": "1",
+    "umask": "0",
+    "sector_size": "512",
+    "object_size": "4M",
+    "timeout": "1",
+    "connect_timeout": "1",
+}
+
+
+def test_readme_tells_of_every_option_and_of_no_other() -> None:
+    """A name that nothing knows would go to Ceph as a setting, or be refused."""
+    table = README.read_text().partition("\n## Options\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `-")]
+    told = set(re.findall(r"(?:-o |, `)([a-z_]+)(?==|`)", " ".join(rows)))
+    for name in sorted(told):
+        text = f"{name}={WITH_A_VALUE[name]}" if name in WITH_A_VALUE else name
+        assert applied(text).ceph.pairs == (), f"{name} would go to Ceph"
+    known = mount_options._FLAGS.keys() | mount_options._VALUES.keys() | mount_options._CEPH.keys()
+    assert known - told == {"rw"}, "the opposite of ro, and the default"

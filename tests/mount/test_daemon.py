@@ -106,6 +106,22 @@ def test_does_not_return_before(
     assert image_name in os.listdir(mountpoint)
 
 
+def test_options_and_surroundings_that_change_nothing(
+    pool: str, mounting: Mounting, mountpoint: Path
+) -> None:
+    """A part of a second for Ceph, which knows whole ones, and a service manager that is gone."""
+    command = mounting.command(pool, mountpoint, "-o", "timeout=2.5")
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=os.environ | {"NOTIFY_SOCKET": "/nonexistent/notify"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert mounted(mountpoint)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
 def test_daemon_that_dies_at_the_start(
     ceph: Ceph, pool: str, mounting: Mounting, mountpoint: Path, signum: signal.Signals
