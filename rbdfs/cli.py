@@ -19,7 +19,7 @@ from rbdfs.errors import EXIT_FAILURE, UserError
 from rbdfs.keeper import command_socket
 from rbdfs.keeper.daemonise import Starter, daemonise, open_standard_descriptors
 from rbdfs.keeper.keeper import Keeper
-from rbdfs.kernel.mountpoint import check_mountpoint
+from rbdfs.kernel.mountpoint import check_mountpoint, resolve
 
 if TYPE_CHECKING:
     from rbdfs.config.mount_options import MountOptions
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         if len(arguments) == 2 and arguments[0] in command_socket.COMMANDS:
             return _command(*arguments)
         options = parse_arguments(arguments)
+        options = replace(options, mountpoint=resolve(options.mountpoint))
         check_mountpoint(options)
         configure_logging(options)
         if _native(options):
@@ -73,7 +74,7 @@ def _leave_the_caller() -> None:
 def _command(command: str, mountpoint: str) -> int:
     # As any command in a pipe: `rbdfs status MNT | head -3` is no failure.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    answer = command_socket.ask(os.path.abspath(mountpoint), command)
+    answer = command_socket.ask(mountpoint, command)
     print(json.dumps(answer, indent=2))
     return 0
 
@@ -100,14 +101,5 @@ def _serve_alone(options: MountOptions, starter: Starter) -> int:
     if options.data_path is None:
         log.info("the native data path was not built: everything goes through pyfuse3")
     options = replace(options, data_path="python")
-    # Of two that start at the same time, both may have found nothing mounted. Once this one has
-    # mounted, whoever looks sees that.
-    with command_socket.claim(options.mountpoint) as claimed:
-        check_mountpoint(options)
-
-        def ready() -> None:
-            claimed.close()
-            starter.ready()
-
-        code = trio.run(lifecycle.serve, options, Unkept(options, ready), None)
+    code = trio.run(lifecycle.serve, options, Unkept(options, starter.ready), None)
     return code or 0

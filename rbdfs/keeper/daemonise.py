@@ -36,13 +36,16 @@ class Starter:
         """Say that the mount is usable: to the parent, which exits, and to NOTIFY_SOCKET."""
         notify_service_manager(f"READY=1\nMAINPID={os.getpid()}")
         if self.pipe is not None:
+            # Not before the mount is there: autofs keeps those waiting who are not of the process
+            # group that it has asked for the mount.
+            os.setsid()
             leave_standard_descriptors()
             self._send(_READY)
 
     def failed(self, error: UserError) -> None:
         """Say in one line why nothing is mounted; the parent exits with the error's code."""
         # What is said of a command line that makes no sense may quote it.
-        line = redacted(" ".join(str(error).split()))
+        line = _printable(redacted(" ".join(str(error).split())))
         if self.pipe is None:
             print(f"rbdfs: {line}", file=sys.stderr)  # noqa: T201
         else:
@@ -54,6 +57,11 @@ class Starter:
             with contextlib.suppress(BrokenPipeError):
                 os.write(pipe, message)
             os.close(pipe)
+
+
+def _printable(text: str) -> str:
+    r"""Return *text* with escapes for all that a terminal may obey: ``\x1b``."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class SignalSocket:
@@ -110,7 +118,7 @@ def leave_standard_descriptors() -> None:
 
 
 def daemonise(starter: Starter) -> None:
-    """Fork: return in the child, a session of its own in /; the parent waits for it and exits.
+    """Fork: return in the child, in /; the parent waits for it and exits.
 
     From here on *starter* speaks to the parent.
 
@@ -122,7 +130,6 @@ def daemonise(starter: Starter) -> None:
         os.close(write_end)
         _await_start(child, read_end)
     os.close(read_end)
-    os.setsid()
     os.chdir("/")
     starter.pipe = write_end
 

@@ -25,6 +25,7 @@ from typing import Any
 from rbdfs.config.mount_options import MountOptions
 from rbdfs.keeper import version_1
 from rbdfs.keeper.messages import VERSION
+from rbdfs.kernel.mount import Mount
 
 
 class Kind(enum.StrEnum):
@@ -49,6 +50,7 @@ class Estate:
     Attributes:
         options: what the mount was asked for, with absolute paths.
         fuse: the kernel's descriptor; None before the mount.
+        mount: which mount it is of; None before the mount, and from a keeper that does not know.
         init: how the kernel introduced itself to the first server: its INIT request.
         addresses: the Ceph clients of the last server.
         fenced: the clients that servers of this mount have fenced last: no other client did.
@@ -61,6 +63,7 @@ class Estate:
 
     options: MountOptions
     fuse: int | None = None
+    mount: Mount | None = None
     init: bytes = b""
     addresses: list[str] = field(default_factory=list)
     fenced: list[str] = field(default_factory=list)
@@ -95,6 +98,7 @@ class Estate:
             "version": VERSION,
             "options": self.options.record(),
             "fuse": self.fuse,
+            "mount": None if self.mount is None else self.mount.record(),
             "init": self.init.hex(),
             "addresses": self.addresses,
             "fenced": self.fenced,
@@ -114,6 +118,7 @@ class Estate:
         return cls(
             options=MountOptions.from_record(record["options"]),
             fuse=record["fuse"],
+            mount=None if record.get("mount") is None else Mount.from_record(record["mount"]),
             init=bytes.fromhex(record["init"]),
             addresses=record["addresses"],
             fenced=record["fenced"],

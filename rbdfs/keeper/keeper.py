@@ -50,7 +50,7 @@ class Keeper:
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
         self._estate = Estate(options)
         self._server: ServerProcess | None = None
-        self._commands = CommandSocket(options.mountpoint)
+        self._commands = CommandSocket()
         self._exit_code: int | None = None
         # How the current server is doing.
         self._ready = False
@@ -84,7 +84,6 @@ class Keeper:
             self._selector.register(
                 signals, selectors.EVENT_READ, lambda: self._on_signals(signals.receive())
             )
-            # Before anything is mounted: it also keeps others from starting on the mount point.
             self._stack.enter_context(self._commands)
             self._selector.register(self._commands, selectors.EVENT_READ, self._hear_command)
             try:
@@ -99,6 +98,7 @@ class Keeper:
 
     def _wait(self) -> None:
         """Wait for one thing to do, and do it."""
+        self._commands.drop_silent()
         due = _LOOK_S if self._due is None else self._due[0] - time.monotonic()
         ready = self._selector.select(min(_LOOK_S, max(0.0, due)))
         if ready:
@@ -160,21 +160,22 @@ class Keeper:
     def _on_mount(self) -> None:
         assert self._server is not None
         try:
-            self._estate.fuse = mountpoint.mount(self._options)
+            self._estate.fuse, self._estate.mount = mountpoint.mount(self._options)
         except UserError as exc:
             self._server.send({"error": str(exc)})
         else:
-            self._server.send({}, self._estate.fuse)
+            self._commands.listen(self._estate.mount.device)
+            self._server.send({"mount": self._estate.mount.record()}, self._estate.fuse)
 
     def _on_ready(self, init: str) -> None:
         self._ready = True
         self._ready_since = time.monotonic()
         self._estate.init = bytes.fromhex(init)
+        elapsed = time.monotonic() - self._started
+        log.info("server %d is ready after %.2f s", self._generation, elapsed)
         if not self._was_ready:
             self._was_ready = True
             self._starter.ready()
-        elapsed = time.monotonic() - self._started
-        log.info("server %d is ready after %.2f s", self._generation, elapsed)
         self._commands.answer("restart", self._facts() | {"seconds": round(elapsed, 3)})
 
     def _on_failed(self, message: str, exit_code: int, passing: bool = True) -> None:
@@ -275,9 +276,9 @@ class Keeper:
         }
 
     def _end(self) -> None:
-        if self._estate.fuse is not None:
+        if self._estate.fuse is not None and self._estate.mount is not None:
             try:
-                mountpoint.detach(self._options.mountpoint)
+                self._estate.mount.detach()
             except OSError as exc:
                 log.error("%a stays mounted, and dead: %s", self._options.mountpoint, exc)
                 self._exit_code = EXIT_FAILURE

@@ -117,5 +117,5 @@ def _spawn(
             stdout=subprocess.DEVNULL if quiet else None,
             stderr=subprocess.DEVNULL if quiet else None,
             # A terminal's Ctrl-C is for the keeper, which tells the server.
-            process_group=0,
+            start_new_session=True,
         )

@@ -40,19 +40,25 @@ class MountOptions:
     max_read: int = 0  # bytes; 0: the kernel's own limit
 
 
-def open_kernel(mountpoint: str, options: MountOptions | None = None) -> int:
+def open_kernel(
+    mountpoint: str, options: MountOptions | None = None, *, descriptor: int | None = None
+) -> int:
     """Mount, and return the descriptor of the kernel's end.
+
+    *descriptor*, where it is given, is the mount point, opened with O_PATH: root mounts on that,
+    whatever the path means by now. fusermount3 takes a path only, and checks it as the user.
 
     Raises OSError: from stat of the mount point (ENOTCONN: a dead mount is there), from mount(2),
     or with fusermount3's message.
     """
     options = options or MountOptions()
-    mode = os.stat(mountpoint).st_mode
+    target = mountpoint if descriptor is None else f"/proc/self/fd/{descriptor}"
+    mode = os.stat(target).st_mode
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
         raise OSError(errno.ENOTDIR, "neither a directory nor a regular file", mountpoint)
     if os.geteuid() == 0:
         try:
-            return _mount(mountpoint, stat.S_IFMT(mode), options)
+            return _mount(target, stat.S_IFMT(mode), options)
         except PermissionError:
             # Root without CAP_SYS_ADMIN, in a container say: fusermount3 may be allowed to.
             if shutil.which("fusermount3") is None:
@@ -150,14 +156,17 @@ def _run_fusermount(arguments: list[str], mountpoint: str, comm_fd: int | None =
     fds: tuple[int, ...] = ()
     if comm_fd is not None:
         environment["_FUSE_COMMFD"], fds = str(comm_fd), (comm_fd,)
-    done = subprocess.run(
-        [program, *arguments],
-        env=environment,
-        pass_fds=fds,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=FUSERMOUNT_TIMEOUT_S,
-    )
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            env=environment,
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=FUSERMOUNT_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise OSError(errno.ETIMEDOUT, "fusermount3 does not end", mountpoint) from exc
     if done.returncode:
         message = os.fsdecode(done.stderr).strip() or f"fusermount3: exit code {done.returncode}"
         raise OSError(_errno_of(message), message, mountpoint)
@@ -182,20 +191,6 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
         if code != errno.EPERM:
             raise OSError(code, os.strerror(code), mountpoint)
     _run_fusermount(["-u", *(["-z"] if lazy else []), "--", mountpoint], mountpoint)
-
-
-def is_dead(mountpoint: str) -> bool:
-    """Whether a FUSE mount is there whose server has gone.
-
-    Any other error of stat() is raised.  Not for a mount that this process serves.
-    """
-    try:
-        os.stat(mountpoint)
-    except OSError as exc:
-        if exc.errno != errno.ENOTCONN:
-            raise
-        return True
-    return False
 
 
 class SocketPair(NamedTuple):

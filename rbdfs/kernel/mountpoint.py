@@ -1,20 +1,26 @@
-"""The mount point: what it has to be before, and mounting on it."""
+"""The mount point: resolved once, what it has to be before, and mounting on it."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import logging
 import os
+import signal
 import stat
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rbdfs.config.runtime_directory import runtime_directory
 from rbdfs.errors import UserError
 from rbdfs.kernel import connection
-from rbdfs.kernel.mountinfo import device_number, is_mounted
+from rbdfs.kernel.mount import FILE_SYSTEM, Mount, entry_of, place
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rbdfs.config.mount_options import MountOptions
 
 log = logging.getLogger(__name__)
@@ -22,50 +28,62 @@ log = logging.getLogger(__name__)
 # cp of a 1 GiB snapshot took 1.23 s with 2 MiB, 1.14 s with 4 MiB and 1.06 s with 8 MiB; of a thin
 # one, whose holes are read ahead too, 0.35 s, 0.40 s and 0.46 s.
 _READ_AHEAD_KB = 4096
+# How long a mount that is in the way may take to say that it lives, in seconds.
+_ANSWER_S = 5.0
+
+
+def resolve(path: str) -> str:
+    """Return the absolute path that *path* leads to, without any symbolic link; raise UserError.
+
+    From here on a symbolic link that is put in its way changes nothing, or is an error.
+    """
+    try:
+        # The mount that may be there is not asked, alive, hung or dead; nor does autofs mount.
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as exc:
+        raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def check_mountpoint(options: MountOptions) -> None:
-    """Raise UserError where nothing can be mounted; clear away a mount whose server is dead."""
-    path = options.mountpoint
-    try:
-        status = os.stat(path)
-        _reach(path, status)
-    except OSError as exc:
-        if exc.errno != errno.ENOTCONN:
-            raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
-        connection.unmount(path, lazy=True)
-        status = os.stat(path)
-    if is_mounted(path):
-        raise UserError(f"mount point {path!a} is in use: something is mounted there")
-    if options.source.is_file:
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"mount point {path!a} is not a regular file, as one image needs")
-        return
-    if not stat.S_ISDIR(status.st_mode):
-        raise UserError(f"mount point {path!a} is not a directory")
-    try:
-        if not options.nonempty and any(Path(path).iterdir()):
-            raise UserError(f"mount point {path!a} is not empty (-o nonempty allows it)")
-    except OSError as exc:
-        raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
+    """Raise UserError where nothing can be mounted on the resolved mount point of *options*.
 
-
-def _reach(path: str, status: os.stat_result) -> None:
-    """Raise OSError ENOTCONN for a mount whose server is dead.
-
-    For a second the kernel may still know the attributes of its root, but it opens nothing.
+    A mount of rbdfs whose server is dead is no hindrance: mount() clears it away, and nobody else,
+    because the bare directory below it would be mirrored as a deletion of everything.
     """
-    if not is_mounted(path):
-        return
-    if stat.S_ISDIR(status.st_mode):
-        os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
-    else:
-        os.statvfs(path)
+    with _opened(options.mountpoint) as descriptor:
+        if not _is_dead(descriptor, options.mountpoint):
+            _check_bare(descriptor, options)
 
 
-def mount(options: MountOptions) -> int:
-    """Mount, and return the kernel's descriptor. Raises UserError."""
-    settings = connection.MountOptions(
+def mount(options: MountOptions) -> tuple[int, Mount]:
+    """Mount; return the kernel's descriptor, and which mount it is. Raises UserError.
+
+    What is checked is what is mounted on: one descriptor, whatever the path means by then.
+    """
+    path = options.mountpoint
+    with _one_at_a_time():
+        _clear_dead(path)
+        with _opened(path) as descriptor:
+            if _is_dead(descriptor, path):
+                raise UserError(f"mount point {path!a} is in use: it cannot be cleared")
+            _check_bare(descriptor, options)
+            try:
+                fuse = connection.open_kernel(path, _settings(options), descriptor=descriptor)
+            except OSError as exc:
+                raise UserError(f"cannot mount on {path!a}: {exc.strerror}") from exc
+        try:
+            return fuse, Mount.at(path)
+        except OSError as exc:
+            os.close(fuse)
+            raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
+
+
+def _settings(options: MountOptions) -> connection.MountOptions:
+    return connection.MountOptions(
         fsname=str(options.source),
         read_only=options.read_only,
         allow_other=options.allow_other,
@@ -73,39 +91,128 @@ def mount(options: MountOptions) -> int:
         # where EROFS would say what is wrong.
         default_permissions=options.allow_other,
     )
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Keep other starts from mounting between this one's look at the mount point and its end."""
+    directory = runtime_directory()
+    if directory is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return connection.open_kernel(options.mountpoint, settings)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """Open what is on a resolved path, or mounted there; raise UserError where it has changed."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as exc:
-        raise UserError(f"cannot mount on {options.mountpoint!a}: {exc.strerror}") from exc
+        raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
+    try:
+        found = os.readlink(f"/proc/self/fd/{descriptor}")
+        if found != path:
+            raise UserError(f"mount point {path!a} leads to {found!a} by now")
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def raise_read_ahead(mountpoint: str) -> None:
+def _is_dead(descriptor: int, path: str) -> bool:
+    """Tell whether a mount of rbdfs is there whose server has gone.
+
+    Raises UserError where anything else is mounted. Something that is to be mounted once somebody
+    looks (autofs, as x-systemd.automount has it) is not: this may be the mount that it waits for.
+    """
+    where = place(descriptor)
+    entry = entry_of(where) if where.is_root else None
+    if entry is None or entry.file_system == "autofs":
+        return False
+    if entry.file_system == FILE_SYSTEM and _says_that_it_is_dead(path):
+        return True
+    raise UserError(f"mount point {path!a} is in use: {entry.file_system} is mounted there")
+
+
+def _says_that_it_is_dead(path: str) -> bool:
+    # In a process of its own: a server that hangs would keep whoever asks it, for good.
+    asking = subprocess.Popen(
+        ["stat", "--file-system", "--", path],
+        env={**os.environ, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    try:
+        _, message = asking.communicate(timeout=_ANSWER_S)
+    except subprocess.TimeoutExpired:
+        asking.kill()
+        # It ends when that server does; nobody waits for it.
+        asking.returncode = -signal.SIGKILL
+        return False
+    return os.strerror(errno.ENOTCONN) in message
+
+
+def _clear_dead(path: str) -> None:
+    with _opened(path) as descriptor:
+        if not _is_dead(descriptor, path):
+            return
+    log.info("clearing the dead mount on %a", path)
+    try:
+        Mount.at(path).detach()
+    except OSError as exc:
+        raise UserError(f"the dead mount on {path!a} stays: {exc.strerror}") from exc
+
+
+def _check_bare(descriptor: int, options: MountOptions) -> None:
+    """Raise UserError unless what is open as *descriptor* can be mounted on."""
+    path, mode = options.mountpoint, os.fstat(descriptor).st_mode
+    if options.source.is_file:
+        if not stat.S_ISREG(mode):
+            raise UserError(f"mount point {path!a} is not a regular file, as one image needs")
+        return
+    if not stat.S_ISDIR(mode):
+        raise UserError(f"mount point {path!a} is not a directory")
+    if options.nonempty or place(descriptor).is_root:
+        # autofs: who opens it waits for the mount that this process is to make.
+        return
+    try:
+        with os.scandir(f"/proc/self/fd/{descriptor}") as names:
+            if any(names):
+                raise UserError(f"mount point {path!a} is not empty (-o nonempty allows it)")
+    except OSError as exc:
+        raise UserError(f"mount point {path!a}: {exc.strerror}") from exc
+
+
+def raise_read_ahead(mount: Mount) -> None:
     """Have the kernel read further ahead: its 128 KiB are one small request at a time for cp.
 
     To be called once the kernel has had its answer to INIT, which can only lower it.
     """
     try:
-        setting = Path(f"/sys/class/bdi/{device_number(mountpoint)}/read_ahead_kb")
+        if mount.where() is None:
+            return
+        setting = Path(f"/sys/class/bdi/{mount.device}/read_ahead_kb")
         setting.write_text(f"{_READ_AHEAD_KB}\n")
     except OSError as exc:
         # Root's to set: without it, sequential reads through the page cache are slower.
         log.debug("read-ahead stays as it is: %s", exc)
 
 
-def sync(mountpoint: str) -> None:
+def sync(path: str) -> None:
     """Have what is dirty in the page cache written; blocks, and says nothing of errors."""
-    _ask("sync", "--file-system", mountpoint)
-
-
-def _ask(*command: str) -> None:
     # Not in the process that serves: killed meanwhile, its thread would wait for an answer that
     # nobody gives, and keep it from ending.
     subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["sync", "--file-system", path],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-
-
-def detach(mountpoint: str) -> None:
-    """Take the mount away from its mount point, if it is there; open files keep it alive."""
-    if is_mounted(mountpoint):
-        connection.unmount(mountpoint, lazy=True)

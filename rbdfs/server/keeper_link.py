@@ -16,6 +16,7 @@ from rbdfs.keeper.daemonise import leave_standard_descriptors
 from rbdfs.keeper.estate import Kind
 from rbdfs.keeper.messages import MESSAGE_BYTES, decoded, encoded
 from rbdfs.kernel import mountpoint
+from rbdfs.kernel.mount import Mount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -30,11 +31,11 @@ log = logging.getLogger(__name__)
 class Link(Keeping, Protocol):
     """Who holds the kernel connection, starts servers, and remembers what a new one would need."""
 
-    def mount(self) -> int:
-        """Mount and return the kernel's descriptor; raise UserError. Blocks."""
+    def mount(self) -> tuple[int, Mount | None]:
+        """Mount; return the kernel's descriptor and which mount it is. Raises UserError. Blocks."""
 
-    def detach(self) -> None:
-        """End the mount, where that is not the keeper's business."""
+    def detach(self, mount: Mount) -> None:
+        """Take *mount* away, where that is not the keeper's business."""
 
     def ready(self, init_request: bytes) -> None:
         """Remember how the kernel introduced itself; the mount answers."""
@@ -53,11 +54,15 @@ class Unkept(Unremembered):
         self._options = options
         self._ready = ready
 
-    def mount(self) -> int:
+    def mount(self) -> tuple[int, Mount | None]:
         return mountpoint.mount(self._options)
 
-    def detach(self) -> None:
-        mountpoint.detach(self._options.mountpoint)
+    def detach(self, mount: Mount) -> None:
+        try:
+            mount.detach()
+        except OSError as exc:
+            log.error("%a stays mounted, and dead: %s", mount.path, exc.strerror)
+            raise UserError(f"{mount.path!a} stays mounted, and dead: {exc.strerror}") from exc
 
     def ready(self, init_request: bytes) -> None:
         self._ready()
@@ -118,14 +123,17 @@ class KeeperLink:
         else:
             self.tell("left", **version_1.forgetting(kind, number))
 
-    def mount(self) -> int:
+    def mount(self) -> tuple[int, Mount | None]:
         self.tell("mount")
-        answer, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1)
+        packet, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1)
+        answer = decoded(packet)
         if not descriptors:
-            raise UserError(decoded(answer)["error"])
-        return descriptors[0]
+            raise UserError(answer["error"])
+        # One of version 1 does not know which mount it is.
+        mount = answer.get("mount")
+        return descriptors[0], None if mount is None else Mount.from_record(mount)
 
-    def detach(self) -> None:
+    def detach(self, mount: Mount) -> None:
         """Nothing to do: the keeper ends the mount, or has another server go on with it."""
 
     def rooted(self, root: Entry) -> None:

@@ -24,6 +24,7 @@ from rbdfs.fuse.mounted import Mounted
 from rbdfs.fuse.operations import Operations
 from rbdfs.keeper.estate import Kind
 from rbdfs.kernel import raw_requests
+from rbdfs.kernel.mount import Mount
 from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.lineage import Lineages
 from rbdfs.model.entry import Entry
@@ -90,16 +91,13 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         if predecessor is not None:
             await takeover.restore(mounted, predecessor, background, fenced=fenced)
         operations = Operations(mounted)
-        descriptor = await stack.enter_async_context(_device(keeping, predecessor))
-        if predecessor is not None and predecessor.crashed:
-            # Before the first read of the device: what this server has read already would be sent
-            # to it again, and carried out twice. The kernel only splices lists: it does not block.
-            raw_requests.resend_requests(descriptor)
+        device = _device(options, keeping, predecessor)
+        descriptor, mount = await stack.enter_async_context(device)
         init = b"" if predecessor is None else predecessor.init
-        device = await stack.enter_async_context(path.connected(descriptor, operations, init))
-        await stack.enter_async_context(_session(operations, device))
+        device_name = await stack.enter_async_context(path.connected(descriptor, operations, init))
+        await stack.enter_async_context(_session(operations, device_name))
         freshness = Freshness(catalog, lineages, handles, mounted.invalidate)
-        return await Serving(operations, path, keeping, freshness).run()
+        return await Serving(operations, path, keeping, freshness, mount).run()
 
 
 @contextlib.asynccontextmanager
@@ -211,18 +209,29 @@ async def _background() -> AsyncIterator[trio.Nursery]:
 
 
 @contextlib.asynccontextmanager
-async def _device(keeping: Link, predecessor: Estate | None) -> AsyncIterator[int]:
-    """Yield the kernel's descriptor, mounting unless there is one already."""
-    if predecessor is not None:
+async def _device(
+    options: MountOptions, keeping: Link, predecessor: Estate | None
+) -> AsyncIterator[tuple[int, Mount]]:
+    """Yield the kernel's descriptor and which mount it is, mounting unless it is there already.
+
+    What a server that has crashed had read is on its way again then, ready to be read.
+    """
+    if predecessor is None:
+        descriptor, mount = await trio.to_thread.run_sync(keeping.mount)
+    else:
         assert predecessor.fuse is not None
         descriptor = predecessor.fuse
-    else:
-        descriptor = await trio.to_thread.run_sync(keeping.mount)
+        mount = predecessor.mount
+        if predecessor.crashed:
+            # Before the first read of the device: what this server has read already would be sent
+            # to it again, and carried out twice. The kernel only splices lists: it does not block.
+            raw_requests.resend_requests(descriptor)
+    mount = mount or Mount.found(options.mountpoint)
     try:
-        yield descriptor
+        yield descriptor, mount
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(keeping.detach)
+            await trio.to_thread.run_sync(keeping.detach, mount)
         os.close(descriptor)
 
 

@@ -13,7 +13,7 @@ import pyfuse3
 import trio
 
 from rbdfs.errors import EXIT_FAILURE
-from rbdfs.kernel import connection, mountpoint
+from rbdfs.kernel import mountpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.freshness import Freshness
     from rbdfs.fuse.operations import Operations
+    from rbdfs.kernel.mount import Mount
     from rbdfs.server.keeper_link import Link
 
 log = logging.getLogger(__name__)
@@ -69,12 +70,13 @@ class Serving:
         path: DataPath,
         keeping: Link,
         freshness: Freshness,
+        mount: Mount,
     ) -> None:
         self._operations = operations
         self._path = path
         self._keeping = keeping
         self._freshness = freshness
-        self._mountpoint = operations.mounted.options.mountpoint
+        self._mount = mount
         self._replaced = False
         self._signals = itertools.count(1)
         self._told = itertools.count(1)
@@ -91,18 +93,18 @@ class Serving:
             nursery.cancel_scope.cancel()
         if self._replaced:
             return None
-        log.info("unmounted %a", self._mountpoint)
+        log.info("unmounted %a", self._mount.path)
         return 0
 
     async def _report_ready(self) -> None:
         await self._operations.ready.wait()
-        log.info("mounted at %a", self._mountpoint)
+        log.info("mounted at %a", self._mount.path)
         self._keeping.ready(self._path.init_request())
         # The kernel may not have read the answer to INIT yet, and that can only lower it. Asking
         # the mount would be sure, but whoever kills this server then finds the mount busy.
         for pause_s in (0.05, 0.5):
             await trio.sleep(pause_s)
-            await trio.to_thread.run_sync(mountpoint.raise_read_ahead, self._mountpoint)
+            await trio.to_thread.run_sync(mountpoint.raise_read_ahead, self._mount)
 
     async def _obey(self, nursery: trio.Nursery) -> None:
         async for command in self._keeping.commands():
@@ -187,8 +189,9 @@ class Serving:
 
     def _unmount(self) -> None:
         try:
-            connection.unmount(self._mountpoint, lazy=False)
+            self._mount.unmount()
         except OSError as exc:
-            log.info("%a is busy (%s): detaching it", self._mountpoint, exc.strerror)
+            log.info("%a is busy (%s): detaching it", self._mount.path, exc.strerror)
             # What mmap made dirty is written while requests are still answered.
-            mountpoint.sync(self._mountpoint)
+            if (path := self._mount.where()) is not None:
+                mountpoint.sync(path)

@@ -7,7 +7,6 @@ import json
 import mmap
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,12 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rbdfs.keeper import command_socket
 from rbdfs.kernel import connection
 from tests.support.ceph import run
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
-from tests.support.mounts import RBDFS, TIMEOUT_S, mounted, opened, wait_for_end
+from tests.support.mounts import TIMEOUT_S, mounted, opened, wait_for_end
 from tests.support.refusals import refusal
 from tests.support.servers import (
     ask,
@@ -105,33 +103,6 @@ def test_status_of_many_open_files(
                 with contextlib.suppress(OSError):
                     os.close(file)
         assert mount.alive
-
-
-@pytest.mark.parametrize("command", ["status", "restart"])
-def test_command_without_a_mount(tmp_path: Path, command: str) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        done = subprocess.run(
-            [str(RBDFS), command, str(path)], capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-        assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"rbdfs: {str(path)!a} is not a mount of rbdfs with a keeper\n"
-
-
-def test_strangers_on_the_command_socket(pool: str, mounting: Mounting) -> None:
-    """Who asks nothing, nonsense, or may not ask, changes nothing and keeps nobody waiting."""
-    with mounting(pool) as mount:
-        for message in (b"", b"nonsense", b"\xff" * 300):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-                sock.connect(command_socket.address(str(mount.path)))
-                if message:
-                    sock.send(message)
-                    assert b"unknown command" in sock.recv(4096)
-        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        done = subprocess.run(
-            [*nobody, str(RBDFS), "restart", str(mount.path)], capture_output=True, text=True
-        )
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-        assert ask(mount, "status")["generation"] == 1
 
 
 @pytest.mark.slow
@@ -402,13 +373,13 @@ def test_fenced_by_somebody_else_while_no_server_was_there(
 
 STAYING = """
 import errno, sys
-from rbdfs.kernel import mountpoint
+from rbdfs.kernel.mount import Mount
 from rbdfs.cli import main
 
-def detach(path):
+def detach(self):
     raise OSError(errno.EPERM, "not permitted")
 
-mountpoint.detach = detach
+Mount.detach = detach
 sys.exit(main(sys.argv[1:]))
 """
 

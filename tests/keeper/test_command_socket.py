@@ -1,0 +1,209 @@
+"""The command socket of a mount: who may ask, who may answer, and that nobody is in the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rbdfs.config.runtime_directory import ROOT_DIRECTORY
+from rbdfs.keeper.command_socket import socket_path
+from rbdfs.kernel.mount import place
+from tests.support.conditions import eventually
+from tests.support.mounts import RBDFS, TIMEOUT_S, mounted
+from tests.support.servers import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.mounts import Mount, Mounting
+
+pytestmark = pytest.mark.usefixtures("native")
+
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+
+
+def asked(command: str, path: Path | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(RBDFS), command, str(path)], capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], text: str) -> None:
+    """One line, of characters that a terminal takes for nothing else."""
+    assert (done.returncode, done.stdout) == (1, ""), done.stdout
+    assert text in done.stderr
+    assert done.stderr.removesuffix("\n").isprintable(), done.stderr
+
+
+def socket_of(mount: Mount) -> Path:
+    return socket_path(ROOT_DIRECTORY, place(str(mount.path)).device)
+
+
+@contextlib.contextmanager
+def connected(mount: Mount) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(TIMEOUT_S)
+        sock.connect(str(socket_of(mount)))
+        yield sock
+
+
+def test_it_is_a_file_of_the_mounts_owner(pool: str, mounting: Mounting) -> None:
+    with mounting(pool) as mount:
+        path = socket_of(mount)
+        status = path.stat()
+        assert stat.S_ISSOCK(status.st_mode)
+        assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, os.getuid())
+        assert not path.parent.stat().st_mode & 0o066
+        for directory in mount.path.parents:
+            directory.chmod(directory.stat().st_mode | 0o011)
+        nobody = [*NOBODY, str(RBDFS), "restart", str(mount.path)]
+        done = subprocess.run(nobody, capture_output=True, text=True)
+        assert_refused(done, "not yours to ask")
+        assert ask(mount, "status")["generation"] == 1
+    assert not path.exists()
+
+
+def test_two_network_namespaces(pool: str, mounting: Mounting) -> None:
+    """Two containers on one host network with the same path; a mount seen from another one."""
+    with mounting(pool) as mount:
+        inside = ["unshare", "--net", str(RBDFS), "status", str(mount.path)]
+        done = subprocess.run(inside, capture_output=True, text=True, timeout=TIMEOUT_S)
+        assert json.loads(done.stdout)["keeper"] == mount.pid, done.stderr
+
+
+def test_strangers_on_it(pool: str, mounting: Mounting) -> None:
+    """Who asks nonsense, or leaves before he is answered, changes nothing."""
+    with mounting(pool) as mount:
+        for message in (b"nonsense", b"\xff" * 300):
+            with connected(mount) as sock:
+                sock.send(message)
+                assert b"unknown command" in sock.recv(4096)
+        for message in (b"", b"status", b"restart"):
+            with connected(mount) as sock:
+                if message:
+                    sock.send(message)
+        eventually(lambda: ask(mount, "status")["state"] == "serving", what="the restart")
+        assert ask(mount, "status")["generation"] == 2
+        assert_refused(asked("status", mount.path.parent), "not a mount of rbdfs")
+        assert_refused(asked("status", mount.path / "missing"), "No such file")
+
+
+def test_who_says_nothing_keeps_nobody_waiting(pool: str, mounting: Mounting) -> None:
+    with mounting(pool) as mount, contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(connected(mount)) for _ in range(100)]
+        begun = time.monotonic()
+        assert ask(mount, "status")["state"] == "serving"
+        assert time.monotonic() - begun < 3
+        for sock in silent:
+            assert sock.recv(1) == b"", "dropped after a second"
+        assert time.monotonic() - begun < 10
+        assert len(os.listdir(f"/proc/{mount.pid}/fd")) < 30
+
+
+def test_a_keeper_that_takes_no_questions(pool: str, mounting: Mounting) -> None:
+    """It is busy, not gone: nobody is to mount over it for that."""
+    with mounting(pool) as mount, contextlib.ExitStack() as stack:
+        os.kill(mount.pid, signal.SIGSTOP)
+        stack.callback(os.kill, mount.pid, signal.SIGCONT)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                sock.setblocking(False)
+                sock.connect(str(socket_of(mount)))
+        begun = time.monotonic()
+        assert_refused(asked("status", mount.path), "is busy")
+        assert time.monotonic() - begun > 4.5
+        os.kill(mount.pid, signal.SIGCONT)
+        assert ask(mount, "status")["state"] == "serving"
+
+
+# Listens on an address as some user, and answers everybody with the same bytes.
+IMPOSTOR = """
+import os, socket, sys
+address, uid, answer = sys.argv[1], int(sys.argv[2]), os.fsencode(sys.argv[3])
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    listener.bind(address.replace("@", chr(0)))
+    os.setuid(uid)
+    listener.listen()
+    print(flush=True)
+    while True:
+        with listener.accept()[0] as caller:
+            caller.recv(256)
+            caller.send(answer)
+"""
+
+
+@contextlib.contextmanager
+def impostor(address: str, uid: int, answer: str) -> Iterator[None]:
+    command = [sys.executable, "-c", IMPOSTOR, address, str(uid), answer]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"\n"
+            yield
+        finally:
+            process.kill()
+
+
+ANSWER = json.dumps({"mountpoint": "/m", "source": "p", "state": "serving", "keeper": 1})
+
+
+@pytest.mark.parametrize(
+    ("uid", "answer", "refusal"),
+    [
+        (65534, ANSWER, "uid 65534 listens there"),
+        (0, "[1]", "no answer"),
+        (0, '"x"', "no answer"),
+        (0, "{", "no answer"),
+        (0, "{}", "no answer"),
+        (0, "\x1b[31m\x07", "no answer"),
+        (0, "[" * 100_000, "no answer"),
+        (0, json.dumps({"error": "\x1b[31m\x07 \u202e"}), "\\x1b[31m\\x07 \\u202e"),
+    ],
+)
+def test_answers_that_are_none(
+    pool: str, mounting: Mounting, uid: int, answer: str, refusal: str
+) -> None:
+    with mounting(pool) as mount:
+        path = socket_of(mount)
+        path.unlink()
+        with impostor(str(path), uid, answer):
+            assert_refused(asked("status", mount.path), refusal)
+        path.unlink()
+
+
+def test_somebody_else_has_the_name(pool: str, mounting: Mounting) -> None:
+    """Nobody can keep a mount from starting, nor from being asked."""
+    with mounting(pool) as before:
+        device, path = place(str(before.path)).device, socket_of(before)
+    with impostor(str(path), 65534, ANSWER), mounting(pool) as mount:
+        # The number that is free is given to the next.
+        if place(str(mount.path)).device == device:
+            assert ask(mount, "status")["keeper"] == mount.pid
+
+
+def test_pool_of_the_name_of_a_command(mounting: Mounting) -> None:
+    mountpoint = mounting.mountpoint()
+    done = asked("status", mountpoint)
+    assert_refused(done, f"rbdfs -- status {mountpoint}")
+    assert_refused(
+        subprocess.run(
+            mounting.command("status", mountpoint),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        ),
+        "no such pool",
+    )
+    assert not mounted(mountpoint)
