@@ -1,4 +1,31 @@
-"""Going on where another server ended: fence it, know its open files, and open their images."""
+"""Going on where another server ended. The order of it, and what must be before what:
+
+    keeper/keeper       the server is gone: start another one, with the estate
+    server/__main__     read the estate
+    ceph/cluster        connect
+  1 fence()             blocklist the clients of the dead server
+        v  before 4 and 7: none of its late writes may land after one of ours
+  2 lifecycle           the root from the estate, by its key: it may have been renamed
+  3 restore(): moves    finish or undo what it had begun to move
+        v  before 4: a file is opened where its image is by now
+  4 restore(): files    handles, directories and inodes under the numbers that the kernel has
+        |               their images are opened in the background, each by itself; requests to them
+        |               wait in HandleTable.ready()
+        v  before 6: the first request may be for any of them
+  5 raw_requests        FUSE_NOTIFY_RESEND: the kernel puts what was read and not answered back
+        |               into its queue, with bit 63 in the number
+        v  before 6: what this server had read by then would come to it twice
+  6 native_path         register the files, start the reader; pyfuse3 is given the recorded INIT
+        v  before 7: libfuse is not ready without it
+  7 server/run          the keeper is told: ready. The reader meets the requests that were sent
+                        again first, because the kernel queues them in front of all others, and
+                        fuse/begun_requests knows those that were carried out already
+
+After a hand-over (`rbdfs restart`) the last server has answered everything and closed its images:
+there is nothing to fence in 1 and nothing to send again in 5. Whatever fails passingly before 7
+(the cluster is away) is tried again by the next server, as often as it takes; what can only fail
+again ends in EIO for every request, until `rbdfs restart`.
+"""
 
 from __future__ import annotations
 
