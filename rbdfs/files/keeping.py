@@ -6,6 +6,8 @@ told is safe once it returns: it is there when this process dies in the next ins
 
 from __future__ import annotations
 
+import itertools
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +15,8 @@ from rbdfs.model.entry import Entry
 from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rbdfs.files.handle import Handle
 
 
@@ -49,6 +53,16 @@ class OpenFile:
         """Return open file *fh* that record() has written, in this version or another one."""
         known = known_fields(cls, record)
         return cls(**known | {"fh": fh, "entry": Entry.from_record(record["entry"])})
+
+
+def fresh_numbers() -> Iterator[int]:
+    """Return numbers for file handles that no server of this mount has given before.
+
+    The kernel sends the RELEASE of a file again that a dead server had closed; under a number that
+    was given again it would close another one. Microseconds since the boot, which no mount
+    outlives, are more than any server opens files.
+    """
+    return itertools.count(time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000)
 
 
 class Keeping(Protocol):

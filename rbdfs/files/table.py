@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import trio
 
 from rbdfs.errors import InUse, NotOpen, failure
 from rbdfs.files.handle import Handle, Use
+from rbdfs.files.keeping import fresh_numbers
 from rbdfs.files.reopening import Reopenings
 from rbdfs.files.shared_image import SharedImage
 
@@ -50,7 +50,7 @@ class HandleTable:
         # Images that are quiesced for a move, and where those are that have moved.
         self._quiesced: dict[Key, trio.Event] = {}
         self._relocations: dict[Key, Relocation] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = fresh_numbers()
 
     def __getitem__(self, fh: int) -> Handle:
         """Return the open file *fh*; raise OSError EBADF where there is none."""
@@ -141,7 +141,6 @@ class HandleTable:
             shared = self._shared.setdefault(entry.whole_key, shared)
             self._reopenings.add(shared, left.length)
         shared.expect(use)
-        self._numbers = itertools.count(max(next(self._numbers), left.fh + 1))
         handle = Handle(left.fh, left.inode, entry, shared, use, self._keeping.opened)
         handle.sync, handle.request = left.sync, left.request
         # A file that grew has room at its end to give back; what else was acknowledged is there.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 from rbdfs.errors import NotOpen
+from rbdfs.files.keeping import fresh_numbers
 
 if TYPE_CHECKING:
     from rbdfs.files.keeping import Keeping
@@ -23,7 +23,7 @@ class OpenDirectories:
         self._directories: dict[int, Listing] = {}
         # By the kernel's number of the request that opened it.
         self._opened_by: dict[int, int] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = fresh_numbers()
 
     def open(self, inode: int, entry: Entry, request: int = 0) -> int:
         """Return a new file handle on *entry*; raise OSError ENOTDIR for a file.
@@ -38,7 +38,6 @@ class OpenDirectories:
 
     def restore(self, fh: int, inode: int, entry: Entry, request: int = 0) -> None:
         """Open again what another server had open, under its number; reading begins anew."""
-        self._numbers = itertools.count(max(next(self._numbers), fh + 1))
         self._add(fh, inode, entry, request)
 
     def _add(self, fh: int, inode: int, entry: Entry, request: int) -> None:

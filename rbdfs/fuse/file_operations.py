@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pyfuse3 import FileHandleT, FlagT, InodeT, RequestContext
 
     from rbdfs.fuse.mounted import Mounted
+
+log = logging.getLogger(__name__)
 
 # linux/falloc.h
 _KEEP_SIZE = 0x01
@@ -103,7 +106,12 @@ class FileOperations(pyfuse3.Operations):
         return await copy_range(source, off_in, target, off_out, length)
 
     async def release(self, fh: FileHandleT) -> None:
-        handle = await self.mounted.handles.release(fh)
+        try:
+            handle = await self.mounted.handles.release(fh)
+        except NotOpen as exc:
+            # A server that is gone has closed it, and the kernel asks again.
+            log.debug("release: %s", exc)
+            return
         self.mounted.inodes.released(handle.inode)
         if handle.writable:
             # Sizes and partition tables may be others now.

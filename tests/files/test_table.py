@@ -645,7 +645,7 @@ async def test_restored_files_of_an_image_open_it_once(client: Client, images: I
         await table.reopen(nursery, unhindered)
         # A newcomer waits for the same.
         newcomer = await table.open(entry, 1, writable=True)
-        assert newcomer.fh == 8
+        assert newcomer.fh not in (3, 5, 7)
         for fh in (3, 7):
             assert await (await table.ready(fh)).read(0, 8) == PATTERN[:8]
     assert client.opener.opened == 1
