@@ -53,14 +53,14 @@ class SingleFlight(Generic[T]):
             if flight.error is not None:
                 # An exception object belongs to one task: its traceback grows with each raise.
                 raise copy.copy(flight.error) from flight.error
-            if flight.value is not None:
+            if flight.value is not None and not flight.overtaken:
                 return flight.value.value
-            # The load was cancelled, which says nothing about the value.
+            # The load was cancelled, or began before a change.
             return await self.get(key, load)
         return await self._load(key, load)
 
     def invalidate(self, key: Hashable) -> None:
-        """Forget *key*: what a load under way brings is for those who wait already."""
+        """Forget *key*: what a load under way brings is for nobody, who wait for it load again."""
         self._values.pop(key, None)
         flight = self._flights.pop(key, None)
         if flight is not None:
@@ -74,7 +74,7 @@ class SingleFlight(Generic[T]):
             flight.value = _Value(await load(), expires)
             if not flight.overtaken:
                 self._keep(key, flight.value)
-            return flight.value.value
+                return flight.value.value
         except Exception as exc:
             flight.error = exc
             raise
@@ -82,6 +82,7 @@ class SingleFlight(Generic[T]):
             if not flight.overtaken:
                 del self._flights[key]
             flight.landed.set()
+        return await self.get(key, load)
 
     def _keep(self, key: Hashable, value: _Value[T]) -> None:
         self._values[key] = value

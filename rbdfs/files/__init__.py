@@ -15,5 +15,6 @@ Locks, in the order in which they are taken:
 4. ``SharedImage.gate``: every request passes it. Freezing waits for those that have passed, so a
    request must not pass it twice, and whoever holds ``_changing`` may freeze it but not pass it.
 5. ``Growth._resizing``: one resize of a growing image at a time, inside the gate for a write.
-   Between reserve() and written() a write is under way: a trim must not cut below its end.
+   It is not held over the write itself, whose end a trim nevertheless must not cut off: so
+   written_up_to() notes the end before it waits for the lock, and the trim looks once it has it.
 """

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from rbdfs.ceph.image import Image
+
+log = logging.getLogger(__name__)
 
 # A resize costs tens of milliseconds, and an image is thin: grow ahead, in steps that keep
 # their number small for a large copy.
@@ -18,42 +24,67 @@ _LAST_STEP = 64 << 30
 class Growth:
     """The true length of a file whose image is larger, for as long as somebody writes it.
 
+    *resized* is called when the image has another size.
+
     Attributes:
         length: bytes, as a file system would have it: the end of the last write, or what
             truncate(2) said.
     """
 
-    def __init__(self, image: Image, length: int) -> None:
+    def __init__(self, length: int, resized: Callable[[], None]) -> None:
         self.length = length
-        self._image = image
+        self._resized = resized
+        # Where the writes end that are under way: no resize may cut below them, for what librbd
+        # has acknowledged up to there is the file's before written_up_to() has come to its end.
+        self._ends: list[int] = []
         self._resizing = trio.Lock()
 
     @property
-    def exact(self) -> bool:
-        """Whether the image is exactly as long as the file."""
-        return self.length == self._image.size
+    def being_written(self) -> bool:
+        """Whether a write is under way."""
+        return bool(self._ends)
 
-    async def reserve(self, end: int) -> None:
-        """Make the image at least *end* bytes long; raise OSError where librbd cannot."""
-        if end <= self._image.size:
-            return
-        async with self._resizing:
-            if end > self._image.size:
-                step = min(max(self._image.size, _FIRST_STEP), _LAST_STEP)
-                await self._image.resize(max(end, self._image.size + step))
+    @contextlib.asynccontextmanager
+    async def written_up_to(self, image: Image, end: int) -> AsyncIterator[None]:
+        """Have *image* at least *end* bytes long, for a write that the context makes.
 
-    def written(self, end: int) -> None:
-        """Note that a write up to *end* has succeeded."""
-        self.length = max(self.length, end)
+        When the context ends without an exception the file is so long. Raises OSError where librbd
+        cannot resize.
+        """
+        # Before the lock is waited for: a trim that holds it must not see less.
+        self._ends.append(end)
+        try:
+            async with self._resizing:
+                if end > image.size:
+                    step = min(max(image.size, _FIRST_STEP), _LAST_STEP)
+                    await self._resize(image, max(end, image.size + step))
+            yield
+            self.length = max(self.length, end)
+        finally:
+            self._ends.remove(end)
 
-    async def truncate(self, length: int) -> None:
+    async def truncate(self, image: Image, length: int) -> None:
         """Make the file *length* bytes long, as ftruncate(2): what is cut off is gone for good."""
         async with self._resizing:
-            await self._image.resize(length)
+            await image.resize(length)
             self.length = length
+            self._resized()
 
-    async def trim(self) -> None:
-        """Give the image the length of the file."""
+    async def trim(self, image: Image) -> None:
+        """Give *image* the length of the file, or of what is being written if that is more."""
         async with self._resizing:
-            if self._image.size != self.length:
-                await self._image.resize(self.length)
+            length = max([self.length, *self._ends])
+            if image.size != length:
+                await self._resize(image, length)
+
+    async def finish(self, image: Image) -> None:
+        """Trim *image* when its last writer has left."""
+        try:
+            await self.trim(image)
+        except OSError as exc:
+            # close(2) has reported it already, if it could: trim() runs there first.
+            log.error("%s keeps its size: %s", image.spec, exc)
+
+    async def _resize(self, image: Image, size: int) -> None:
+        await image.resize(size)
+        self._resized()

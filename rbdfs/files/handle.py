@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ from rbdfs.files.keeping import OpenFile
 from rbdfs.model.extents import ExtentMap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from rbdfs.ceph.image import Image
+    from rbdfs.files.growth import Growth
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.model.entry import Entry
 
@@ -113,28 +115,35 @@ class Handle:
             return await self._write_to(image, off, data)
 
     async def _write_to(self, image: Image, off: int, data: bytes) -> int:
-        growth = self.shared.growth
         # Before the write: a flush that runs beside it must not take the mark for its own.
         self.dirty = True
-        if growth is not None:
-            await self.shared.reserve(off + len(data))
-            written = await image.write(off, data)
-            growth.written(off + written)
-            self.grown(self)
-            return written
+        if self.shared.growth is not None:
+            async with self._growing_to(self.shared.growth, image, off + len(data)):
+                return await image.write(off, data)
         room = self.length - off
         if room <= 0:
             # As a block device does. librbd would report success for what straddles the end.
             raise NoSpace(f"{self.entry.spec}: write {off}~{len(data)}: past the end")
         return await image.write(self.entry.offset + off, data[:room])
 
+    @contextlib.asynccontextmanager
+    async def _growing_to(self, growth: Growth, image: Image, end: int) -> AsyncIterator[None]:
+        """Make a file that grows *end* bytes long, if it is not as long, by what the context does.
+
+        Its length is on record with a successor before whoever asked for it is answered.
+        """
+        before = growth.length
+        async with growth.written_up_to(image, end):
+            yield
+        if growth.length != before:
+            self.grown(self)
+
     async def extend(self, end: int) -> None:
         """Make a file that grows at least *end* bytes long; any other is what it is."""
         growth = self.shared.growth
         if growth is not None:
-            await self.shared.reserve(end)
-            growth.written(end)
-            self.grown(self)
+            async with self.shared.using() as image, self._growing_to(growth, image, end):
+                pass
 
     async def write_zeroes(self, off: int, length: int) -> None:
         """Make ``off~length`` read as zeros, as far as it lies inside the file."""

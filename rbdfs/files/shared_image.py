@@ -29,11 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class SharedImage:
-    """An image or snapshot that is open while it has users.
+    """An image or snapshot that is open while it has users, for writing while one of them writes.
 
-    It is read-only until somebody writes, and again when the last writer has left. *changed* is
-    called when what serves it has to know: another image, length or error, and before an image
-    that was replaced is closed.
+    *changed* is called when what serves it has to know: another image, length or error, and before
+    an image that was replaced is closed.
 
     Attributes:
         entry: what is open, as it was at the first open.
@@ -63,7 +62,7 @@ class SharedImage:
         self._exclusive = exclusive
         self._changed = changed
         self._lineages = lineages
-        self._last_size = 0
+        self._last_length: int | None = None
         self._users = dict.fromkeys(Use, 0)
         self._data = DataMap()
         # Taken while `image` is opened, replaced or closed, and by nobody else. It is no trio.Lock,
@@ -81,9 +80,19 @@ class SharedImage:
     @property
     def length(self) -> int:
         """Bytes that reads are clamped to."""
+        return self.known_length or 0
+
+    @property
+    def known_length(self) -> int | None:
+        """How long the file is, or was when its image was closed; None before it was opened."""
         if self.growth is not None:
             return self.growth.length
-        return self._last_size if self.image is None else self.image.size
+        return self._last_length if self.image is None else self.image.size
+
+    @property
+    def exact(self) -> bool:
+        """Whether the image is exactly as long as the file."""
+        return self.growth is None or self.image is None or self.image.size == self.growth.length
 
     @contextlib.asynccontextmanager
     async def using(self) -> AsyncIterator[Image]:
@@ -126,14 +135,19 @@ class SharedImage:
         self._users[use] -= 1
         async with self._changing:
             if self.growth is not None and not self.writers:
-                await self._finish_growth()
+                if self.image is not None:
+                    await self.growth.finish(self.image)
+                # Not before: until it is trimmed it says how long the file is.
+                self.growth = None
+                self._changed(self)
             if self.unused:
+                self._last_length = self.known_length
                 image, self.image, self.error = self.image, None, None
                 if image is not None:
                     await close_image(image)
             elif self.image is not None and not self.writers and not self.image.read_only:
                 # Readers remain: give up the watch and the lock, which `rbd status` shows.
-                await self._reopen_for_readers()
+                await self._reopen_for_readers(self.image)
 
     @contextlib.asynccontextmanager
     async def quiesced(self) -> AsyncIterator[None]:
@@ -156,7 +170,7 @@ class SharedImage:
         image = self.usable()
         if not image.read_only:
             await image.flush()
-        self.image, self._last_size = None, image.size
+        self.image, self._last_length = None, image.size
         try:
             with trio.CancelScope(shield=True):
                 await image.close()
@@ -223,33 +237,25 @@ class SharedImage:
 
     async def resize(self, length: int) -> None:
         """Give the file *length* bytes, as ftruncate(2)."""
-        if self.growth is not None:
-            await self.growth.truncate(length)
-        else:
-            async with self.using() as image:
+        async with self.using() as image:
+            if self.growth is not None:
+                await self.growth.truncate(image, length)
+            else:
                 await image.resize(length)
-        self._changed(self)
-
-    async def reserve(self, end: int) -> None:
-        """Make room for a write up to *end* in a file that grows."""
-        if self.growth is not None and end > self.growth.length:
-            await self.growth.reserve(end)
-            self._changed(self)
+                self._changed(self)
 
     async def trim(self) -> None:
-        """End the room that reserve() made beyond the file's end; raise OSError if that fails."""
-        if self.growth is not None:
-            await self.growth.trim()
-            self._changed(self)
+        """Give the image its file's length, if that has one writer, who writes nothing now."""
+        growth = self.growth
+        if growth is not None and self.writers == 1 and not (self.exact or growth.being_written):
+            async with self.using() as image:
+                await growth.trim(image)
 
     def start_growth(self, length: int | None = None) -> None:
-        """Let the file grow as it is written, until its last writer has left.
-
-        *length* is how long it is already, if not as long as its image.
-        """
+        """Let the file, of *length* if not of its image's, grow until its last writer has left."""
         if self.growth is None:
-            image = self.usable()
-            self.growth = Growth(image, image.size if length is None else length)
+            length = self.usable().size if length is None else length
+            self.growth = Growth(length, lambda: self._changed(self))
             self._changed(self)
 
     def expect(self, use: Use) -> None:
@@ -270,21 +276,14 @@ class SharedImage:
             if length is not None and self.writers:
                 self.start_growth(length)
 
-    async def _reopen_for_readers(self) -> None:
+    async def _reopen_for_readers(self, written: Image) -> None:
         try:
+            # What librbd still holds of acknowledged writes, the next one would not read.
+            await written.flush()
             await self._reopen(read_only=True)
         except OSError as exc:
             # The readers go on with the writable one.
             log.warning("%s stays open for writing: %s", self.entry.spec, exc)
-
-    async def _finish_growth(self) -> None:
-        growth, self.growth = self.growth, None
-        try:
-            assert growth is not None
-            await growth.trim()
-        except OSError as exc:
-            # close(2) has reported it already, if it could: trim() runs there first.
-            log.error("%s keeps its size: %s", self.entry.spec, exc)
 
     async def _reopen(self, *, read_only: bool, entry: Entry | None = None) -> None:
         old, entry = self.image, entry or self.entry

@@ -15,7 +15,7 @@ from rbdfs.files.reopening import Reopenings
 from rbdfs.files.shared_image import SharedImage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.keeping import Keeping, OpenFile
@@ -34,11 +34,16 @@ class HandleTable:
         self,
         data_path: DataPath,
         keeping: Keeping,
+        lineages: Lineages | None = None,
+        outdated: Callable[[Entry], None] = lambda _entry: None,
         *,
         exclusive: bool,
-        lineages: Lineages | None = None,
     ) -> None:
-        """Without *lineages* nobody can tell where librbd has found the data of what is open."""
+        """Without *lineages* nobody can tell where librbd has found the data of what is open.
+
+        *outdated* is called when what the cluster's header told of an image may be old.
+        """
+        self._outdated = outdated
         self._opener = data_path.opener
         self._lineages = lineages
         self._data_path = data_path
@@ -69,6 +74,10 @@ class HandleTable:
         """Return the images that are open."""
         return list(self._shared.values())
 
+    def shared(self, entry: Entry) -> SharedImage | None:
+        """Return the image of *entry*, if files are open on it."""
+        return self._shared.get(entry.whole_key)
+
     def length(self, entry: Entry) -> int | None:
         """Return how long the file of *entry* is, if its image is open: what I/O is clamped to."""
         shared = self._shared.get(entry.whole_key)
@@ -76,7 +85,7 @@ class HandleTable:
             return None
         if shared in self._reopenings:
             return self._reopenings.length(shared)
-        return None if shared.image is None else shared.length
+        return shared.known_length
 
     async def ready(self, fh: int) -> Handle:
         """Return the open file *fh* once its image is open, or known to be lost; as [] does."""
@@ -90,14 +99,12 @@ class HandleTable:
         inode: int,
         *,
         writable: bool,
-        growing: bool = False,
         sync: bool = False,
         request: int = 0,
     ) -> Handle:
         """Open a file on *entry*, opening or upgrading its image where that is needed.
 
-        A file that is *growing* takes writes past its end for as long as it has a writer; of one
-        that is *sync* each write is flushed. *request* is the kernel's number of the request.
+        Of one that is *sync* each write is flushed. *request* is the kernel's number of this.
 
         Raises OSError: EROFS where the client may not write, EBUSY where the image is in use by
         another client, or by a partition of it or the whole of it; otherwise librbd's errno.
@@ -105,8 +112,6 @@ class HandleTable:
         entry = await self.where(entry)
         use = Use.of(entry, writable=writable)
         shared = await self._acquire(entry, use)
-        if growing:
-            shared.start_growth()
         handle = Handle(next(self._numbers), inode, entry, shared, use, self._keeping.opened)
         handle.sync, handle.request = sync, request
         self._handles[handle.fh] = handle
@@ -194,15 +199,6 @@ class HandleTable:
             self._keeping.released(fh)
         return handle
 
-    async def closed(self, entry: Entry) -> None:
-        """Wait until an image that nobody uses any more is closed.
-
-        The kernel does not wait for RELEASE, and so what follows a close(2) may be quicker.
-        """
-        shared = self._shared.get(entry.whole_key)
-        if shared is not None and shared.unused:
-            await shared.unchanging()
-
     @contextlib.asynccontextmanager
     async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
         """Open the image of *entry*, as open() does, for one operation without a file."""
@@ -288,6 +284,8 @@ class HandleTable:
     def _changed(self, shared: SharedImage) -> None:
         if shared in self._reopenings:
             return
+        # When nobody has it open any more, its size is asked of the header again.
+        self._outdated(shared.entry)
         for handle in self:
             if handle.shared is shared:
                 self._keeping.opened(handle)

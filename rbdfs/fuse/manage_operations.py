@@ -6,11 +6,13 @@ the request again, and the next server has to find out what was done: see begun_
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NoReturn
 
 import pyfuse3
 
 from rbdfs.errors import Missing, NotPermitted
+from rbdfs.files.interplay import closed
 from rbdfs.fuse.begun_requests import CREATE, LINK, MKDIR, RENAME, RENAME2, RMDIR, UNLINK
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class ManageOperations(pyfuse3.Operations):
                 entry = await management.create(parent, name, request.begin)
             inode = inodes.remember(entry)
             try:
-                info = await self.mounted.open(inode, flags, created=True, request=request.number)
+                info = await self.mounted.open(inode, flags & ~os.O_TRUNC, request=request.number)
             except BaseException:
                 inodes.forget(inode, 1)
                 raise
@@ -72,7 +74,7 @@ class ManageOperations(pyfuse3.Operations):
         with mounted.requests.request(parent_inode, ctx.pid, UNLINK) as request:
             entry = await self._left(request, await mounted.entry(parent_inode), name)
             if entry is not None:
-                await mounted.handles.closed(entry)
+                await closed(mounted.handles, entry)
                 request.begin(entry)
                 await management.unlink(entry)
 
@@ -113,7 +115,7 @@ class ManageOperations(pyfuse3.Operations):
         self, request: BegunRequest, entry: Entry, parent: Entry, name: FileNameT, flags: FlagT
     ) -> None:
         management, mounted = self.mounted.check_managed(), self.mounted
-        await mounted.handles.closed(entry)
+        await closed(mounted.handles, entry)
         target = await management.destination(entry, parent, name, flags)
         if target is None:
             request.begin(entry)

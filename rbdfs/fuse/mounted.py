@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyfuse3
+import trio
 
 from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import Fenced, InUse, NotPermitted, ReadOnly
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.files.handle import Handle
+    from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.fuse.begun_requests import BegunRequests
     from rbdfs.fuse.directory_handles import OpenDirectories
@@ -86,45 +88,69 @@ class Mounted:
             raise NotPermitted("the mount was not made with -o manage")
         return self.management
 
-    async def open(
-        self, inode: int, flags: int, *, created: bool = False, request: int = 0
-    ) -> pyfuse3.FileInfo:
+    async def open(self, inode: int, flags: int, *, request: int = 0) -> pyfuse3.FileInfo:
         """Open the file of *inode* as open(2) *flags* say; return what the kernel is told.
 
-        One that was *created* or emptied by this open grows as it is written. What *request*, the
-        kernel's number of it, has opened already is not opened again.
+        What *request*, the kernel's number of it, has opened already is not opened again.
         """
         if self.closing:
             raise Fenced("the mount is being ended")
-        if (known := await self.handles.opened_by(request)) is not None:
-            async with known.shared.using() as image:
-                return self._file_info(known, image, flags)
+        handle = await self.handles.opened_by(request)
+        if handle is None:
+            handle = await self._open(inode, flags, request)
+        try:
+            if flags & os.O_TRUNC:
+                await self.set_length(handle.entry, 0)
+            if handle.writable:
+                self._let_grow(handle.shared)
+            async with handle.shared.using() as image:
+                return self._file_info(handle, image, flags)
+        except BaseException:
+            # The kernel hears of no file handle, and so would never release it.
+            with trio.CancelScope(shield=True):
+                await self.handles.release(handle.fh)
+            self.inodes.released(inode)
+            raise
+
+    async def _open(self, inode: int, flags: int, request: int) -> Handle:
         entry = await self.entry(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        truncate = bool(flags & os.O_TRUNC) and not created
-        if writable or truncate:
+        if writable or flags & os.O_TRUNC:
             self.check_writable(entry)
-        if truncate:
-            truncate = (await self.catalog.current(entry)).size != 0
-        if truncate:
-            self.check_managed()
-            if entry.key.partition:
-                raise NotPermitted(f"{entry.spec} is a partition")
+        if flags & os.O_TRUNC:
+            await self._check_truncation(entry)
         await self._check_copied(entry)
-        growing = (created or truncate) and writable
+        sync = bool(flags & os.O_DSYNC)
         handle = await self.handles.open(
-            entry,
-            inode,
-            writable=writable,
-            growing=growing,
-            sync=bool(flags & os.O_DSYNC),
-            request=request,
+            entry, inode, writable=writable, sync=sync, request=request
         )
         self.inodes.opened(inode, entry)
-        if truncate:
-            await self.set_length(entry, 0)
-        async with handle.shared.using() as image:
-            return self._file_info(handle, image, flags)
+        return handle
+
+    async def _check_truncation(self, entry: Entry) -> None:
+        """Raise OSError EPERM where O_TRUNC is not allowed, before the image is opened for it."""
+        if self.management is None and await self.length(entry) != 0:
+            self.check_managed()
+
+    def _let_grow(self, shared: SharedImage) -> None:
+        """Let an empty file grow as it is written: to whoever opens it, it is one that is new.
+
+        Only in a managed mount, where `touch` and `cp` make files; else nothing grows by accident.
+        """
+        if self.management is not None and shared.length == 0:
+            shared.start_growth()
+
+    async def length(self, entry: Entry) -> int:
+        """Return how long the file of *entry* is, for a decision about its data.
+
+        Nothing that was remembered will do: another client may have resized the image since.
+        """
+        length, shared = self.handles.length(entry), self.handles.shared(entry)
+        # Of a file that grows, or is to be opened here again and grew, nobody else can tell.
+        if shared is not None and length is not None and (shared.growth or shared.image is None):
+            return length
+        self.catalog.changed(entry)
+        return (await self.catalog.current(entry)).size
 
     async def _check_copied(self, entry: Entry) -> None:
         """Raise OSError EBUSY for what librbd would not read right, until a move is over."""
@@ -153,9 +179,13 @@ class Mounted:
         if entry.key.partition:
             raise NotPermitted(f"{entry.spec} is a partition")
         async with self.handles.borrowed(entry, writable=True) as shared:
-            if length < shared.length:
+            now = await self.length(entry)
+            if length < now:
                 self.check_managed()
-            await shared.resize(length)
+            if length != now:
+                await shared.resize(length)
+            # Those who have it open for writing: vim and sort empty a file by its descriptor.
+            self._let_grow(shared)
         self.catalog.changed(entry)
 
     async def invalidate(self, entry: Entry) -> None:

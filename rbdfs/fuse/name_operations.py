@@ -58,9 +58,10 @@ class NameOperations(pyfuse3.Operations):
         ):
             raise NotPermitted("modes and owners are options of the mount")
         # Times are the cluster's: cp -p and touch succeed, and change nothing.
-        if not fields.update_size or attr.st_size == known.st_size:
+        if not fields.update_size:
             return known
-        await self.mounted.set_length(entry, attr.st_size)
+        if attr.st_size != await self.mounted.length(entry):
+            await self.mounted.set_length(entry, attr.st_size)
         return await self.getattr(inode, ctx)
 
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:

@@ -181,7 +181,7 @@ def _wanted(handle: Handle) -> _Registration | None:
     shared = handle.shared
     if shared.error is not None or shared.image is None or shared.gate.closed:
         return None
-    if shared.growth is not None and not shared.growth.exact:
+    if not shared.exact:
         return None
     binding = shared.image.binding
     assert isinstance(binding, native.Image)

@@ -69,7 +69,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
         exclusive = options.lock == "exclusive"
-        handles = HandleTable(path, keeping, exclusive=exclusive, lineages=lineages)
+        handles = HandleTable(path, keeping, lineages, catalog.changed, exclusive=exclusive)
         inodes = InodeTable(root)
         copying = Copying(cluster, path.opener, keeping, options)
         finish_moves = Finish(catalog, handles, copying)

@@ -613,7 +613,8 @@ async def test_a_growing_file_has_its_true_size_in_the_end(
     table: HandleTable, images: Images
 ) -> None:
     entry = images.create()
-    handle = await table.open(entry, 1, writable=True, growing=True)
+    handle = await table.open(entry, 1, writable=True)
+    handle.shared.start_growth()
     reader = await table.open(entry, 1, writable=False)
     assert handle.length == SIZE
     assert await handle.write(SIZE + 5, b"beyond") == 6

@@ -1,0 +1,175 @@
+"""Files that grow as they are written, and what this mount knows of them at once.
+
+Whatever is opened, duplicated, closed, cut or overwritten beside a write: what was acknowledged is
+what `rbd export` finds, and what stat(2) says is what `rbd info` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import rbd
+
+from tests.support.ceph import run
+from tests.support.conditions import SEEN_S, eventually
+from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
+from tests.support.mounts import opened
+from tests.support.refusals import refusal
+from tests.support.servers import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.ceph import Ceph
+    from tests.support.mounts import Mount, Mounting
+
+# No whole number of objects, of pages or of sectors.
+SIZE = 5 * MIB + 1234
+NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL
+
+
+@pytest.fixture(scope="module")
+def managed(module_mounting: Mounting, pool: str) -> Iterator[Mount]:
+    with module_mounting(pool, "-o", "manage", lifetime_s=240.0) as mount:
+        yield mount
+
+
+@pytest.fixture
+def new(managed: Mount, image_name: str) -> Path:
+    """A file that is not there."""
+    return managed.file(image_name)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local file."""
+    path = tmp_path_factory.mktemp("source") / "source"
+    path.write_bytes(random_bytes(SIZE))
+    return path
+
+
+def size(ceph: Ceph, spec: str) -> int:
+    return int(json.loads(ceph.rbd("info", "--format=json", spec))["size"])
+
+
+@contextlib.contextmanager
+def beside(action: Callable[[], object]) -> Iterator[None]:
+    """Do something again and again, without a pause, beside the block."""
+    over = threading.Event()
+    failures: list[BaseException] = []
+
+    def repeat() -> None:
+        try:
+            while not over.is_set():
+                action()
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert failures == []
+
+
+def test_descriptors_are_closed_beside_a_write(ceph: Ceph, pool: str, new: Path) -> None:
+    """Each close(2) of any descriptor is a FLUSH: it gave the image the length of before."""
+    data = random_bytes(24 * MIB)
+    with opened(new, NEW) as file, opened(new, os.O_WRONLY) as other:
+
+        def close_some() -> None:
+            os.close(os.dup(file))
+            os.close(os.dup(other))
+            subprocess.run(["true"], close_fds=False, check=True)
+
+        with beside(close_some):
+            for off in range(0, len(data), MIB):
+                assert os.pwrite(file, data[off : off + MIB], off) == MIB
+        assert os.fstat(file).st_size == len(data)
+    assert export_image(ceph, f"{pool}/{new.name}") == data
+
+
+def test_parallel_writers_of_parts(ceph: Ceph, pool: str, new: Path, source: Path) -> None:
+    part = 256 * 1024
+    count = SIZE // part + 1
+    with opened(new, NEW):
+        writers = [
+            subprocess.Popen(
+                ["dd", f"if={source}", f"of={new}", f"bs={part}", "count=1", "status=none"]
+                + [f"skip={number}", f"seek={number}", "conv=notrunc"]
+            )
+            for number in reversed(range(count))
+        ]
+        assert [writer.wait(30) for writer in writers] == [0] * count
+    assert export_image(ceph, f"{pool}/{new.name}") == source.read_bytes()
+
+
+@pytest.mark.parametrize("how", ["touch NEW", ": > NEW", "rbd create"])
+def test_an_empty_file_takes_a_copy(
+    ceph: Ceph, pool: str, new: Path, source: Path, how: str
+) -> None:
+    if how == "rbd create":
+        ceph.rbd("create", "--size=0", f"{pool}/{new.name}")
+        eventually(new.exists, SEEN_S, "the image")
+    else:
+        run("sh", "-c", how.replace("NEW", str(new)))
+    run("cp", str(source), str(new))
+    assert new.stat().st_size == SIZE
+    assert export_image(ceph, f"{pool}/{new.name}") == source.read_bytes()
+
+
+def test_overwritten_at_once(ceph: Ceph, pool: str, new: Path, source: Path) -> None:
+    for _ in range(3):
+        run("sh", "-c", f"cp {source} {new}; echo hello > {new}")
+        assert new.stat().st_size == 6
+        assert export_image(ceph, f"{pool}/{new.name}") == b"hello\n"
+
+
+def test_the_size_is_known_at_once(ceph: Ceph, pool: str, new: Path, source: Path) -> None:
+    script = "import os, sys; print(os.stat(sys.argv[1]).st_size)"
+    seen = []
+    for number in range(8):
+        path = f"{new}-{number}"
+        seen.append(run("sh", "-c", f"cp {source} {path}; stat -c %s {path}").strip())
+    assert seen == [str(SIZE)] * 8
+    run("sh", "-c", f"fallocate -l 8M {new}-9")
+    assert run(sys.executable, "-c", script, f"{new}-9").strip() == str(8 * MIB)
+    run("truncate", "-s", "3M", f"{new}-9")
+    assert os.stat(f"{new}-9").st_size == size(ceph, f"{pool}/{new.name}-9") == 3 * MIB
+
+
+def test_cut_to_nothing_by_its_descriptor(ceph: Ceph, pool: str, new: Path, source: Path) -> None:
+    run("cp", str(source), str(new))
+    with opened(new, os.O_WRONLY) as file:
+        os.ftruncate(file, 0)
+        assert os.write(file, b"new text") == 8
+        assert os.fstat(file).st_size == 8
+    assert export_image(ceph, f"{pool}/{new.name}") == b"new text"
+    lines = [f"{number:08d}\n" for number in reversed(range(20_000))]
+    with open(new, "w") as file_again:
+        file_again.writelines(lines)
+    run("sort", "-o", str(new), str(new))
+    assert export_image(ceph, f"{pool}/{new.name}") == "".join(sorted(lines)).encode()
+
+
+def test_an_open_that_fails_leaves_nothing_open(
+    ceph: Ceph, pool: str, new: Path, managed: Mount
+) -> None:
+    import_image(ceph, f"{pool}/{new.name}", b"content")
+    eventually(new.exists, SEEN_S, "the image")
+    before = ask(managed, "status")["open_files"]
+    with open_image(ceph, pool, new.name) as other:
+        other.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)
+        assert refusal(lambda: os.open(new, os.O_RDONLY | os.O_TRUNC)) == "EBUSY"
+        eventually(lambda: ask(managed, "status")["open_files"] == before, 4, "no open file")
