@@ -58,7 +58,7 @@ cdef extern from "src/mux.h" nogil:
 
     struct mux_stats:
         uint64_t reads, writes, flushes, bytes_read, bytes_written, errors, passed_on, extra
-        uint64_t malformed, undelivered, unwanted, reply_errors, read_errors
+        uint64_t malformed, undelivered, unwanted, reply_errors, read_errors, interrupted
 
     struct mux_gauges:
         size_t active

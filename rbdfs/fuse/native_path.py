@@ -6,7 +6,7 @@ import contextlib
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyfuse3
 import trio
@@ -155,7 +155,7 @@ class NativePath:
 
     async def _answer(self, message: bytes, operations: Operations) -> None:
         try:
-            reply = await _carry_out(extra_requests.parse(message), operations)
+            reply: bytes | None = await _carry_out(extra_requests.parse(message), operations)
         except extra_requests.MalformedRequestError as exc:
             log.error("the kernel sent what makes no sense: %s", exc)
             reply = extra_requests.error_reply(exc.unique, errno.EINVAL) if exc.unique else None
@@ -201,24 +201,26 @@ async def _end_with(mux: native.Mux) -> None:
     pyfuse3.terminate()
 
 
-async def _carry_out(request: Any, operations: Operations) -> bytes | None:
+async def _carry_out(
+    request: extra_requests.Fallocate | extra_requests.Lseek | extra_requests.CopyFileRange,
+    operations: Operations,
+) -> bytes:
     try:
-        if isinstance(request, extra_requests.Fallocate):
-            await operations.fallocate(request.fh, request.mode, request.offset, request.length)
-            return extra_requests.empty_reply(request.unique)
-        if isinstance(request, extra_requests.Lseek):
-            found = await operations.lseek(request.fh, request.offset, request.whence)
-            return extra_requests.lseek_reply(request, found)
-        if isinstance(request, extra_requests.CopyFileRange):
-            count = await operations.copy_file_range(
-                request.fh_in,
-                request.offset_in,
-                request.fh_out,
-                request.offset_out,
-                request.length,
-            )
-            return extra_requests.copy_reply(request, count)
+        match request:
+            case extra_requests.Fallocate():
+                await operations.fallocate(request.fh, request.mode, request.offset, request.length)
+                return extra_requests.empty_reply(request.unique)
+            case extra_requests.Lseek():
+                found = await operations.lseek(request.fh, request.offset, request.whence)
+                return extra_requests.lseek_reply(request, found)
+            case extra_requests.CopyFileRange():
+                count = await operations.copy_file_range(
+                    request.fh_in,
+                    request.offset_in,
+                    request.fh_out,
+                    request.offset_out,
+                    request.length,
+                )
+                return extra_requests.copy_reply(request, count)
     except pyfuse3.FUSEError as exc:
         return extra_requests.error_reply(request.unique, exc.errno)
-    # An interrupt: librbd cannot take a request back, so its answer is awaited.
-    return None

@@ -10,12 +10,11 @@ import errno
 import struct
 from dataclasses import dataclass
 
-FUSE_INTERRUPT, FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE = 36, 43, 46, 47
+FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE = 43, 46, 47
 FUSE_COPY_FILE_RANGE_64 = 53
 
 _IN = struct.Struct("=IIQQIIIHH")  # struct fuse_in_header
 _OUT = struct.Struct("=IiQ")  # struct fuse_out_header
-_INTERRUPT = struct.Struct("=Q")
 _FALLOCATE = struct.Struct("=QQQII")
 _LSEEK = struct.Struct("=QQII")
 _COPY_FILE_RANGE = struct.Struct("=QQQQQQQ")
@@ -39,13 +38,6 @@ class Request:
     uid: int
     gid: int
     pid: int
-
-
-@dataclass(frozen=True)
-class Interrupt(Request):
-    """The caller of the request `target` has a signal waiting.  No answer; it may be ignored."""
-
-    target: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,7 @@ class CopyFileRange(Request):
     wide: bool  # the answer has 64 bits for the count
 
 
-def parse(message: bytes) -> Fallocate | Lseek | CopyFileRange | Interrupt:
+def parse(message: bytes) -> Fallocate | Lseek | CopyFileRange:
     """The request in a message; MalformedRequestError if its form is wrong or it is another."""
     if len(message) < _IN.size:
         raise MalformedRequestError(f"{len(message)} bytes are no message")
@@ -89,8 +81,6 @@ def parse(message: bytes) -> Fallocate | Lseek | CopyFileRange | Interrupt:
     if length != len(message):
         raise MalformedRequestError(f"length {length} in {len(message)} bytes", unique)
     common = (unique, nodeid, uid, gid, pid)
-    if opcode == FUSE_INTERRUPT:
-        return Interrupt(*common, *_body(_INTERRUPT, message, unique))
     if opcode == FUSE_FALLOCATE:
         fh, offset, size, mode, _padding = _body(_FALLOCATE, message, unique)
         _check_range(offset, size, unique)

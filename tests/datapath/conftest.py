@@ -17,7 +17,16 @@ except ImportError:
     collect_ignore = [
         f"test_{name}.py"
         for name in (
-            *("errnos", "fuzz", "mount", "mux", "mux_replies", "native", "native_path"),
+            *(
+                "errnos",
+                "fuzz",
+                "interrupts",
+                "mount",
+                "mux",
+                "mux_replies",
+                "native",
+                "native_path",
+            ),
             *("reader", "requests"),
         )
     ]

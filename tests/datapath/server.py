@@ -179,8 +179,7 @@ async def serve_extra(operations: Operations, extra: trio.socket.SocketType) -> 
     async with trio.open_nursery() as nursery:
         while message := await extra.recv(4096):
             request = extra_requests.parse(message)
-            if not isinstance(request, extra_requests.Interrupt):
-                nursery.start_soon(answer, operations, request)
+            nursery.start_soon(answer, operations, request)
 
 
 async def answer(operations: Operations, request: Any) -> None:

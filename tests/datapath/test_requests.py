@@ -107,17 +107,6 @@ def test_failing_answers_what_librbd_has(kernel: FakeKernel, librbd: FakeLibrbd)
     assert kernel.is_quiet(kernel.device)
 
 
-def test_interrupt_of_what_pyfuse3_has_goes_there(kernel: FakeKernel, librbd: FakeLibrbd) -> None:
-    with librbd.held():
-        (read,) = send_reads(kernel, 1)
-        kernel.send(fuse.INTERRUPT, struct.pack("=Q", read))
-        assert kernel.is_quiet(kernel.pyfuse3)
-    assert kernel.receive() == (read, 0, bytes(512))
-    lookup = kernel.send(fuse.LOOKUP, b"name\0")
-    interrupt = kernel.send(fuse.INTERRUPT, struct.pack("=Q", lookup))
-    assert [kernel.passed_on().unique for _ in range(2)] == [lookup, interrupt]
-
-
 def test_stop_waits_for_the_requests(kernel: FakeKernel, librbd: FakeLibrbd) -> None:
     with librbd.held():
         send_reads(kernel, 1)

@@ -57,12 +57,6 @@ def test_copy_file_range(opcode: int, reply: bytes) -> None:
     assert extra_requests.copy_reply(request, 512) == reply
 
 
-def test_interrupt() -> None:
-    request = extra_requests.parse(message(extra_requests.FUSE_INTERRUPT, struct.pack("=Q", 8)))
-    assert isinstance(request, extra_requests.Interrupt)
-    assert request.target == 8
-
-
 def test_error_reply() -> None:
     assert extra_requests.error_reply(10, errno.ENXIO) == struct.pack("=IiQ", 16, -errno.ENXIO, 10)
     for odd in (0, -1, 512, 1 << 20):

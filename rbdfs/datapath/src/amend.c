@@ -57,6 +57,7 @@ static void amend_open(struct mux *mux, struct fuse_open_out *open)
     if (!registration)
         return;
     open->open_flags |= registration->open_flags;
+    atomic_store(&registration->direct, open->open_flags & FOPEN_DIRECT_IO);
     registration_unref(registration);
 }
 
@@ -73,7 +74,7 @@ static enum init_state take_init_state(struct mux *mux, uint64_t unique)
     return state;
 }
 
-bool amend_reply(struct mux *mux, char *message, size_t length)
+bool amend_reply(struct mux *mux, uint32_t opcode, char *message, size_t length)
 {
     struct fuse_out_header *out = (void *)message;
     char *payload = message + sizeof *out;
@@ -84,7 +85,7 @@ bool amend_reply(struct mux *mux, char *message, size_t length)
         return false;
     if (init == INIT_AMEND && !out->error && size == sizeof(struct fuse_init_out))
         amend_init(mux, (void *)payload);
-    if (uniques_remove(&mux->opens, out->unique) && !out->error) {
+    if ((opcode == FUSE_OPEN || opcode == FUSE_CREATE) && !out->error) {
         /* CREATE has the attributes of the new file before it. */
         if (size == sizeof(struct fuse_open_out))
             amend_open(mux, (void *)payload);

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "dispatch.h"
 
 #include <errno.h>
@@ -15,7 +16,7 @@
  * `data`. */
 static void start(const struct arrival *arrival, struct registration *registration,
                   enum request_kind kind, uint64_t offset, uint32_t length, struct block *data,
-                  bool flush_after)
+                  bool flush_after, bool direct)
 {
     struct request *request = request_new(arrival->mux, arrival->in->unique);
 
@@ -32,6 +33,8 @@ static void start(const struct arrival *arrival, struct registration *registrati
     request->length = length;
     request->data = data;
     request->flush_after = flush_after;
+    request->pid = arrival->in->pid;
+    request->direct = direct;
     request_start(request);
 }
 
@@ -59,7 +62,8 @@ static void on_read(const struct arrival *arrival)
     mux_count(&mux->stats.reads, 1);
     mux_count(&mux->stats.bytes_read, count);
     if (count) {
-        start(arrival, registration, REQUEST_READ, read->offset, count, NULL, false);
+        start(arrival, registration, REQUEST_READ, read->offset, count, NULL, false,
+              read->flags & O_DIRECT || atomic_load(&registration->direct));
     } else {
         mux_reply(mux, arrival->in->unique, NULL, 0);
         registration_unref(registration);
@@ -119,7 +123,7 @@ static void on_write(const struct arrival *arrival)
     }
     /* The kernel leaves O_DSYNC of direct writes to us. */
     start(arrival, registration, REQUEST_WRITE, write->offset, write->size, block,
-          write->flags & O_DSYNC && !registration->ignore_sync);
+          write->flags & O_DSYNC && !registration->ignore_sync, false);
 }
 
 /* FSYNC, and FLUSH, which has something to do only if this registration wrote. */
@@ -142,7 +146,7 @@ static void on_sync(const struct arrival *arrival, bool always)
     mux_count(&mux->stats.flushes, 1);
     dirty = atomic_exchange(&registration->dirty, false);
     if ((dirty || always) && !registration->ignore_sync) {
-        start(arrival, registration, REQUEST_FLUSH, 0, 0, NULL, false);
+        start(arrival, registration, REQUEST_FLUSH, 0, 0, NULL, false, false);
     } else {
         mux_reply(mux, arrival->in->unique, NULL, 0);
         registration_unref(registration);
@@ -177,10 +181,6 @@ void dispatch(struct mux *mux, struct block **block, size_t length)
         break;
     case FUSE_RELEASE:
         on_release(&arrival);
-        break;
-    case FUSE_OPEN:
-    case FUSE_CREATE:
-        on_open(&arrival);
         break;
     case FUSE_FALLOCATE:
     case FUSE_LSEEK:

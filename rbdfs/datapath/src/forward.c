@@ -1,17 +1,64 @@
 #include "forward.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
+#include "interrupts.h"
 #include "mux.h"
 #include "reply.h"
-#include "request.h"
 
 void reject(const struct arrival *arrival, int error)
 {
     mux_count(&arrival->mux->stats.malformed, 1);
     if (has_reply(arrival->in->opcode))
         mux_reply_error(arrival->mux, arrival->in->unique, error);
+}
+
+static bool is_open(uint32_t opcode)
+{
+    return opcode == FUSE_OPEN || opcode == FUSE_CREATE;
+}
+
+/* Whether a request changes nothing, and what it hands out can be taken back (abandoned.h). */
+static bool is_constant(const struct arrival *arrival)
+{
+    const struct fuse_open_in *open = arrival->body;
+
+    switch (arrival->in->opcode) {
+    case FUSE_OPEN:
+        return arrival->size >= sizeof *open && !(open->flags & O_TRUNC);
+    case FUSE_LOOKUP:
+    case FUSE_GETATTR:
+    case FUSE_READLINK:
+    case FUSE_READ:
+    case FUSE_STATFS:
+    case FUSE_GETXATTR:
+    case FUSE_LISTXATTR:
+    case FUSE_OPENDIR:
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
+    case FUSE_ACCESS:
+    case FUSE_LSEEK:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool add_pending(const struct arrival *arrival, bool python)
+{
+    const struct fuse_in_header *in = arrival->in;
+    struct pending_request request = {
+        .unique = in->unique,
+        .nodeid = in->nodeid,
+        .opcode = in->opcode,
+        .pid = in->pid,
+        .python = python,
+        .constant = is_constant(arrival),
+    };
+
+    return pending_add(&arrival->mux->pending, &request);
 }
 
 void pass_on(const struct arrival *arrival)
@@ -22,6 +69,9 @@ void pass_on(const struct arrival *arrival)
     if (has_reply(arrival->in->opcode))
         mux_add_unreplied(mux, 1);
     callers_add(&mux->callers, arrival->in);
+    /* Without memory a request cannot be interrupted, and an open gets no flags of ours. */
+    if (is_constant(arrival) || is_open(arrival->in->opcode))
+        add_pending(arrival, false);
     outlet_send(&mux->pyfuse3, (const void *)arrival->in, arrival->in->len);
 }
 
@@ -74,7 +124,7 @@ void on_extra(const struct arrival *arrival, size_t fh_offset)
     if (arrival->in->opcode != FUSE_LSEEK)
         mark_dirty(mux, fh);
     mux_count(&mux->stats.extra, 1);
-    if (!uniques_add(&mux->extras, arrival->in->unique)) {
+    if (!add_pending(arrival, true)) {
         mux_reply_error(mux, arrival->in->unique, ENOMEM);
         return;
     }
@@ -82,25 +132,14 @@ void on_extra(const struct arrival *arrival, size_t fh_offset)
     outlet_send(&mux->extra, (const void *)arrival->in, arrival->in->len);
 }
 
-/* librbd cannot take a request back, so the interrupt of one is left unanswered: the kernel goes
- * on waiting for the request itself. libfuse would answer "not yet", and be asked again, without
- * end. */
 void on_interrupt(const struct arrival *arrival)
 {
     const struct fuse_interrupt_in *interrupt = arrival->body;
-    struct mux *mux = arrival->mux;
 
+    /* It has no answer: one would ask the kernel to send it again. libfuse, which might give one,
+     * does not hear of it. */
     if (arrival->size < sizeof *interrupt)
         reject(arrival, EINVAL);
-    else if (uniques_contains(&mux->extras, interrupt->unique))
-        outlet_send(&mux->extra, (const void *)arrival->in, arrival->in->len);
-    else if (!request_is_known(mux, interrupt->unique))
-        pass_on(arrival);
-}
-
-void on_open(const struct arrival *arrival)
-{
-    /* Without memory the file is served all the same, with plain open flags. */
-    uniques_add(&arrival->mux->opens, arrival->in->unique);
-    pass_on(arrival);
+    else
+        interrupt_request(arrival->mux, interrupt->unique);
 }

@@ -10,7 +10,6 @@
 void reject(const struct arrival *arrival, int error);
 void pass_on(const struct arrival *arrival);
 
-void on_open(const struct arrival *arrival);
 void on_release(const struct arrival *arrival);
 /* What pyfuse3 does not know. `fh_offset` is the place in the body of the fh of the file that it
  * changes. */

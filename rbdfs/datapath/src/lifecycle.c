@@ -22,16 +22,18 @@ static void undelivered(void *arg, const char *data, size_t length, int error)
 {
     struct mux *mux = arg;
     const struct fuse_in_header *in = (const void *)data;
+    struct pending_request request;
+    bool known;
 
     (void)length; /* only whole messages are sent */
     mux_count(&mux->stats.undelivered, 1);
-    uniques_remove(&mux->opens, in->unique);
-    uniques_remove(&mux->extras, in->unique);
+    known = pending_take(&mux->pending, in->unique, &request);
     callers_remove(&mux->callers, in->unique);
     if (!has_reply(in->opcode))
         return;
     mux_add_unreplied(mux, -1);
-    mux_reply_error(mux, in->unique, error == ENOMEM || error == ENOBUFS ? ENOMEM : EIO);
+    if (!(known && request.answered))
+        mux_reply_error(mux, in->unique, error == ENOMEM || error == ENOBUFS ? ENOMEM : EIO);
 }
 
 /* A notification that the kernel refuses, mostly with ENOENT: what it names is not cached. */
@@ -99,8 +101,7 @@ struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, const struct mux_
     }
     mux->settings = *settings;
     pool_init(&mux->pool);
-    uniques_init(&mux->opens);
-    uniques_init(&mux->extras);
+    pending_init(&mux->pending);
     callers_init(&mux->callers);
     pthread_mutex_init(&mux->lock, NULL);
     monotonic_cond_init(&mux->drained);
@@ -116,8 +117,8 @@ void mux_free(struct mux *mux)
     outlet_destroy(&mux->pyfuse3);
     outlet_destroy(&mux->extra);
     outlet_destroy(&mux->notifier);
-    uniques_destroy(&mux->opens);
-    uniques_destroy(&mux->extras);
+    pending_destroy(&mux->pending);
+    free(mux->interrupts.items);
     callers_destroy(&mux->callers);
     pool_destroy(&mux->pool);
     pthread_cond_destroy(&mux->drained);

@@ -7,7 +7,7 @@
  * lifecycle.h sets it up, starts its threads and ends them. Includes point down only:
  *
  *     lifecycle > reader, replier > dispatch > forward > request > amend > reply > mux
- *               > registration > open_image, outlet > inflight, uniques, callers, block, thread,
+ *               > registration > open_image, outlet > inflight, pending, callers, block, thread,
  *               abi
  *
  * NOTES ON THE THREAD MODEL
@@ -34,7 +34,7 @@
  * LOCKS
  *
  * The table's is taken before an image's, and an image's before an outlet's. Those of the pool, the
- * uniques, the callers and the mux itself are taken last, and no other is taken while one of them
+ * pending, the callers and the mux itself are taken last, and no other is taken while one of them
  * is held. Two places answer a request while they hold a lock, so that it cannot end meanwhile:
  * request_fail_all() the image's, request_interrupt() the mux's.
  *
@@ -56,8 +56,8 @@
 #include "callers.h"
 #include "inflight.h"
 #include "outlet.h"
+#include "pending.h"
 #include "registration.h"
-#include "uniques.h"
 
 enum { INIT_BYTES = 256 }; /* room for the INIT request: 104 bytes today */
 
@@ -79,6 +79,7 @@ struct mux_stats {
     atomic_ullong undelivered;  /* messages that pyfuse3 or Python did not take */
     atomic_ullong unwanted;     /* replies that the kernel did not want any more */
     atomic_ullong reply_errors; /* replies that the kernel refused */
+    atomic_ullong interrupted;  /* requests that were answered with EINTR */
     atomic_ullong read_errors;  /* reads of the device that failed, and were tried again */
 };
 
@@ -86,6 +87,17 @@ struct mux_gauges {
     size_t active;  /* requests in librbd, or parked */
     long unreplied; /* requests in pyfuse3 or Python */
     size_t registered;
+};
+
+/* A request that is to be interrupted when it is time. */
+struct interrupt {
+    uint64_t unique;
+    int64_t due_ms;
+};
+
+struct interrupts {
+    struct interrupt *items;
+    size_t count, capacity;
 };
 
 enum init_state { INIT_NONE, INIT_AMEND, INIT_SWALLOW, INIT_DONE };
@@ -102,8 +114,10 @@ struct mux {
     struct pool pool;
     struct table table;
     struct outlet pyfuse3, extra, notifier;
-    struct uniques opens;  /* OPEN and CREATE that pyfuse3 has */
-    struct uniques extras; /* requests that Python has */
+    struct pending pending; /* requests that pyfuse3 has and that can be interrupted, or are opens; and
+                             * all that Python has */
+    struct interrupts interrupts;
+    atomic_ullong own_uniques; /* numbers of requests to pyfuse3 that are the mux's own */
     struct callers callers; /* requests that pyfuse3 has, and that must not run twice */
 
     pthread_mutex_t lock;

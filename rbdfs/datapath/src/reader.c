@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "dispatch.h"
+#include "interrupts.h"
 #include "mux.h"
 
 enum {
@@ -17,14 +18,14 @@ enum {
     MOST_BYTES = WRITE_HEAD_BYTES + LARGE_BYTES,
 };
 
-/* Wait until the device has something, or the reader has to end. */
+/* Wait until the device has something, a request is to be interrupted, or the reader has to end. */
 static void wait_readable(struct mux *mux)
 {
     struct pollfd fds[] = {{.fd = mux->fuse_fd, .events = POLLIN},
                            {.fd = mux->stop_fd, .events = POLLIN}};
 
-    while (poll(fds, 2, -1) < 0 && errno == EINTR)
-        ;
+    /* Interrupted, or something is due: the caller looks again. */
+    poll(fds, 2, interrupts_timeout_ms(mux));
 }
 
 /* Wait for what only time can mend, or until the reader has to end. */
@@ -62,6 +63,7 @@ void *reader_main(void *arg)
     while (!atomic_load(&mux->stopping)) {
         ssize_t length;
 
+        interrupts_run(mux);
         if (!block && !(block = pool_get(&mux->pool, LARGE_BYTES))) {
             /* A request that ends gives memory back; whoever sends another one has to wait for
              * that. */

@@ -39,7 +39,8 @@ struct registration {
     _Atomic uint64_t length;
     bool readable, writable, ignore_sync;
     uint32_t open_flags;
-    atomic_bool dirty; /* written since the last flush */
+    atomic_bool dirty;  /* written since the last flush */
+    atomic_bool direct; /* the kernel was told to keep no pages of it */
     struct outlet *pyfuse3;
     struct message *release_message; /* RELEASE, passed on when the last request is complete */
 };

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sys/socket.h>
 
+#include "abandoned.h"
 #include "amend.h"
 #include "mux.h"
 #include "reply.h"
@@ -11,15 +12,11 @@
 static void copy_reply(struct mux *mux, char *message, size_t length)
 {
     const struct fuse_out_header *out = (const void *)message;
+    struct pending_request request;
     uint64_t unique;
 
-    if (length < sizeof *out || length > REPLY_BYTES) {
+    if (length < sizeof *out) {
         mux_count(&mux->stats.reply_errors, 1);
-        /* Cut off by recv: its header is whole. */
-        if (length > REPLY_BYTES && out->unique) {
-            mux_reply_error(mux, out->unique, EIO);
-            mux_add_unreplied(mux, -1);
-        }
         return;
     }
     unique = out->unique;
@@ -28,12 +25,19 @@ static void copy_reply(struct mux *mux, char *message, size_t length)
         return;
     }
     callers_remove(&mux->callers, unique);
-    if (amend_reply(mux, message, length))
+    if (!pending_take(&mux->pending, unique, &request))
+        request = (struct pending_request){.unique = unique};
+    if (length > REPLY_BYTES) {
+        /* It was cut off by recv(), and its header is whole. */
+        mux_count(&mux->stats.reply_errors, 1);
+        if (!request.answered)
+            mux_reply_error(mux, unique, EIO);
+    } else if (request.answered) {
+        take_back(mux, &request, message, length);
+    } else if (amend_reply(mux, request.opcode, message, length)) {
         mux_reply_message(mux, unique, message, length);
-    /* The lowest bit marks an INTERRUPT, which libfuse answers with EAGAIN when it was too
-     * early. */
-    if (!(unique & 1))
-        mux_add_unreplied(mux, -1);
+    }
+    mux_add_unreplied(mux, -1);
 }
 
 void *replier_main(void *arg)

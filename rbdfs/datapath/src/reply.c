@@ -90,14 +90,17 @@ int mux_reply_message(struct mux *mux, uint64_t unique, const char *message, siz
 int mux_reply_extra(struct mux *mux, const char *message, size_t length)
 {
     const struct fuse_out_header *out = (const void *)message;
-    int error;
+    struct pending_request request;
+    int error = 0;
 
     if (length < sizeof *out || out->len != length)
         return EINVAL;
     /* Once only: the number may be another request's by the second time. */
-    if (!uniques_remove(&mux->extras, out->unique))
+    if (!pending_find(&mux->pending, out->unique, &request) || !request.python ||
+        !pending_take(&mux->pending, out->unique, &request))
         return ENOENT;
-    error = mux_reply_message(mux, out->unique, message, length);
+    if (!request.answered)
+        error = mux_reply_message(mux, out->unique, message, length);
     mux_add_unreplied(mux, -1);
     return error;
 }

@@ -107,6 +107,8 @@ static int submit(struct request *request)
     rbd_completion_t completion;
     int result;
 
+    if (atomic_load(&request->answered) && !request->flushing)
+        return -EINTR; /* while it was parked */
     if (request->kind == REQUEST_READ) {
         request->data = pool_get(&request->mux->pool, request->length);
         if (!request->data)
@@ -185,12 +187,44 @@ void request_fail_all(struct open_image *image, int error)
     }
 }
 
-bool request_is_known(struct mux *mux, uint64_t unique)
+/* With the mux's lock held, so that it does not end meanwhile: a READ that is not answered, or
+ * NULL. */
+static struct request *find_waiting_read(struct mux *mux, uint64_t unique)
 {
-    bool known;
+    struct inflight_entry *entry = inflight_find(&mux->inflight, unique);
+    struct request *request;
+
+    if (!entry)
+        return NULL;
+    request = (struct request *)((char *)entry - offsetof(struct request, inflight));
+    if (request->kind != REQUEST_READ || atomic_load(&request->answered))
+        return NULL;
+    return request;
+}
+
+bool request_is_waiting_read(struct mux *mux, uint64_t unique, uint32_t *pid, bool *direct)
+{
+    struct request *request;
 
     pthread_mutex_lock(&mux->lock);
-    known = inflight_find(&mux->inflight, unique) != NULL;
+    request = find_waiting_read(mux, unique);
+    if (request) {
+        *pid = request->pid;
+        *direct = request->direct;
+    }
     pthread_mutex_unlock(&mux->lock);
-    return known;
+    return request;
+}
+
+void request_interrupt(struct mux *mux, uint64_t unique)
+{
+    struct request *request;
+
+    pthread_mutex_lock(&mux->lock);
+    request = find_waiting_read(mux, unique);
+    if (request) {
+        mux_count(&mux->stats.interrupted, 1);
+        answer(request, -EINTR);
+    }
+    pthread_mutex_unlock(&mux->lock);
 }

@@ -25,10 +25,11 @@
  *   finish()    answers (reply.c), leaves the queue, drops its registration,   librbd's thread's,
  *               gives `data` back to the pool, and leaves mux->inflight.       which frees it
  *
- * Who sets `answered` answers: finish(), or before it request_fail_all(). A request that was
- * answered early lives on like any other until its completion, because librbd may still use its
- * data. From request_start() to finish() it is in mux->inflight (linked by inflight.next in its
- * bucket), so that it is found by its number and the mux is not freed under it.
+ * Who sets `answered` answers: finish(), or before it request_fail_all() or request_interrupt(). A
+ * request that was answered early lives on like any other until its completion, because librbd may
+ * still use its data. From request_start() to finish() it is in mux->inflight (linked by
+ * inflight.next in its bucket), so that it is found by its number and the mux is not freed under
+ * it.
  */
 #ifndef RBDFS_REQUEST_H
 #define RBDFS_REQUEST_H
@@ -59,6 +60,8 @@ struct request {
     enum request_kind kind;
     bool flush_after; /* a WRITE of a file that was opened with O_DSYNC */
     bool flushing;    /* and its data are written: the flush is under way */
+    bool direct;      /* a READ past the page cache: its caller is no page fault */
+    uint32_t pid;     /* the thread that waits for it */
     atomic_bool answered;
 };
 
@@ -70,7 +73,10 @@ void request_start(struct request *request);
 /* Answer every request of the image with `error`, now and in future. Those that librbd has are
  * answered at once, and keep their memory until it is done with them. */
 void request_fail_all(struct open_image *image, int error);
-/* Whether librbd carries out a request with this number, or will when its turn comes. */
-bool request_is_known(struct mux *mux, uint64_t unique);
+/* Whether a READ with this number is not answered yet, whose thread it is, and whether it is
+ * direct. */
+bool request_is_waiting_read(struct mux *mux, uint64_t unique, uint32_t *pid, bool *direct);
+/* Answer such a READ with EINTR, if it still waits. */
+void request_interrupt(struct mux *mux, uint64_t unique);
 
 #endif

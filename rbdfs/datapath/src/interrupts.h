@@ -1,0 +1,28 @@
+/* INTERRUPT: the caller of a request has a signal waiting.
+ *
+ * librbd takes no request back, and nor does Python. But a request that changes nothing may be
+ * answered with EINTR while they go on with it: what they find goes nowhere then. That is done
+ *
+ *     at once       if the caller is being killed,
+ *     after GRACE   if it is not: a disk that is well answers before, and a program need not expect EINTR,
+ *     never         for a request that may change something; and for a READ into the page cache, whose
+ *                   caller may be at a page fault, where EINTR is SIGBUS, it waits for the caller's end.
+ *
+ * The kernel tells of a signal once for each request, so those that wait are looked at again. All
+ * of this is the reader's.
+ */
+#ifndef RBDFS_INTERRUPTS_H
+#define RBDFS_INTERRUPTS_H
+
+#include <stdint.h>
+
+struct mux;
+
+/* Answer the request with this number now, or later. */
+void interrupt_request(struct mux *mux, uint64_t unique);
+/* Look at those that are due. */
+void interrupts_run(struct mux *mux);
+/* For poll(): milliseconds until one is due, or -1. */
+int interrupts_timeout_ms(const struct mux *mux);
+
+#endif
