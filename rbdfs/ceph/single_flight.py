@@ -59,6 +59,19 @@ class SingleFlight(Generic[T]):
             return await self.get(key, load)
         return await self._load(key, load)
 
+    async def get_newer(self, key: Hashable, load: Callable[[], Awaitable[T]]) -> T:
+        """Return a value whose load begins after this call; raise as get() does.
+
+        Those who ask while an earlier one is loaded share the next.
+        """
+        flight = self._flights.get(key)
+        if flight is not None:
+            await flight.landed.wait()
+            if key in self._flights:
+                return await self.get(key, load)
+        self._values.pop(key, None)
+        return await self._load(key, load)
+
     def invalidate(self, key: Hashable) -> None:
         """Forget *key*: what a load under way brings is for nobody, who wait for it load again."""
         self._values.pop(key, None)

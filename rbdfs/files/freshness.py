@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from rbdfs.errors import Fenced, Gone, ImageGone
+from rbdfs.errors import Fenced, Gone, ImageGone, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # With what the metadata cache may be late, below two seconds.
 _PERIOD_S = 0.9
+# How long a close(2) waits for a cluster that does not answer, in seconds.
+_CONFIRM_S = 5.0
 # Removed, fenced: no open file gets over that. A look that has timed out says nothing of the file.
 _FINAL = (Gone, Fenced)
 
@@ -56,6 +58,26 @@ class Freshness:
                     if shared not in self._looking and shared.error is None:
                         self._looking.add(shared)
                         nursery.start_soon(self._look, shared)
+
+    async def confirm(self, shared: SharedImage) -> None:
+        """Raise OSError where what was read of *shared* until now may be zeros, for it is gone.
+
+        librbd answers reads of a removed snapshot so. What our lock guards is not asked for. A
+        cluster that does not answer in time is an error too: nobody could tell.
+        """
+        if shared.error is None and shared.image is None:
+            # Another server had it open; what it was lost for, if it is, the opening tells.
+            return
+        if shared.usable().lock_held or shared.gate.closed:
+            return
+        with trio.move_on_after(_CONFIRM_S) as scope:
+            try:
+                await self._catalog.size(shared.entry, newer=True)
+            except Gone as exc:
+                await self._lose(shared, exc)
+                shared.usable()
+        if scope.cancelled_caught:
+            raise TimedOut(f"{shared.entry.spec}: the cluster does not say whether it is there")
 
     async def _look(self, shared: SharedImage) -> None:
         try:
@@ -89,16 +111,23 @@ class Freshness:
             # This mount moves it: the files follow.
             if shared.gate.closed or shared.entry is not known:
                 return
-            log.warning("open files of %s are lost: %s", shared.entry.spec, reason)
-            shared.fail(reason)
+            await self._lose(shared, reason)
         else:
             opened_anew = await self._open_anew(shared, lineage)
             resized = await shared.follow(size)
             if resized:
                 log.info("%s has %d bytes now", known.spec, size)
-            if not (opened_anew or resized):
-                return
-        # What was read since the change may be zeros; and it is no more what the file holds.
+            if opened_anew or resized:
+                # What was read since the change may be zeros, or beyond the end.
+                await self._invalidate(shared.entry)
+
+    async def _lose(self, shared: SharedImage, reason: OSError) -> None:
+        """Refuse all that is asked of *shared* from now on, unless this mount moves the image."""
+        if shared.gate.closed or shared.error is not None:
+            return
+        log.warning("open files of %s are lost: %s", shared.entry.spec, reason)
+        shared.fail(reason)
+        # What was read since it was gone is zeros.
         await self._invalidate(shared.entry)
 
     async def _open_anew(self, shared: SharedImage, lineage: Lineage) -> bool:

@@ -57,6 +57,8 @@ class FileOperations(pyfuse3.Operations):
         if handle.dirty:
             await self.mounted.handles.ready(fh)
         await handle.closing()
+        if not handle.writable:
+            await self.mounted.freshness.confirm(handle.shared)
 
     async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:
         """Punch, zero or reserve ``off~length``, as fallocate(2); for the data path.

@@ -12,6 +12,7 @@ import trio
 
 from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import Fenced, InUse, NotPermitted, ReadOnly
+from rbdfs.files.freshness import Freshness
 from rbdfs.fuse.stat import entry_attributes
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Mounted:
         moves: takes images to other pools; None as management.
         inherited: finds inodes that the kernel knows from another server; None without one.
         closing: set while the mount is being ended: nothing is opened any more.
+        freshness: looks after what is open.
         invalidating: threads in which the kernel drops pages, and waits for those that are dirty.
     """
 
@@ -59,7 +61,12 @@ class Mounted:
     moves: Moves | None = None
     inherited: InheritedInodes | None = None
     closing: bool = False
-    invalidating: PoolThreads = field(default_factory=lambda: PoolThreads(_INVALIDATING_A_POOL))
+    freshness: Freshness = field(init=False)
+    invalidating: PoolThreads = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.freshness = Freshness(self.catalog, self.lineages, self.handles, self.invalidate)
+        self.invalidating = PoolThreads(_INVALIDATING_A_POOL)
 
     async def entry(self, inode: int) -> Entry:
         """Return what *inode* stands for; raise OSError ESTALE where nothing does (any more)."""

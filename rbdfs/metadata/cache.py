@@ -104,14 +104,18 @@ class MetadataCache:
             return found
         return Decoder(answer).string().decode("ascii")
 
-    async def attributes(self, where: Entry, name: str, image_id: str) -> ImageAttributes:
+    async def attributes(
+        self, where: Entry, name: str, image_id: str, *, newer: bool = False
+    ) -> ImageAttributes:
         """Return the attributes of an image in the pool and namespace that *where* is in, or is.
 
-        It is found by *image_id*, or by *name* where that is "".
+        It is found by *image_id*, or by *name* where that is "". A *newer* answer is of after the
+        call.
         """
         load = partial(self._load_attributes, where, name, image_id)
         key = (where.key.pool_id, where.namespace, image_id or f"/{name}")
-        return await self._headers.get(key, load)
+        get = self._headers.get_newer if newer else self._headers.get
+        return await get(key, load)
 
     async def allocated(
         self, where: Entry, attributes: ImageAttributes, snap: SnapAttributes | None

@@ -132,22 +132,23 @@ class Catalog:
                 return await self.measured(snap_entry(image, snap), attributes, snap)
         raise NoSuchName(f"{image.spec} has no such snapshot")
 
-    async def attributes(self, entry: Entry) -> ImageAttributes:
+    async def attributes(self, entry: Entry, *, newer: bool = False) -> ImageAttributes:
         """Return the attributes of the image that *entry* is, or is a snapshot of, as of now.
 
-        Raises OSError ESTALE where the image is gone.
+        *newer* ones are of after the call. Raises OSError ESTALE where the image is gone.
         """
         try:
-            return await self._cache.attributes(entry, entry.image, entry.image_id or "")
+            name, image_id = entry.image, entry.image_id or ""
+            return await self._cache.attributes(entry, name, image_id, newer=newer)
         except Missing:
             raise ImageGone(f"{entry.spec} was removed") from None
 
-    async def size(self, entry: Entry) -> int:
+    async def size(self, entry: Entry, *, newer: bool = False) -> int:
         """Return the bytes of the image or snapshot that *entry* is (in) now, from its header.
 
-        Raises OSError ESTALE where it is gone.
+        A *newer* answer is of after the call. Raises OSError ESTALE where it is gone.
         """
-        attributes = await self.attributes(entry)
+        attributes = await self.attributes(entry, newer=newer)
         if not entry.is_snapshot:
             return attributes.size
         snap = find_snap(attributes, entry.key.snap_id)

@@ -16,7 +16,6 @@ from rbdfs.ceph.cluster import Cluster
 from rbdfs.ceph.opener import PythonOpener
 from rbdfs.errors import Missing, NotPermitted, UserError
 from rbdfs.files.data_path import PythonDataPath
-from rbdfs.files.freshness import Freshness
 from rbdfs.files.table import HandleTable
 from rbdfs.fuse.begun_requests import BegunRequests
 from rbdfs.fuse.directory_handles import OpenDirectories
@@ -96,8 +95,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         init = b"" if predecessor is None else predecessor.init
         device_name = await stack.enter_async_context(path.connected(descriptor, operations, init))
         await stack.enter_async_context(_session(operations, device_name))
-        freshness = Freshness(catalog, lineages, handles, mounted.invalidate)
-        return await Serving(operations, path, keeping, freshness, mount).run()
+        return await Serving(operations, path, keeping, mounted.freshness, mount).run()
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ from tests.keeper.test_load import verify
 from tests.support.ceph import CommandError
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
-from tests.support.mounts import opened
+from tests.support.mounts import opened, opened_and_lost
 from tests.support.refusals import refusal
 from tests.support.servers import repeatedly
 
@@ -94,7 +94,7 @@ def test_migrated(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> None
         with opened(path, os.O_RDWR), pytest.raises(CommandError):
             ceph.rbd("migration", "prepare", spec, target)
         eventually(lambda: not ceph.watchers(spec), what="the end of the watch")
-        with opened(path, os.O_RDONLY) as file:
+        with opened_and_lost(path, os.O_RDONLY) as file:
             assert os.pread(file, 4 * MIB, 0) == DATA
             ceph.rbd("migration", "prepare", spec, target)
             mount.expect_log(rf"WARNING .*open files of {spec} are lost: .*moved elsewhere")

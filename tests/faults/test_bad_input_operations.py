@@ -14,7 +14,7 @@ import rbd
 
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
-from tests.support.mounts import TIMEOUT_S, mounted, opened
+from tests.support.mounts import TIMEOUT_S, mounted, opened, opened_and_lost
 from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def test_name_that_forges_a_log_record(
         assert refusal(mount.file(f"{name}.not").stat) == "ENOENT"
         assert refusal(lambda: os.mkdir(mount.file(name))) == "EEXIST"
         assert refusal(lambda: os.link(mount.file(name), mount.file(name))) != "no error"
-        with opened(mount.file(snap), os.O_RDONLY) as file:
+        with opened_and_lost(mount.file(snap), os.O_RDONLY) as file:
             os.unlink(mount.file(snap))
             eventually(lambda: refusal(lambda: os.pread(file, 512, 0)) == "ESTALE", what="ESTALE")
         mount.expect_log("WARNING .* are lost")

@@ -164,7 +164,7 @@ def test_image_and_snapshot_removed_while_no_server_is_there(
         buffer = mmap.mmap(-1, 4096)
         for file in (reader, snapshot):
             assert refusal(lambda file=file: os.preadv(file, [buffer], 0)) == "ESTALE"  # type: ignore[misc]
-            os.close(file)
+            assert refusal(lambda file=file: os.close(file)) == "ESTALE"  # type: ignore[misc]
         os.pwrite(other, b"goes on", 0)
         os.fsync(other)
         os.close(other)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
-from tests.support.mounts import opened
+from tests.support.mounts import opened, opened_and_lost
 from tests.support.moves import (
     BLOCK,
     DONE_S,
@@ -76,7 +76,7 @@ class Reader:
 
     def _run(self) -> None:
         length = 64 * BLOCK
-        with opened(self.path, os.O_RDONLY) as file:
+        with opened_and_lost(self.path, os.O_RDONLY) as file:
             while not self._over.is_set() and self.error is None:
                 off = self.count * length % len(self.data)
                 try:

@@ -13,7 +13,7 @@ import rbd
 from tests.support.ceph import run
 from tests.support.conditions import SEEN_S, eventually
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
-from tests.support.mounts import opened
+from tests.support.mounts import opened, opened_and_lost
 from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def test_snapshot_removed_while_open(ceph: Ceph, pool: str, image: str, mount: M
     for snap in ("s", "t"):
         eventually(mount.file(f"{image}@{snap}").exists, SEEN_S, "the snapshot")
     with (
-        opened(mount.file(f"{image}@s"), os.O_RDONLY | os.O_DIRECT) as file,
+        opened_and_lost(mount.file(f"{image}@s"), os.O_RDONLY | os.O_DIRECT) as file,
         opened(mount.file(f"{image}@t"), os.O_RDONLY) as other,
         opened(mount.file(image), os.O_RDONLY) as head,
     ):
@@ -141,7 +141,7 @@ def test_snapshot_removed_while_open(ceph: Ceph, pool: str, image: str, mount: M
 def test_image_removed_while_open_for_reading(
     ceph: Ceph, pool: str, image: str, mount: Mount
 ) -> None:
-    with opened(mount.file(image), os.O_RDONLY) as file:
+    with opened_and_lost(mount.file(image), os.O_RDONLY) as file:
         assert os.pread(file, MIB, 0) == DATA
         ceph.rbd("rm", "--no-progress", f"{pool}/{image}")
         eventually(lambda: refusal(lambda: os.pread(file, 4096, 0)) == "ESTALE", SEEN_S, "ESTALE")
@@ -236,3 +236,26 @@ def test_rolled_back(ceph: Ceph, pool: str, image: str, mount: Mount, ioctx: Any
     with rbd.Image(ioctx, image) as other:
         other.rollback_to_snap("s")
     assert mount.file(image).read_bytes() == DATA
+
+
+@on_both_data_paths
+@pytest.mark.parametrize("what", ["snapshot", "image"])
+def test_copy_that_ends_after_the_removal(
+    ceph: Ceph, pool: str, image: str, mount: Mount, what: str
+) -> None:
+    """What is read then is zeros, until a look tells: close(2) asks, so that no copy is false."""
+    name = f"{image}@s" if what == "snapshot" else image
+    if what == "snapshot":
+        ceph.rbd("snap", "create", "--no-progress", f"{pool}/{image}@s")
+        eventually(mount.file(name).exists, SEEN_S, "the snapshot")
+    with open_image(ceph, pool, image) as other:
+        file = os.open(mount.file(name), os.O_RDONLY)
+        assert os.pread(file, 4096, 0) == DATA[:4096]
+        # Not by a command, which takes as long as a look.
+        if what == "snapshot":
+            other.remove_snap("s")
+    if what == "image":
+        with ceph.connect() as cluster, cluster.open_ioctx(pool) as ioctx:
+            rbd.RBD().remove(ioctx, image)
+    assert refusal(lambda: os.close(file)) == "ESTALE"
+    mount.expect_log(r"was removed")

@@ -15,7 +15,8 @@ from tests.support.ceph import run
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image
 from tests.support.loops import loop_device
-from tests.support.mounts import opened
+from tests.support.mounts import opened, opened_and_lost
+from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -299,3 +300,24 @@ def test_table_that_is_written_through_the_mount(
     # Another client moves it: an open file stays inside what it was opened as, or says so.
     run("sfdisk", "-q", str(path), stdin=b"label: gpt\n1: start=2MiB,size=3MiB\n")
     eventually(lambda: part.stat().st_size == 3 * MIB, SEEN_S, "the new table")
+
+
+def test_pages_of_a_removed_snapshot(
+    ceph: Ceph, pool: str, image_name: str, mount: Mount, make: Any, ioctx: Any
+) -> None:
+    """A partition has pages of its own: what was read of zeros after the removal is not kept."""
+    make(image_name, "mbr")
+    with rbd.Image(ioctx, image_name) as other:
+        other.create_snap("s")
+        path = mount.file(f"{image_name}@s-part1")
+        eventually(path.exists, SEEN_S, "the snapshot's partition")
+        with opened_and_lost(path, os.O_RDONLY) as file:
+            other.remove_snap("s")
+            with contextlib.suppress(OSError):
+                os.pread(file, 4096, 4 * MIB)
+            eventually(
+                lambda: refusal(lambda: os.pread(file, 4096, 4 * MIB)) == "ESTALE",
+                SEEN_S,
+                "ESTALE, and no zeros that were kept",
+            )
+            mount.expect_log(r"was removed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import pytest
 
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
-from tests.support.mounts import Mount, opened
+from tests.support.mounts import Mount, opened, opened_and_lost
 from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
@@ -49,17 +48,6 @@ def mount_of(mounting: Mounting, pool: str, *, everything: bool) -> tuple[Mount,
     return (mounting(None), pool) if everything else (mounting(pool), ".")
 
 
-@contextlib.contextmanager
-def closed_whatever_it_says(path: Path) -> Iterator[int]:
-    """A file that is open for writing, whose close(2) may tell of what was lost."""
-    file = os.open(path, os.O_RDWR)
-    try:
-        yield file
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(file)
-
-
 def names(directory: Path) -> set[str]:
     try:
         return set(os.listdir(directory))
@@ -77,9 +65,9 @@ def test_pool_removed_and_made_anew(
         mount.allow_log("WARNING", "ERROR")
         directory = mount.file(where)
         with (
-            opened(directory / "vm", os.O_RDONLY) as reader,
-            closed_whatever_it_says(directory / "gone") as writer,
-            opened(directory / "vm@s", os.O_RDONLY) as snapshot,
+            opened_and_lost(directory / "vm", os.O_RDONLY) as reader,
+            opened_and_lost(directory / "gone", os.O_RDWR) as writer,
+            opened_and_lost(directory / "vm@s", os.O_RDONLY) as snapshot,
         ):
             assert os.pread(snapshot, MIB, 0) == OLD
             inode = os.fstat(reader).st_ino

@@ -282,3 +282,14 @@ def opened(path: Path | str, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opened_and_lost(path: Path | str, flags: int) -> Iterator[int]:
+    """As opened(), for a file whose close(2) may tell that it was lost."""
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

@@ -126,7 +126,10 @@ static void on_write(const struct arrival *arrival)
           write->flags & O_DSYNC && !registration->ignore_sync, false);
 }
 
-/* FSYNC, and FLUSH, which has something to do only if this registration wrote. */
+/*
+ * FSYNC, and FLUSH, which has something to do only if this registration wrote. That of a reader
+ * is for Python, which asks whether what was read is still there.
+ */
 static void on_sync(const struct arrival *arrival, bool always)
 {
     const uint64_t *fh = arrival->body; /* the first member of both bodies */
@@ -139,7 +142,9 @@ static void on_sync(const struct arrival *arrival, bool always)
         return;
     }
     registration = table_find(&mux->table, *fh);
-    if (!registration) {
+    if (!registration || (!always && !registration->writable)) {
+        if (registration)
+            registration_unref(registration);
         pass_on(arrival);
         return;
     }
