@@ -22,6 +22,7 @@ from rbdfs.keeper.endurance import Endurance
 from rbdfs.keeper.estate import Estate
 from rbdfs.keeper.messages import Listener
 from rbdfs.keeper.refusal import Refusal
+from rbdfs.keeper.remains import Remains
 from rbdfs.keeper.server_process import ServerProcess
 from rbdfs.kernel import mountpoint, raw_requests
 
@@ -50,6 +51,7 @@ class Keeper:
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
         self._estate = Estate(options)
         self._server: ServerProcess | None = None
+        self._remains = Remains(options.mountpoint)
         self._commands = CommandSocket()
         self._exit_code: int | None = None
         # How the current server is doing.
@@ -67,7 +69,7 @@ class Keeper:
         self._last_fault = "none"
         self._listener = Listener(
             mount=self._on_mount,
-            left=self._estate.learn,
+            left=self._on_left,
             remember=self._estate.remember,
             forget=self._estate.forget,
             ready=self._on_ready,
@@ -165,7 +167,12 @@ class Keeper:
             self._server.send({"error": str(exc)})
         else:
             self._commands.listen(self._estate.mount.device)
+            self._remains.keep(self._estate.mount.device, self._estate.addresses)
             self._server.send({"mount": self._estate.mount.record()}, self._estate.fuse)
+
+    def _on_left(self, addresses: list[str] | None = None, fenced: list[str] | None = None) -> None:
+        self._estate.learn(addresses, fenced)
+        self._remains.update(self._estate.addresses)
 
     def _on_ready(self, init: str) -> None:
         self._ready = True
@@ -283,6 +290,7 @@ class Keeper:
                 log.error("%a stays mounted, and dead: %s", self._options.mountpoint, exc)
                 self._exit_code = EXIT_FAILURE
             os.close(self._estate.fuse)
+        self._remains.close()
         self._commands.close()  # Whoever starts anew need not wait for the server's end.
         if self._server is not None:
             self._server.wait(_END_S)

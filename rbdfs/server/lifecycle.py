@@ -60,12 +60,16 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         cluster = await stack.enter_async_context(
             Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
         )
+        if predecessor is None:
+            dead = await takeover.fence_remains(cluster, keeping, options.mountpoint)
+        else:
+            dead = predecessor.addresses
         fenced = predecessor is not None and await takeover.fence(cluster, keeping, predecessor)
         cache = MetadataCache(cluster)
         catalog, lineages = _catalog(cluster, cache, options), Lineages(cluster, cache)
         root = await _root(catalog, options.source, cluster.user, predecessor)
         keeping.rooted(root)
-        path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
+        path = await stack.enter_async_context(_data_path(options, cluster, dead))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
         exclusive = options.lock == "exclusive"
         handles = HandleTable(path, keeping, lineages, catalog.changed, exclusive=exclusive)
@@ -100,9 +104,12 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
 
 @contextlib.asynccontextmanager
 async def _data_path(
-    options: MountOptions, cluster: Cluster, predecessor: Estate | None
+    options: MountOptions, cluster: Cluster, dead: list[str]
 ) -> AsyncIterator[DataPath]:
-    """Yield the data path that *options* ask for, and say in the log which it is."""
+    """Yield the data path that *options* ask for, and say in the log which it is.
+
+    *dead* are the addresses of clients that this mount succeeds.
+    """
     # Where it was not built, the command line has chosen already.
     if options.data_path == "python":
         log.info("data path: python")
@@ -112,7 +119,7 @@ async def _data_path(
     from rbdfs.fuse.native_path import NativePath
 
     log.info("data path: native")
-    others = [cluster.address, *(predecessor.addresses if predecessor is not None else [])]
+    others = [cluster.address, *dead]
     async with NativeOpener.connect(options.ceph_settings, cluster.bridge, others) as opener:
         yield NativePath(opener, ignore_sync=options.cache == "unsafe")
 

@@ -39,6 +39,7 @@ from rbdfs.errors import Failure, Fenced, ImageGone
 from rbdfs.files.keeping import OpenFile
 from rbdfs.fuse.inherited_inodes import InheritedInodes
 from rbdfs.keeper.estate import Kind
+from rbdfs.keeper.remains import remains_of
 from rbdfs.model.entry import Entry
 
 if TYPE_CHECKING:
@@ -75,6 +76,27 @@ async def fence(cluster: Cluster, keeping: Keeping, estate: Estate) -> bool:
             await cluster.fence(address)
             log.info("fenced %s", address)
     return bool(foreign)
+
+
+async def fence_remains(cluster: Cluster, keeping: Keeping, mountpoint: str) -> list[str]:
+    """Fence the clients of mounts that died on *mountpoint* with their keepers; return them.
+
+    What they had open for writing would be in use for half a minute. A client that may not fence
+    is told so, and waits for that long.
+    """
+    with remains_of(mountpoint) as addresses:
+        if not addresses:
+            return []
+        log.warning("a mount died here as a whole: fencing its clients")
+        # Before it happens, as in fence().
+        keeping.fencing(addresses)
+        try:
+            for address in addresses:
+                await cluster.fence(address)
+                log.info("fenced %s", address)
+        except OSError as exc:
+            log.warning("what it had open for writing is in use for 30 s: %s", exc)
+        return addresses
 
 
 async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fenced: bool) -> None:

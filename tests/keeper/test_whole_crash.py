@@ -1,0 +1,81 @@
+"""Keeper and server are killed: the next mount on the same place goes on at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rbdfs.config.runtime_directory import runtime_directory
+from rbdfs.keeper.remains import Remains, remains_of
+from tests.support.images import MIB, export_image, import_image, random_bytes
+from tests.support.mounts import opened, wait_for_end
+from tests.support.refusals import refusal
+from tests.support.servers import server_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.ceph import Ceph
+    from tests.support.mounts import Mounting
+
+
+@pytest.mark.usefixtures("native")
+def test_writes_are_possible_at_once(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """The image is not in use for the half minute that Ceph waits for a client that died."""
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+    done = []
+    with mounting(pool, exit_code=None) as mount:
+        path = mount.file(image_name)
+        # close(2) has nobody to tell any more.
+        with contextlib.suppress(OSError), opened(path, os.O_RDWR | os.O_DSYNC) as file:
+            os.pwrite(file, b"before", 0)
+            server = server_of(mount)
+            assert server is not None
+            mount.signal_all(signal.SIGKILL)
+            for pid in (mount.pid, server):
+                wait_for_end(pid)
+            assert refusal(lambda: os.listdir(mount.path)) == "ENOTCONN"
+            with mounting(pool, mountpoint=mount.path) as again:
+                again.expect_log(r"WARNING rbdfs\.server\.takeover: a mount died here as a whole")
+                with opened(again.file(image_name), os.O_RDWR | os.O_DSYNC) as anew:
+                    os.pwrite(anew, b"after", 512)
+                done.append("again")
+    assert done == ["again"]
+    data = export_image(ceph, f"{pool}/{image_name}")
+    assert (data[:6], data[512:517]) == (b"before", b"after")
+
+
+def test_remains_are_found_when_nobody_keeps_them(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    alive, dead, other = Remains(place), Remains(place), Remains("/elsewhere")
+    alive.keep("0:1001", ["10.0.0.1:0/1"])
+    dead.keep("0:1002", ["10.0.0.1:0/2", "10.0.0.1:0/22"])
+    dead.update(["10.0.0.1:0/3"])
+    other.keep("0:1003", ["10.0.0.1:0/4"])
+    directory = runtime_directory()
+    assert directory is not None
+    try:
+        with remains_of(place) as found:
+            assert found == []
+        os.close(dead._descriptor)
+        with contextlib.suppress(ConnectionError), remains_of(place) as found:
+            assert found == ["10.0.0.1:0/3"]
+            raise ConnectionError
+        with remains_of(place) as found:
+            assert found == ["10.0.0.1:0/3"]
+        with remains_of(place) as found:
+            assert found == []
+        (directory / "0-1004.clients").write_text("[1, 2")
+        with remains_of(place) as found:
+            assert found == []
+    finally:
+        alive.close()
+        other.close()
+        (directory / "0-1004.clients").unlink(missing_ok=True)
+    assert not list(directory.glob("0-100[1-4].clients"))
