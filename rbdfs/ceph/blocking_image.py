@@ -11,7 +11,7 @@ from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import InUse, Missing, NotPermitted, ReadOnly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     import rados
 
@@ -70,10 +70,14 @@ def refuse_advisory_lock(image: rbd.Image, action: str) -> None:
             raise InUse(f"{action}: {client} at {address} holds lock {cookie!a}")
 
 
-def refuse_watched(image: rbd.Image, what: str) -> None:
-    """Raise OSError EBUSY where a client has *image* open for writing, or did 30 s ago."""
+def refuse_watched(image: rbd.Image, what: str, own: Container[str] = ()) -> None:
+    """Raise OSError EBUSY where a client has *image* open for writing, or did 30 s ago.
+
+    Those at the addresses *own* do not count.
+    """
     for watcher in image.watchers_list():
-        raise InUse(f"{what} is watched by {watcher['addr']}")
+        if watcher["addr"] not in own:
+            raise InUse(f"{what} is watched by {watcher['addr']}")
 
 
 def lockers(image: rbd.Image) -> list[tuple[str, str, str]]:

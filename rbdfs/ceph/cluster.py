@@ -16,6 +16,7 @@ import trio
 
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
+from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.ceph.single_flight import SingleFlight
 from rbdfs.errors import ClusterAway, Missing, NoSuchPool, PoolGone, UserError, failure
 
@@ -43,6 +44,7 @@ _MAP_WAIT_S = 1.0
 # How long the id of a pool is not looked up again, in seconds: it is in the client's own OSD map.
 _POOL_ID_S = 0.1
 _POOLS = 256
+_STEPS_A_POOL = 8
 
 
 class Cluster:
@@ -51,6 +53,7 @@ class Cluster:
     Attributes:
         user: id of the client without ``client.``.
         address: of the client, as watchers and the blocklist name it: ``IP:0/NONCE``.
+        steps: threads for the steps of live migrations, some of which take hours.
     """
 
     def __init__(self, client: rados.Rados, bridge: AioBridge, settings: CephSettings) -> None:
@@ -65,6 +68,7 @@ class Cluster:
         # A pool that does not answer must not keep the threads that other pools need.
         self._limiter = trio.CapacityLimiter(32)
         self._map_limiter = trio.CapacityLimiter(1)
+        self.steps = PoolThreads(_STEPS_A_POOL)
 
     @classmethod
     @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from rbdfs.ceph.blocking_image import encoded, lockers, opened, refuse_watched
 from rbdfs.errors import InUse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     import rados
 
@@ -70,10 +70,13 @@ def refuse_clone(ioctx: rados.Ioctx, entry: Entry, *, namespaces: bool) -> None:
         refuse_watched(image, f"clone {entry.spec}")
 
 
-def refuse_open(ioctx: rados.Ioctx, entry: Entry) -> None:
-    """Raise InUse where a client has the image of *entry* open for writing, or did 30 s ago."""
+def refuse_open(ioctx: rados.Ioctx, entry: Entry, own: Container[str] = ()) -> None:
+    """Raise InUse where a client has the image of *entry* open for writing, or did 30 s ago.
+
+    Those at the addresses *own* do not count.
+    """
     with opened(ioctx, entry) as image:
-        refuse_watched(image, entry.spec)
+        refuse_watched(image, entry.spec, own)
 
 
 def list_clones(ioctx: rados.Ioctx, entry: Entry) -> list[dict[str, str]]:

@@ -239,17 +239,17 @@ class HandleTable:
         return bool(self._quiesced)
 
     def relocate(self, relocation: Relocation) -> None:
-        """Have the open files of a quiesced image be open on it where it has gone."""
+        """Have the open files of a quiesced image be open where it has gone, or come back to."""
         for key, shared in list(self._shared.items()):
             if key._replace(snap_id=0) == relocation.source:
-                del self._shared[key]
                 shared.entry = relocation.follow(shared.entry)
-                self._shared[shared.entry.whole_key] = shared
+                self._shared[shared.entry.whole_key] = self._shared.pop(key)
         for handle in self:
             if relocation.covers(handle.entry):
                 handle.entry = relocation.follow(handle.entry)
                 self._keeping.opened(handle)
         self._relocations[relocation.source] = relocation
+        self._relocations.pop(relocation.target.image_key, None)
         self._quiesced[relocation.target.image_key] = self._quiesced[relocation.source]
 
     async def where(self, entry: Entry) -> Entry:

@@ -105,7 +105,9 @@ class ManageOperations(pyfuse3.Operations):
             except Missing:
                 # A server that is gone has begun a move and did not say.
                 moves = mounted.moves
-                if moves is not None and moves.was_made(old_parent, name_old, parent, name_new):
+                if moves is not None and moves.inheritance.was_made(
+                    old_parent, name_old, parent, name_new
+                ):
                     return
                 raise
             if entry is not None:

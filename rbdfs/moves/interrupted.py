@@ -26,7 +26,7 @@ from rbdfs.metadata.migration_record import (
     restore_source,
 )
 from rbdfs.model.file_name import ImageSpec
-from rbdfs.moves.migration import Migration, image_entry, in_thread
+from rbdfs.moves.migration import Migration, Undone, image_entry, in_thread
 
 if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WITH_TARGET = (State.PREPARED, State.EXECUTING, State.EXECUTED)
 # How long the watch of a client that died stays (osd_client_watch_timeout).
 _WATCH_S = 30.0
 
@@ -81,7 +82,46 @@ async def take_back(cluster: Cluster, source: ImageSpec, source_id: str) -> None
     """
     ioctx = await cluster.ioctx(source.pool, source.namespace)
     restore = partial(restore_source, ioctx, source_id, encoded(source.image))
-    await in_thread(f"taking {source} out of the trash", restore)
+    await in_thread(cluster, source.pool, f"taking {source} out of the trash", restore)
+
+
+async def abandon(
+    cluster: Cluster, source: ImageSpec, source_id: str, target: ImageSpec, *, prepared: bool
+) -> None:
+    """Undo what a prepare of *source* to *target* has begun that came to no end, if it has.
+
+    What another client is at is left alone: it has the source open, until it is *prepared*. Raises
+    OSError.
+    """
+    found = await pending(cluster, source.pool, source.namespace)
+    begun = [one for one in found.migrations if one.source_id == source_id]
+    if source_id not in found.unmarked and not begun:
+        return
+    if not all(one.target == target for one in begun):
+        return
+    if any(one.state in WITH_TARGET for one in begun):
+        if not prepared:
+            return
+    elif await is_open(cluster, source, source_id):
+        log.info("%s is being moved by another client", source)
+        return
+    for migration in begun:
+        await undo(migration)
+    if source_id in found.unmarked:
+        await take_back(cluster, source, source_id)
+    log.info("migration of %s to %s: not prepared: undone", source, target)
+
+
+async def is_open(cluster: Cluster, source: ImageSpec, source_id: str) -> bool:
+    """Tell whether another client has *source* open for writing, as one has that prepares."""
+    ioctx = await cluster.ioctx(source.pool, source.namespace)
+    entry = image_entry(ioctx, source, source_id)
+    refuse = partial(live_migration.refuse_open, ioctx, entry, own={cluster.address})
+    try:
+        await in_thread(cluster, source.pool, f"{source} in the trash", refuse)
+    except InUse:
+        return True
+    return False
 
 
 async def take_back_alone(cluster: Cluster, source: ImageSpec, source_id: str) -> None:
@@ -93,7 +133,7 @@ async def take_back_alone(cluster: Cluster, source: ImageSpec, source_id: str) -
     refuse = partial(live_migration.refuse_open, ioctx, image_entry(ioctx, source, source_id))
     while True:
         try:
-            await in_thread(f"{source} in the trash", refuse)
+            await in_thread(cluster, source.pool, f"{source} in the trash", refuse)
             # It may have come to the end meanwhile, and closed it.
             reader = omap_reader(cluster.bridge, ioctx)
             if await read_migration(reader, source_id) is None:
@@ -106,6 +146,10 @@ async def take_back_alone(cluster: Cluster, source: ImageSpec, source_id: str) -
             log.warning("%s stays in the trash: %s", source, exc)
             if not isinstance(exc, InUse):
                 return
+        except Exception:
+            # Nobody awaits this task: what it raised would take the mount down.
+            log.exception("%s stays in the trash", source)
+            return
         await trio.sleep(_WATCH_S)
 
 
@@ -113,7 +157,8 @@ async def _sources(
     cluster: Cluster, pool: str, namespace: str
 ) -> list[tuple[ImageSpec, str, MigrationHeader | None]]:
     ioctx = await cluster.ioctx(pool, namespace)
-    sources = await in_thread(f"migrations of {pool}", partial(list_migration_sources, ioctx))
+    list_sources = partial(list_migration_sources, ioctx)
+    sources = await in_thread(cluster, pool, f"migrations of {pool}", list_sources)
     reader = omap_reader(cluster.bridge, ioctx)
     found = []
     for source_id, name in sources.items():
@@ -135,18 +180,38 @@ async def finish(migration: Migration, progress: Progress | None = None) -> None
     client that was interrupted counts as for another 30 s.
     """
     header = await migration.read(migration.target, migration.target_id)
-    if header is None and migration.state is State.EXECUTED and await _has_target(migration):
+    committing = header is None and migration.state is State.EXECUTED
+    if committing and await migration.exists(migration.target, migration.target_id):
         await _remove_source(migration)
         return
-    if header is None or migration.state not in (
-        State.PREPARED,
-        State.EXECUTING,
-        State.EXECUTED,
-    ):
+    if header is None or migration.state not in WITH_TARGET:
         raise BadArgument(f"{migration} can only be undone")
     if migration.state is not State.EXECUTED:
         await migration.execute(progress)
     await migration.commit()
+
+
+async def check_ended(migration: Migration) -> bool:
+    """Look how far a migration that was prepared has come, by whomever; tell whether it is over.
+
+    Raises Undone where it was aborted. What cannot be read now, or is between two states, counts
+    as going on.
+    """
+    try:
+        target = await migration.read(migration.target, migration.target_id)
+        source = await migration.read(migration.source, migration.source_id)
+        has_target = await migration.exists(migration.target, migration.target_id)
+        has_source = await migration.exists(migration.source, migration.source_id)
+    except OSError as exc:
+        log.debug("%s: nobody can tell how far it is: %s", migration, exc)
+        return False
+    if not has_target and (source is None or source.state is not State.ABORTING):
+        raise Undone(f"{migration}: aborted by another client")
+    if target is not None:
+        migration.state = target.state
+    elif has_target and not has_source:
+        migration.state = None
+    return migration.state is None
 
 
 async def undo(migration: Migration) -> None:
@@ -159,29 +224,17 @@ async def undo(migration: Migration) -> None:
         return
     if migration.state is State.EXECUTED:
         raise BadArgument(f"{migration} can only be finished")
-    if await _has_target(migration):
+    if await migration.exists(migration.target, migration.target_id):
         ioctx = await migration.ioctx(migration.target)
         target = image_entry(ioctx, migration.target, migration.target_id)
-        name = await in_thread(
-            f"{migration}: target", partial(image_name, ioctx, migration.target_id)
-        )
+        name = await migration.in_thread("target", partial(image_name, ioctx, migration.target_id))
         remove = partial(live_migration.remove_unwritten, ioctx, target, name)
-        await in_thread(f"{migration}: removing the target", remove)
+        await migration.in_thread("removing the target", remove)
     # Without a target librbd finds the migration by the source's name.
     ioctx = await migration.ioctx(migration.source)
     abort = partial(live_migration.abort, ioctx, migration.source.image)
-    await in_thread(f"{migration}: aborting", abort)
+    await migration.in_thread("aborting", abort)
     migration.state = None
-
-
-async def _has_target(migration: Migration) -> bool:
-    ioctx = await migration.ioctx(migration.target)
-    stat = partial(ioctx.stat, f"rbd_header.{migration.target_id}")
-    try:
-        await in_thread(f"{migration}: target", stat)
-    except Missing:
-        return False
-    return True
 
 
 async def _remove_source(migration: Migration) -> None:
@@ -189,5 +242,21 @@ async def _remove_source(migration: Migration) -> None:
     ioctx = await migration.ioctx(migration.source)
     source = image_entry(ioctx, migration.source, migration.source_id)
     remove = partial(live_migration.remove_committed, ioctx, source)
-    await in_thread(f"{migration}: removing the source", remove)
+    await migration.in_thread("removing the source", remove)
     migration.state = None
+
+
+def report_pending(migration: Migration) -> None:
+    """Log what ends a migration that nobody has ended."""
+    if migration.state is State.EXECUTED:
+        log.warning("%s is copied: `rbd migration commit %s` ends it", migration, migration.target)
+    elif migration.state in WITH_TARGET:
+        log.warning(
+            "%s is not complete: `rbd migration execute %s` and `rbd migration commit` finish it",
+            migration,
+            migration.target,
+        )
+    else:
+        log.warning(
+            "%s is not complete: `rbd migration abort %s` undoes it", migration, migration.source
+        )

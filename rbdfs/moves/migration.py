@@ -33,7 +33,7 @@ import trio
 
 from rbdfs.ceph import live_migration
 from rbdfs.ceph.blocking_image import changing
-from rbdfs.errors import Incomplete, Missing
+from rbdfs.errors import ImageGone, Incomplete, Missing, NotSupported
 from rbdfs.metadata.image_header import omap_reader
 from rbdfs.metadata.image_meta import image_name
 from rbdfs.metadata.migration_record import State, read_migration
@@ -41,7 +41,7 @@ from rbdfs.model.entry import Entry, Key
 from rbdfs.model.file_name import ImageSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from rbdfs.ceph.cluster import Cluster, Ioctx
     from rbdfs.metadata.migration_record import MigrationHeader
@@ -52,8 +52,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Undone(ImageGone):
+    """The migration was aborted by another client: the source is the image again."""
+
+
 class Migration:
-    """One image on its way, from prepared() or found by migration_recovery.pending().
+    """One image on its way, from prepared() or found by interrupted.pending().
 
     Attributes:
         source, target: where it comes from and goes to.
@@ -73,6 +77,15 @@ class Migration:
         self.used = False
         self.cluster = cluster
 
+    @contextlib.contextmanager
+    def on(self, cluster: Cluster) -> Iterator[None]:
+        """Take its steps by another client for the time of the context."""
+        own, self.cluster = self.cluster, cluster
+        try:
+            yield
+        finally:
+            self.cluster = own
+
     def __str__(self) -> str:
         return f"migration of {self.source} to {self.target}"
 
@@ -89,7 +102,8 @@ class Migration:
 
         Raises OSError: EBUSY where the image is in use, or a clone of it; EEXIST for the target.
         """
-        assert source.image_id is not None
+        if source.image_id is None:
+            raise NotSupported(f"{source.spec} is of format 1, which cannot be moved")
         spec = ImageSpec(source.pool, source.namespace, source.image)
         migration = cls(cluster, spec, source.image_id, target)
         await migration._prepare(source, data_pool)
@@ -124,7 +138,7 @@ class Migration:
         Raises OSError: EINVAL before execute(), EBUSY where a clone is open for writing: it may
         have been opened before execute() was complete, and would read zeros.
         """
-        await self._refuse_open_clones(self.target, self.target_id)
+        await self.refuse_open_clones()
         await self._at_target("committing", live_migration.commit)
         self.state = None
 
@@ -150,7 +164,7 @@ class Migration:
 
     async def _prepare(self, source: Entry, data_pool: str | None) -> None:
         ioctx = await self.ioctx(self.source)
-        await in_thread(f"{self}: preparing", partial(live_migration.refuse_locked, ioctx, source))
+        await self.in_thread("preparing", partial(live_migration.refuse_locked, ioctx, source))
         await self._refuse_open_clones(self.source, self.source_id)
         prepare = partial(
             live_migration.prepare,
@@ -160,7 +174,7 @@ class Migration:
             self.target.image,
             data_pool,
         )
-        await in_thread(f"{self}: preparing", prepare)
+        await self.in_thread("preparing", prepare)
         header = await self.read(self.source, self.source_id)
         if header is None:
             raise Incomplete(f"{self}: prepared, but the source does not know")
@@ -169,15 +183,19 @@ class Migration:
     async def _at_target(self, step: str, call: Callable[..., None], *args: object) -> None:
         ioctx = await self.ioctx(self.target)
         # By its id: it may have been renamed since prepare.
-        name = await in_thread(f"{self}: target", partial(image_name, ioctx, self.target_id))
-        await in_thread(f"{self}: {step}", partial(call, ioctx, name, *args))
+        name = await self.in_thread("target", partial(image_name, ioctx, self.target_id))
+        await self.in_thread(step, partial(call, ioctx, name, *args))
+
+    async def refuse_open_clones(self) -> None:
+        """Raise OSError EBUSY where a clone of the target is open for writing."""
+        await self._refuse_open_clones(self.target, self.target_id)
 
     async def _refuse_open_clones(self, where: ImageSpec, image_id: str) -> None:
         for clone in await self._clones(where, image_id):
             there = await self.cluster.ioctx(clone.pool, clone.namespace)
             spaces = bool(self.source.namespace or self.target.namespace)
             refuse = partial(live_migration.refuse_clone, there, clone, namespaces=spaces)
-            await in_thread(f"{self}: clone {clone.spec}", refuse)
+            await self.in_thread(f"clone {clone.spec}", refuse)
 
     async def clones(self) -> list[Entry]:
         """Return the clones of the target, and theirs, to open them by. Raises OSError."""
@@ -187,9 +205,8 @@ class Migration:
         ioctx = await self.ioctx(where)
         parent = image_entry(ioctx, where, image_id)
         clones = []
-        for found in await in_thread(
-            f"{self}: clones", partial(live_migration.list_clones, ioctx, parent)
-        ):
+        list_clones = partial(live_migration.list_clones, ioctx, parent)
+        for found in await self.in_thread("clones", list_clones):
             there = await self.cluster.ioctx(found["pool"], found["pool_namespace"])
             spec = ImageSpec(found["pool"], found["pool_namespace"], found["image"])
             clones.append(image_entry(there, spec, found["id"]))
@@ -202,6 +219,21 @@ class Migration:
             return await read_migration(reader, image_id)
         except Missing:
             return None
+
+    async def exists(self, where: ImageSpec, image_id: str) -> bool:
+        """Tell whether *source* or *target* is there at all, if only in the trash."""
+        ioctx = await self.ioctx(where)
+        try:
+            await self.in_thread("looking", partial(ioctx.stat, f"rbd_header.{image_id}"))
+        except Missing:
+            return False
+        return True
+
+    async def in_thread(self, step: str, call: Callable[[], T]) -> T:
+        """Return what a blocking *call* of librbd does; raise OSError for its errors."""
+        # Every step may have to wait for either pool.
+        pools = f"{self.source.pool} {self.target.pool}"
+        return await in_thread(self.cluster, pools, f"{self}: {step}", call)
 
     async def ioctx(self, where: ImageSpec) -> Ioctx:
         """Return the I/O context of *source* or *target*."""
@@ -216,10 +248,10 @@ def _report(progress: Progress, done: int, total: int) -> None:
         log.exception("reporting progress failed")
 
 
-async def in_thread(action: str, call: Callable[[], T]) -> T:
-    """Return what a blocking *call* of librbd does; raise OSError for its errors."""
+async def in_thread(cluster: Cluster, pool: str, action: str, call: Callable[[], T]) -> T:
+    """Return what a blocking *call* of librbd to *pool* does; raise OSError for its errors."""
     with changing(action):
-        return await trio.to_thread.run_sync(call)
+        return await cluster.steps.run(pool, call)
 
 
 def image_entry(ioctx: Ioctx, spec: ImageSpec, image_id: str) -> Entry:

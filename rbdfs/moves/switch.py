@@ -86,6 +86,23 @@ async def reopen_images(images: Iterable[SharedImage], relocation: Relocation) -
         raise
 
 
+async def follow_back(images: Iterable[SharedImage], relocation: Relocation) -> None:
+    """Open at the place they were moved from, by *relocation*, what was open where they had gone.
+
+    Each by itself: what cannot be opened is lost.
+    """
+    for shared in images:
+        if shared.error is not None:
+            continue
+        try:
+            if shared.image is not None:
+                await shared.close()
+            await shared.reopen(relocation.follow(shared.entry))
+        except OSError as exc:
+            log.error("open files of %s are lost: %s", shared.entry.spec, exc)
+            shared.fail(exc)
+
+
 async def go_back(images: Iterable[SharedImage]) -> None:
     """Open again where they were those that are closed; what cannot be opened is lost."""
     for shared in images:

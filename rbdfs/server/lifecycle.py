@@ -28,8 +28,8 @@ from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.lineage import Lineages
 from rbdfs.model.entry import Entry
 from rbdfs.model.inode_table import InodeTable
-from rbdfs.moves.copier import Copying
-from rbdfs.moves.finish import Finish
+from rbdfs.moves.copiers import Copiers
+from rbdfs.moves.executor import Executor
 from rbdfs.moves.moves import Moves
 from rbdfs.names.catalog import POOL_LIST, Catalog
 from rbdfs.names.manage import Management
@@ -74,9 +74,8 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         exclusive = options.lock == "exclusive"
         handles = HandleTable(path, keeping, lineages, catalog.changed, exclusive=exclusive)
         inodes = InodeTable(root)
-        copying = Copying(cluster, path.opener, keeping, options)
-        finish_moves = Finish(catalog, handles, copying)
-        make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, finish_moves)
+        executor = Executor(catalog, handles, Copiers(cluster, path.opener, keeping, options))
+        make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, executor)
         moves = await stack.enter_async_context(_moving(make_moves, options, predecessor))
         background = await stack.enter_async_context(_background())
         # Closed before the moves are interrupted, as Copier.stoppable() wants it.
@@ -194,7 +193,7 @@ async def _moving(
     async with _background() as nursery:
         moves = make_moves(nursery, options.data_pool) if options.manage else None
         if moves is not None and predecessor is None:
-            nursery.start_soon(moves.report_pending)
+            nursery.start_soon(moves.survey)
         yield moves
 
 

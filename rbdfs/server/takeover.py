@@ -109,7 +109,7 @@ async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fe
     files = [OpenFile.from_record(fh, left) for fh, left in estate.of_kind(Kind.FILE).items()]
     relocations: list[Relocation] = []
     if mounted.moves is not None:
-        relocations = await mounted.moves.inherit(estate.of_kind(Kind.MOVE))
+        relocations = await mounted.moves.inheritance.inherit(estate.of_kind(Kind.MOVE))
         files = [replace(file, entry=_relocated(file.entry, relocations)) for file in files]
     for fh, record in estate.of_kind(Kind.DIRECTORY).items():
         entry = Entry.from_record(record["entry"])
@@ -125,7 +125,7 @@ async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fe
     await mounted.handles.reopen(nursery, partial(_check_copied, mounted.lineages, moved))
     log.info("%d open files taken over", len(files))
     if mounted.moves is not None:
-        await mounted.moves.go_on()
+        await mounted.moves.inheritance.go_on()
 
 
 def _relocated(entry: Entry, relocations: list[Relocation]) -> Entry:

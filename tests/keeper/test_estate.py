@@ -23,7 +23,7 @@ from rbdfs.keeper.estate import Estate, Kind
 from rbdfs.keeper.messages import VERSION, Listener, decoded, encoded
 from rbdfs.model.entry import Entry, Key, Times
 from rbdfs.model.record import ignore
-from rbdfs.moves.moves import Move
+from rbdfs.moves.move import Move
 from rbdfs.server.keeper_link import KeeperLink
 from tests.support.old_keeper import OldKeeper
 

@@ -21,6 +21,7 @@ import rbd
 
 from rbdfs.keeper import server_process
 from rbdfs.metadata.encoding import encode_string
+from rbdfs.moves.executor import Executor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -79,6 +80,7 @@ if __name__ == "__main__":
         from rbdfs.server.__main__ import main as serve
 
         del sys.argv[1]
+        Executor.notice_s = 3
         if control.exists():
             inject(control)
         sys.exit(serve())

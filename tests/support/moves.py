@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import changed
 from tests.support.conditions import eventually
 from tests.support.images import import_image, open_image, random_bytes
-from tests.support.mounts import Mount, opened
+from tests.support.mounts import LIFETIME_S, Mount, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,9 +30,11 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 BLOCK = 4096
 DONE_S = 40.0
-COPIED = re.compile(r"rbdfs\.moves\.copier: .* %, \d+ of \d+ objects")
+# Long enough for a mount that looks every second; users get more.
+NOTICE_S = 3.0
+COPIED = re.compile(r"rbdfs\.moves\.copiers: .* %, \d+ of \d+ objects")
 PENDING = (
-    r"WARNING rbdfs\.moves\.(moves|interrupted): "
+    r"WARNING rbdfs\.moves\.(moves|interrupted|survey): "
     r".*(is gone|is not complete|is copied|last trace)"
 )
 
@@ -42,10 +45,14 @@ def whole_cluster(
     program: Sequence[str] = (),
     manage: bool = True,
     exit_code: int = 0,
+    lifetime_s: float = LIFETIME_S,
 ) -> Mount:
     """A mount of all pools; `program` starts rbdfs in another way than its script."""
     options = ["-o", "manage"] if manage else []
-    mount = mounting(None, *options, *arguments, program=program, exit_code=exit_code)
+    program = program or changed.program(notice=NOTICE_S)
+    mount = mounting(
+        None, *options, *arguments, program=program, exit_code=exit_code, lifetime_s=lifetime_s
+    )
     # What another test, which failed, has left.
     mount.allow_log(PENDING)
     return mount

@@ -1,4 +1,4 @@
-"""The client that copies for one move: what it does can be stopped, and is told of in the log."""
+"""The clients that copy: what each does can be stopped, and is told of in the log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rbdfs.ceph.cluster import Cluster
 from rbdfs.errors import Failure, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from rbdfs.ceph.opener import Opener
     from rbdfs.config.mount_options import MountOptions
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _REPORT_PERCENT = 10
 
 
-class Copying:
+class Copiers:
     """Makes the clients that copy, and sees to it that they are known as this mount's own."""
 
     def __init__(
@@ -43,17 +43,24 @@ class Copying:
         settings, timeout_s = self._options.ceph_settings, self._options.connect_timeout_s
         try:
             async with Cluster.connect(settings, self._cluster.bridge, timeout_s) as cluster:
-                # While it copies it watches the image, which writers take for somebody else.
-                self._opener.addresses |= {cluster.address}
-                self._addresses.add(cluster.address)
-                self._keeping.connected_as(sorted(self._addresses))
-                try:
+                with self._known(cluster.address):
                     yield Copier(cluster, self._fence)
-                finally:
-                    self._addresses.remove(cluster.address)
-                    self._keeping.connected_as(sorted(self._addresses))
         except UserError as exc:
             raise Failure(f"a client to copy with: {exc}") from exc
+
+    @contextlib.contextmanager
+    def _known(self, address: str) -> Iterator[None]:
+        # While it copies it watches the image, which writers take for somebody else.
+        self._opener.addresses |= {address}
+        self._addresses.add(address)
+        self._keeping.connected_as(sorted(self._addresses))
+        try:
+            yield
+        finally:
+            self._addresses.remove(address)
+            self._keeping.connected_as(sorted(self._addresses))
+            # The watch of one that was fenced may stay for a while.
+            self._opener.addresses -= {address} - self._fenced
 
     async def _fence(self, address: str) -> None:
         # A server that comes after this one must not take it for somebody else's doing.
