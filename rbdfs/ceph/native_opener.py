@@ -59,7 +59,8 @@ class NativeOpener:
             await trio.to_thread.run_sync(client.connect)
             opener = cls(client, bridge, others, full_try=settings.full_try)
             try:
-                yield opener
+                async with _calling_back(client):
+                    yield opener
             finally:
                 while opener._ioctxs:
                     opener._ioctxs.popitem()[1].close()
@@ -103,6 +104,30 @@ class NativeOpener:
             if self._ioctxs.setdefault(key, ioctx) is not ioctx:
                 ioctx.close()
         return self._ioctxs[key]
+
+
+@contextlib.asynccontextmanager
+async def _calling_back(client: native.Client) -> AsyncIterator[None]:
+    """Have the callbacks of complete requests called in Trio's thread, to the end of the context.
+
+    By a system task, because images are flushed and closed when everything else is cancelled.
+    """
+    ended, scope = trio.Event(), trio.CancelScope()
+
+    async def call_back() -> None:
+        with scope:
+            while True:
+                await trio.lowlevel.wait_readable(client.fileno())
+                client.run_callbacks()
+        ended.set()
+
+    trio.lowlevel.spawn_system_task(call_back)
+    try:
+        yield
+    finally:
+        scope.cancel()
+        with trio.CancelScope(shield=True):
+            await ended.wait()
 
 
 def _encoded(name: str) -> bytes:

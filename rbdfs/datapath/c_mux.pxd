@@ -2,7 +2,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from posix.time cimport timespec
 
-from rbdfs.datapath.c_rbd cimport rbd_image_t
+from rbdfs.datapath.c_rbd cimport rbd_completion_t, rbd_image_t
 
 cdef extern from "src/thread.h" nogil:
     timespec deadline_in(double seconds)
@@ -28,6 +28,23 @@ cdef extern from "src/open_image.h" nogil:
     bint open_image_begin_call(open_image *image)
     void open_image_end_call(open_image *image)
     int open_image_quiesce(open_image *image, const timespec *deadline)
+
+cdef extern from "src/completions.h" nogil:
+    struct completions:
+        int event_fd
+
+    struct python_request:
+        python_request *next
+        completions *completions
+        open_image *image
+        rbd_completion_t handle
+        ssize_t result
+        void *owner
+
+    int completions_init(completions *completions)
+    void completions_destroy(completions *completions)
+    python_request *completions_take(completions *completions)
+    void on_python_completion(rbd_completion_t handle, void *request)
 
 cdef extern from "src/registration.h" nogil:
     struct registration_options:

@@ -14,11 +14,18 @@ cdef class Client:
     """
 
     cdef c_rados.rados_t cluster
+    cdef c_mux.completions completions
     cdef bint connected
     cdef int ioctxs
 
     def __cinit__(self):
         self.cluster = NULL
+        check(-c_mux.completions_init(&self.completions), "eventfd")
+
+    def __dealloc__(self):
+        # One that was not closed stays: librbd may have requests of it.
+        if self.cluster == NULL:
+            c_mux.completions_destroy(&self.completions)
 
     def __init__(self, id=None, conf=None, settings=(), *, cluster="ceph"):
         cdef bytes name = b"" if id is None else encoded(id, "client id")
@@ -78,6 +85,23 @@ cdef class Client:
             result = c_rados.rados_wait_for_latest_osdmap(self.cluster)
         check(result, "latest map of the cluster")
 
+    def fileno(self):
+        """A descriptor that is readable while callbacks of the images' aio_* wait for run_callbacks()."""
+        return self.completions.event_fd
+
+    def run_callbacks(self):
+        """Call the callbacks of the requests that are complete, in the order of their completion.
+
+        What a callback raises is reported as unraisable, and the next one is called.
+        """
+        cdef c_mux.python_request *request = c_mux.completions_take(&self.completions)
+        cdef c_mux.python_request *following
+        while request != NULL:
+            # The request lives in its completion, which may be gone after this.
+            following = request.next
+            call_back(request.owner)
+            request = following
+
     def addrs(self):
         """This client's address as the cluster blocklists it: `127.0.0.1:0/NONCE`."""
         cdef char *text = NULL
@@ -119,13 +143,14 @@ cdef class Client:
         return ioctx
 
     def close(self):
-        """Disconnect; RuntimeError while an ioctx is open."""
+        """Disconnect; RuntimeError while an ioctx is open.  Callbacks that still wait are called."""
         if self.ioctxs:
             raise RuntimeError(f"{self.ioctxs} ioctx open")
         cdef c_rados.rados_t cluster = self.cluster
         self.cluster = NULL
         self.connected = False
         if cluster != NULL:
+            self.run_callbacks()
             with nogil:
                 c_rados.rados_shutdown(cluster)
 

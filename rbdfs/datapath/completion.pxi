@@ -4,36 +4,34 @@
 cdef class Completion:
     """A request under way in librbd, as rbd.Completion: given to its callback."""
 
-    cdef c_mux.open_image *image
-    cdef c_rbd.rbd_completion_t handle
+    cdef c_mux.python_request request
     cdef object callback
     cdef object data  # what librbd reads from or writes to
+    cdef object image  # whose client has the list of what is complete
     cdef bint returns_data
-    cdef ssize_t result
 
     def get_return_value(self):
         """0 or more, or a negative errno.  Once the callback was called."""
-        return self.result
+        return self.request.result
+
+    cdef _call_back(self):
+        callback, data = self.callback, self.data
+        self.callback = self.data = self.image = None
+        if not self.returns_data:
+            callback(self)
+        elif self.request.result < 0:
+            callback(self, None)
+        elif self.request.result < len(data):
+            callback(self, data[:self.request.result])
+        else:
+            callback(self, data)
 
 
-cdef void on_python_completion(c_rbd.rbd_completion_t handle, void *arg) noexcept with gil:
-    """On a thread of librbd.  What the callback raises is reported as unraisable."""
-    cdef Completion completion = <Completion>arg
+cdef void call_back(void *owner) noexcept:
+    """Drop the reference that librbd had.  What the callback raises is reported as unraisable."""
+    completion = <Completion>owner
     Py_DECREF(completion)
-    completion.result = c_rbd.rbd_aio_get_return_value(handle)
-    c_rbd.rbd_aio_release(handle)
-    # Before the callback, so that an image can be closed after it.
-    c_mux.open_image_end_call(completion.image)
-    callback, data = completion.callback, completion.data
-    completion.callback = completion.data = None
-    if not completion.returns_data:
-        callback(completion)
-    elif completion.result < 0:
-        callback(completion, None)
-    elif completion.result < len(data):
-        callback(completion, data[:completion.result])
-    else:
-        callback(completion, data)
+    completion._call_back()
 
 
 cdef int no_progress(uint64_t offset, uint64_t total, void *arg) noexcept nogil:

@@ -209,7 +209,7 @@ cdef class Image:
         check(result, f"resize to {size} {self.spec}")
 
     def aio_read(self, uint64_t offset, size_t length, oncomplete):
-        """Call oncomplete(completion, data or None) on a thread of librbd."""
+        """Call oncomplete(completion, data or None), by Client.run_callbacks()."""
         data = PyBytes_FromStringAndSize(NULL, length)
         cdef char *buffer = PyBytes_AS_STRING(data)
         cdef Completion completion = self._begin_aio(oncomplete, data)
@@ -217,25 +217,25 @@ cdef class Image:
         completion.returns_data = True
         with nogil:
             result = c_rbd.rbd_aio_read(
-                completion.image.rbd, offset, length, buffer, completion.handle)
+                completion.request.image.rbd, offset, length, buffer, completion.request.handle)
         return self._submitted(completion, result, f"read {offset}~{length} of")
 
     def aio_write(self, bytes data not None, uint64_t offset, oncomplete):
-        """Call oncomplete(completion) on a thread of librbd, as the next two."""
+        """Call oncomplete(completion), by Client.run_callbacks(), as the next two."""
         cdef const char *buffer = PyBytes_AS_STRING(data)
         cdef size_t length = PyBytes_GET_SIZE(data)
         cdef Completion completion = self._begin_aio(oncomplete, data)
         cdef int result
         with nogil:
             result = c_rbd.rbd_aio_write(
-                completion.image.rbd, offset, length, buffer, completion.handle)
+                completion.request.image.rbd, offset, length, buffer, completion.request.handle)
         return self._submitted(completion, result, f"write {offset}~{length} of")
 
     def aio_flush(self, oncomplete):
         cdef Completion completion = self._begin_aio(oncomplete, None)
         cdef int result
         with nogil:
-            result = c_rbd.rbd_aio_flush(completion.image.rbd, completion.handle)
+            result = c_rbd.rbd_aio_flush(completion.request.image.rbd, completion.request.handle)
         return self._submitted(completion, result, "flush")
 
     def aio_write_zeroes(self, uint64_t offset, size_t length, oncomplete, int zero_flags=0):
@@ -243,30 +243,33 @@ cdef class Image:
         cdef int result
         with nogil:
             result = c_rbd.rbd_aio_write_zeroes(
-                completion.image.rbd, offset, length, completion.handle, zero_flags, 0)
+                completion.request.image.rbd, offset, length, completion.request.handle, zero_flags, 0)
         return self._submitted(completion, result, f"zero {offset}~{length} of")
 
     cdef Completion _begin_aio(self, oncomplete, data):
-        """Count a call, and make its completion, with a reference that the callback drops."""
+        """Count a call, and make its completion, with a reference for librbd."""
         cdef c_mux.open_image *image = self._begin()
         cdef Completion completion = Completion.__new__(Completion)
+        cdef c_mux.python_request *request = &completion.request
         # A failed image answers everybody so, not only the kernel.
         cdef int result = -image.failed
         if result == 0:
             result = c_rbd.rbd_aio_create_completion(
-                <void *>completion, on_python_completion, &completion.handle)
+                request, c_mux.on_python_completion, &request.handle)
         if result < 0:
             c_mux.open_image_end_call(image)
             raise error_of(result, f"request of {self.spec}")
-        completion.image, completion.callback, completion.data = image, oncomplete, data
+        request.image, request.completions = image, &self.ioctx.client.completions
+        request.owner = <void *>completion
+        completion.callback, completion.data, completion.image = oncomplete, data, self
         Py_INCREF(completion)
         return completion
 
     cdef Completion _submitted(self, Completion completion, int result, str action):
         if result < 0:
-            c_rbd.rbd_aio_release(completion.handle)
+            c_rbd.rbd_aio_release(completion.request.handle)
             Py_DECREF(completion)
-            c_mux.open_image_end_call(completion.image)
+            c_mux.open_image_end_call(completion.request.image)
             raise error_of(result, f"{action} {self.spec}")
         return completion
 

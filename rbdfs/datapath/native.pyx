@@ -22,7 +22,7 @@ import os
 import warnings
 
 include "errors.pxi"
-include "client.pxi"
 include "completion.pxi"
+include "client.pxi"
 include "image.pxi"
 include "mux.pxi"

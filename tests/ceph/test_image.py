@@ -16,6 +16,7 @@ import trio.testing
 
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.image import Binding, Image
+from tests.support.callbacks import called_back
 from tests.support.fakes import FakeContent, FakeImage
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def native_ioctx(ceph: Ceph, pool: str) -> Iterator[native.Ioctx]:
     native = pytest.importorskip("rbdfs.datapath.native", reason="the extension was not built")
     with native.Client("admin", ceph.conf) as client:
         client.connect()
-        with client.open_ioctx(pool) as ioctx:
+        with client.open_ioctx(pool) as ioctx, called_back(client):
             yield ioctx
 
 

@@ -222,8 +222,15 @@ async def terminate_at_end(mux: Mux) -> None:
     pyfuse3.terminate()
 
 
-async def serve(operations: Operations, extra: trio.socket.SocketType) -> None:
+async def call_back(client: Client) -> None:
+    while True:
+        await trio.lowlevel.wait_readable(client.fileno())
+        client.run_callbacks()
+
+
+async def serve(operations: Operations, client: Client, extra: trio.socket.SocketType) -> None:
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(call_back, client)
         nursery.start_soon(terminate_at_end, operations.mux)
         nursery.start_soon(serve_extra, operations, extra)
         nursery.start_soon(obey, operations)
@@ -272,7 +279,7 @@ async def main(mountpoint: str, config: dict[str, Any]) -> None:
         stack.callback(connection_end, mountpoint, mux)
         for end in (pair.ours, extra_theirs):
             end.close()
-        await serve(operations, extra)
+        await serve(operations, client, extra)
         extra.close()
         await trio.to_thread.run_sync(mux.stop, 10.0)
         pyfuse3.close(unmount=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -162,3 +163,43 @@ def test_a_client_begins_with_the_latest_map(librbd: FakeLibrbd) -> None:
     librbd.answer(Call.OTHER, errno.ETIMEDOUT)
     with librbd.native.Client("admin") as client, pytest.raises(TimeoutError, match="latest map"):
         client.connect()
+
+
+def test_python_holds_up_no_answer_to_the_kernel(
+    kernel: FakeKernel, image: Any, librbd: FakeLibrbd
+) -> None:
+    """librbd has few threads for all its images: none of them waits for the GIL."""
+    called: list[int] = []
+    with librbd.held():
+        image.aio_flush(lambda completion: called.append(completion.get_return_value()))
+        (unique,) = send_reads(kernel, 1)
+        librbd.release_keeping_python(0.3)
+        answered, _, _ = select.select([kernel.device], [], [], 0)
+        assert answered
+    assert kernel.receive() == (unique, 0, bytes(512))
+    assert called == []
+    image.ioctx.client.run_callbacks()
+    assert called == [0]
+
+
+def test_callbacks_are_called_in_their_order(librbd: FakeLibrbd, image: Any) -> None:
+    called: list[int] = []
+    client = image.ioctx.client
+    with librbd.held():
+        for i in range(1000):
+            image.aio_read(i * 512, 512, lambda *_, i=i: called.append(i))
+        assert not select.select([client], [], [], 0)[0]
+    while len(called) < 1000:
+        assert select.select([client], [], [], fuse.TIMEOUT_S)[0]
+        client.run_callbacks()
+    assert called == list(range(1000))
+    assert not select.select([client], [], [], 0)[0]
+
+
+def test_callbacks_that_wait_are_called_before_the_end(librbd: FakeLibrbd) -> None:
+    called: list[str] = []
+    with librbd.image() as image:
+        image.aio_flush(lambda *_: called.append("flushed"))
+        image.close()
+        assert called == []
+    assert called == ["flushed"]

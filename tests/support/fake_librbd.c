@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { IMAGE_BYTES = 8 << 20 };
 enum call { CALL_READ, CALL_WRITE, CALL_FLUSH, CALL_ZERO, CALL_OPEN, CALL_OTHER, CALLS };
@@ -65,6 +66,13 @@ void fake_result(int call, int result, int submit_result)
     results[call] = result;
     submit_results[call] = submit_result;
     pthread_mutex_unlock(&lock);
+}
+
+/* Let what was held go, and wait without letting the caller's GIL go. */
+void fake_release_and_wait(int ms)
+{
+    fake_hold(0);
+    usleep(ms * 1000);
 }
 
 unsigned fake_count(int call)

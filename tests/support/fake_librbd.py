@@ -73,6 +73,11 @@ class FakeLibrbd:
         finally:
             self._fake.fake_hold(0)
 
+    def release_keeping_python(self, seconds: float) -> None:
+        """Complete what was held, while no other thread can run Python for some time."""
+        function = ctypes.PyDLL(self._fake._name).fake_release_and_wait
+        function(int(seconds * 1000))
+
     @contextmanager
     def image(self) -> Iterator[Any]:
         """An open image of SIZE bytes.  There is one content for all images."""
