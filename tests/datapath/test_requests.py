@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import struct
 from typing import TYPE_CHECKING, Any
@@ -203,3 +204,34 @@ def test_callbacks_that_wait_are_called_before_the_end(librbd: FakeLibrbd) -> No
         image.close()
         assert called == []
     assert called == ["flushed"]
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("size", [65536, 192 << 10, 1 << 20])
+def test_memory_is_that_of_the_data(
+    kernel: FakeKernel, image: Any, librbd: FakeLibrbd, size: int
+) -> None:
+    """While a cluster does not answer, as much is kept as writers have handed over, and no more."""
+    count = (96 << 20) // size
+    data = bytes(size)
+    before = resident_bytes()
+    with librbd.held():
+        for _ in range(count):
+            kernel.send(fuse.WRITE, write_body(FH, 0, data))
+        eventually(lambda: kernel.mux.stats()["active"] == count, what="all wait")
+        used = resident_bytes() - before
+        # What waits for its turn to be read needs no memory yet.
+        kernel.mux.register(OTHER_FH, image, 0, SIZE, readable=True, writable=True)
+        for _ in range(count):
+            kernel.send(fuse.READ, read_body(OTHER_FH, 0, size))
+        eventually(lambda: kernel.mux.stats()["active"] == 2 * count, what="all wait")
+        assert resident_bytes() - before < used + (8 << 20)
+    for _ in range(2 * count):
+        assert kernel.receive().error == 0
+    # The first large blocks are of a huge page each.
+    assert used < (96 << 20) * 5 // 4 + (64 << 20)
+    assert resident_bytes() - before < 96 << 20

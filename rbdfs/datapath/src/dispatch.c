@@ -70,16 +70,19 @@ static void on_read(const struct arrival *arrival)
     }
 }
 
-/* The block with the data of a WRITE: a large one is the received block itself. */
+/* The block with the data of a WRITE: the received one itself, or a copy that is no larger than it
+ * has to be. The message lies at its place in the received block, so that the data are at
+ * block_data(). */
 static struct block *take_data(const struct arrival *arrival, const struct fuse_write_in *write)
 {
+    struct pool *pool = &arrival->mux->pool;
     struct block *block = *arrival->block;
 
-    if (write->size > SMALL_BYTES) {
+    if (write->size > LARGE_BYTES / 2 || (write->size > SMALL_BYTES && !pool_is_strained(pool))) {
         *arrival->block = NULL;
         return block;
     }
-    block = pool_get(&arrival->mux->pool, write->size);
+    block = pool_get(pool, write->size);
     if (block)
         memcpy(block_data(block), write + 1, write->size);
     return block;
