@@ -29,6 +29,7 @@ _ATTRIBUTES = _NAMES | {errno.ENODATA, errno.ERANGE, errno.E2BIG}
 _BY_REQUEST = {
     "read": _READING,
     "write": _WRITING,
+    "write_durably": _WRITING,
     "fsync": _WRITING,
     "flush": _WRITING,
     "lseek": _READING | {errno.ENXIO},

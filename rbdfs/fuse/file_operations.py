@@ -60,6 +60,12 @@ class FileOperations(pyfuse3.Operations):
         if not handle.writable:
             await self.mounted.freshness.confirm(handle.shared)
 
+    async def write_durably(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        """Write as write() does, and flush: O_DSYNC of one request alone; for the data path."""
+        written = await self.write(fh, off, buf)
+        await self.fsync(fh, True)
+        return written
+
     async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:
         """Punch, zero or reserve ``off~length``, as fallocate(2); for the data path.
 

@@ -97,20 +97,18 @@ class NativePath:
         At the end all requests are complete, or it raises OSError ETIMEDOUT.
         With *init_request* the connection goes on that a server before this one had.
         """
-        pair, (extra, mux_extra) = (
-            connection.socket_pair(),
-            trio.socket.socketpair(trio.socket.AF_UNIX, trio.socket.SOCK_SEQPACKET),
-        )
-        with pair.ours, pair.theirs, extra, mux_extra:
+        pair, extra_pair = connection.socket_pair(), connection.socket_pair()
+        extra = trio.socket.from_stdlib_socket(extra_pair.theirs)
+        with pair.ours, pair.theirs, extra, extra_pair.ours:
             self._mux = native.Mux(
                 descriptor,
                 pair.ours,
-                mux_extra,
+                extra_pair.ours,
                 max_write=pair.max_request,
                 init_set=native.INIT_FLAGS | _HANDLE_KILLPRIV_V2,
                 init_clear=_AUTO_INVAL_DATA,
             )
-            mux_extra.close()
+            extra_pair.ours.close()
             # Those of another server; before the kernel can ask for them.
             for handle in operations.mounted.handles:
                 self.serve(handle)
@@ -150,8 +148,9 @@ class NativePath:
     async def _answer_extra(self, extra: trio.socket.SocketType, operations: Operations) -> None:
         """Carry out what pyfuse3 does not know, all at once."""
         async with trio.open_nursery() as nursery:
-            while message := await extra.recv(_MESSAGE_BYTES):
-                nursery.start_soon(self._answer, message, operations)
+            buffer = bytearray(_MESSAGE_BYTES)
+            while length := await extra.recv_into(buffer):
+                nursery.start_soon(self._answer, bytes(buffer[:length]), operations)
 
     async def _answer(self, message: bytes, operations: Operations) -> None:
         try:
@@ -173,8 +172,8 @@ _AUTO_INVAL_DATA = 1 << 12
 _HANDLE_KILLPRIV_V2 = 1 << 28
 # How long requests may take at the end, in seconds.
 _STOP_S = 30.0
-# The longest of the three requests is far below.
-_MESSAGE_BYTES = 4096
+# A durable write is the longest request: its data and what stands before them.
+_MESSAGE_BYTES = native.MAX_WRITE + 4096
 
 
 def _wanted(handle: Handle) -> _Registration | None:
@@ -201,12 +200,12 @@ async def _end_with(mux: native.Mux) -> None:
     pyfuse3.terminate()
 
 
-async def _carry_out(
-    request: extra_requests.Fallocate | extra_requests.Lseek | extra_requests.CopyFileRange,
-    operations: Operations,
-) -> bytes:
+async def _carry_out(request: extra_requests.AnyRequest, operations: Operations) -> bytes:
     try:
         match request:
+            case extra_requests.DurableWrite():
+                count = await operations.write_durably(request.fh, request.offset, request.data)
+                return extra_requests.write_reply(request, count)
             case extra_requests.Fallocate():
                 await operations.fallocate(request.fh, request.mode, request.offset, request.length)
                 return extra_requests.empty_reply(request.unique)

@@ -1,4 +1,4 @@
-"""The FUSE messages that pyfuse3 does not know: fallocate, lseek, copy_file_range.
+"""The FUSE messages that pyfuse3 does not know: fallocate, lseek, copy_file_range, durable writes.
 
 Sans-io: `parse()` reads a message of the kernel as the data path hands it on, the `*_reply()`
 functions make the answers.  The kernel checks offsets and lengths, and so does this.
@@ -10,11 +10,12 @@ import errno
 import struct
 from dataclasses import dataclass
 
-FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE = 43, 46, 47
+FUSE_WRITE, FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE = 16, 43, 46, 47
 FUSE_COPY_FILE_RANGE_64 = 53
 
 _IN = struct.Struct("=IIQQIIIHH")  # struct fuse_in_header
 _OUT = struct.Struct("=IiQ")  # struct fuse_out_header
+_WRITE = struct.Struct("=QQIIQII")  # struct fuse_write_in
 _FALLOCATE = struct.Struct("=QQQII")
 _LSEEK = struct.Struct("=QQII")
 _COPY_FILE_RANGE = struct.Struct("=QQQQQQQ")
@@ -60,6 +61,15 @@ class Lseek(Request):
 
 
 @dataclass(frozen=True)
+class DurableWrite(Request):
+    """write(2) with O_DSYNC, of the file or of this one request.  Answer: write_reply()."""
+
+    fh: int
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class CopyFileRange(Request):
     """copy_file_range(2) within the mount.  Answer: copy_reply()."""
 
@@ -73,7 +83,10 @@ class CopyFileRange(Request):
     wide: bool  # the answer has 64 bits for the count
 
 
-def parse(message: bytes) -> Fallocate | Lseek | CopyFileRange:
+AnyRequest = DurableWrite | Fallocate | Lseek | CopyFileRange
+
+
+def parse(message: bytes) -> AnyRequest:
     """The request in a message; MalformedRequestError if its form is wrong or it is another."""
     if len(message) < _IN.size:
         raise MalformedRequestError(f"{len(message)} bytes are no message")
@@ -81,6 +94,8 @@ def parse(message: bytes) -> Fallocate | Lseek | CopyFileRange:
     if length != len(message):
         raise MalformedRequestError(f"length {length} in {len(message)} bytes", unique)
     common = (unique, nodeid, uid, gid, pid)
+    if opcode == FUSE_WRITE:
+        return _write(message, common)
     if opcode == FUSE_FALLOCATE:
         fh, offset, size, mode, _padding = _body(_FALLOCATE, message, unique)
         _check_range(offset, size, unique)
@@ -92,6 +107,16 @@ def parse(message: bytes) -> Fallocate | Lseek | CopyFileRange:
     if opcode in (FUSE_COPY_FILE_RANGE, FUSE_COPY_FILE_RANGE_64):
         return _copy_file_range(message, common, wide=opcode == FUSE_COPY_FILE_RANGE_64)
     raise MalformedRequestError(f"opcode {opcode}", unique)
+
+
+def _write(message: bytes, common: tuple[int, int, int, int, int]) -> DurableWrite:
+    begin = _IN.size + _WRITE.size
+    fh, offset, size, *_ = _body(_WRITE, message[:begin], common[0])
+    data = message[begin:]
+    if len(data) != size:
+        raise MalformedRequestError(f"{len(data)} bytes of data, not {size}", common[0])
+    _check_range(offset, size, common[0])
+    return DurableWrite(*common, fh, offset, data)
 
 
 def _copy_file_range(
@@ -130,6 +155,11 @@ def error_reply(unique: int, error: int) -> bytes:
 
 def empty_reply(unique: int) -> bytes:
     return _reply(unique)
+
+
+def write_reply(request: DurableWrite, count: int) -> bytes:
+    """`count` bytes were written: at most len(request.data)."""
+    return _reply(request.unique, struct.pack("=I4x", count))
 
 
 def lseek_reply(request: Lseek, offset: int) -> bytes:

@@ -236,3 +236,16 @@ def test_drain_waits_for_pyfuse3(kernel: FakeKernel) -> None:
     # The kernel keeps what is not read for the next server.
     kernel.send(fuse.LOOKUP, b"name\0")
     assert kernel.is_quiet(kernel.pyfuse3)
+
+
+def test_a_durable_write_goes_to_python_with_its_flag(kernel: FakeKernel) -> None:
+    """Past the end, or of a file that grows: pyfuse3 would not tell of RWF_DSYNC."""
+    for fh, offset, size in ((FH, SIZE - 512, 1 << 20), (OTHER_FH, 0, 4096)):
+        data = os.urandom(size)
+        unique = kernel.send(fuse.WRITE, write_body(fh, offset, data, os.O_DSYNC))
+        request = extra_requests.parse(kernel.extra.recv(2 << 20))
+        assert isinstance(request, extra_requests.DurableWrite)
+        assert (request.unique, request.fh, request.offset) == (unique, fh, offset)
+        assert request.data == data
+        kernel.mux.reply(extra_requests.write_reply(request, 512))
+        assert kernel.receive() == (unique, 0, WRITE_OUT.pack(512))

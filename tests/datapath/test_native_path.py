@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from rbdfs.fuse.native_path import NativePath
 from rbdfs.kernel import connection
 from tests.datapath.conftest import SIZE
 from tests.support import fake_kernel as fuse
-from tests.support.fake_kernel import OUT, broken_device, read_body
+from tests.support.fake_kernel import OUT, broken_device, read_body, write_body
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,9 +51,9 @@ class Kernel:
 
 
 @contextlib.asynccontextmanager
-async def connected(path: NativePath) -> AsyncIterator[Kernel]:
+async def connected(path: NativePath, **methods: Any) -> AsyncIterator[Kernel]:
     pair = connection.socket_pair()
-    operations: Any = SimpleNamespace(mounted=SimpleNamespace(handles=[]))
+    operations: Any = SimpleNamespace(mounted=SimpleNamespace(handles=[]), **methods)
     with pair.ours, pair.theirs:
         async with path.connected(pair.ours.fileno(), operations, b"") as device:
             descriptor = int(device.rpartition("/")[2])
@@ -118,3 +119,20 @@ async def test_a_device_that_cannot_be_read_is_a_failure_of_the_server() -> None
                 # The reader waits in the socket; now it looks again.
                 kernel.device.send(b"wake")
                 await trio.sleep_forever()
+
+
+async def test_a_durable_write_is_an_operation_of_its_own(image: Image) -> None:
+    written: list[tuple[int, int, bytes]] = []
+
+    async def write_durably(fh: int, off: int, buf: bytes) -> int:
+        written.append((fh, off, buf))
+        return len(buf)
+
+    path = NativePath(NOTHING, ignore_sync=False)
+    data = os.urandom(65536)
+    async with connected(path, write_durably=write_durably) as kernel:
+        body = write_body(9, 4096, data, os.O_DSYNC)
+        kernel.device.send(fuse.IN.pack(40 + len(body), fuse.WRITE, 8, 1, 0, 0, 0, 0, 0) + body)
+        await trio.lowlevel.wait_readable(kernel.device)
+        assert kernel.device.recv(4096) == OUT.pack(24, 0, 8) + struct.pack("=I4x", len(data))
+    assert written == [(9, 4096, data)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import struct
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +12,7 @@ from rbdfs.datapath import native
 from rbdfs.kernel import connection
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
 LOOKUP, GETATTR, OPEN, READ, WRITE, STATFS, RELEASE, FSYNC = 1, 3, 14, 15, 16, 17, 18, 20
@@ -166,7 +166,8 @@ def fake_kernel(
     """A running Mux between sockets.  It is stopped at the end: nothing may be left in librbd."""
     with ExitStack() as stack:
         device, pyfuse3 = connection.socket_pair(), connection.socket_pair()
-        extra, extra_mux = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        extra_pair = connection.socket_pair()
+        extra, extra_mux = extra_pair.theirs, extra_pair.ours
         ends = [device.ours, device.theirs, pyfuse3.ours, pyfuse3.theirs, extra, extra_mux]
         for end in ends:
             stack.enter_context(end)

@@ -113,7 +113,11 @@ static void on_write(const struct arrival *arrival)
     if (!registration || !can_write(registration, write)) {
         if (registration)
             registration_unref(registration);
-        pass_on(arrival);
+        /* pyfuse3 does not tell the flags of a request: O_DSYNC of one alone (RWF_DSYNC) would be lost. */
+        if (write->flags & O_DSYNC)
+            on_extra(arrival, 0);
+        else
+            pass_on(arrival);
         return;
     }
     mux_count(&mux->stats.writes, 1);
