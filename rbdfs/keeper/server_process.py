@@ -53,7 +53,8 @@ class ServerProcess:
         try:
             message = self.control.recv(MESSAGE_BYTES)
         except ConnectionResetError:
-            return None
+            # It has left with a command unread. What it has said before is there all the same.
+            message = self.control.recv(MESSAGE_BYTES)
         return decoded(message) if message else None
 
     def send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
