@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rbdfs.config.command_line import parse_arguments
-from rbdfs.config.logging_setup import configure_logging
+from rbdfs.config.logging_setup import configure_logging, finish
 from rbdfs.config.secrets import conceal_arguments
 from rbdfs.errors import EXIT_FAILURE, UserError
 from rbdfs.keeper import command_socket
@@ -41,22 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse_arguments(arguments)
         options = replace(options, mountpoint=resolve(options.mountpoint))
         check_mountpoint(options)
-        configure_logging(options)
-        if _native(options):
-            keeper = Keeper(options, starter)
-            if not options.foreground:
-                daemonise(starter)
-            return keeper.run()
+        kept = _native(options)
         if not options.foreground:
             daemonise(starter)
-        return _serve_alone(options, starter)
+        configure_logging(options)
+        return finish(Keeper(options, starter).run() if kept else _serve_alone(options, starter))
     except UserError as exc:
         starter.failed(exc)
-        return exc.exit_code
+        return finish(exc.exit_code)
     except Exception as exc:
         log.exception("rbdfs ends")
         starter.failed(UserError(f"unexpected error: {type(exc).__name__}: {exc}"))
-        return EXIT_FAILURE
+        return finish(EXIT_FAILURE)
 
 
 def _leave_the_caller() -> None:

@@ -1,27 +1,142 @@
-"""Where the log goes."""
+"""Where the log goes, and that whoever logs never waits for it.
+
+A disk that hangs, a full pipe, a syslog daemon that is stopped: each would stop the thread that
+serves the mount with its next line. So a thread of its own writes, from a queue that drops what it
+has no room for.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import logging.handlers
 import os
-from typing import TYPE_CHECKING
+import queue
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rbdfs.errors import UserError
 
 if TYPE_CHECKING:
+    from io import TextIOWrapper
+
     from rbdfs.config.mount_options import MountOptions
 
 _SYSLOG = "/dev/log"
+_FORMAT = "%(asctime)s rbdfs[%(process)d] %(levelname)s %(name)s: %(message)s"
+# Records that wait to be written. At a line a request of `-d` that is a second of a busy mount.
+_ROOM = 4096
+# How long the end of a process waits for its log, in seconds.
+_LAST_WORDS_S = 2.0
+# A record of a kind that was seen so recently, in seconds, is counted; and how many kinds.
+_SAME_S = 60.0
+_KINDS = 1024
+_KIND = "repeats"
 
 
-def _log_handler(options: MountOptions) -> logging.Handler:
+def repeats(error: OSError) -> dict[str, Any]:
+    """Return the ``extra=`` of a record of *error*, of which one a file and errno is enough.
+
+    A guest with a failed disk asks thousands of times a second. Those that follow within a minute
+    of the last are counted, and the count is in the next line of the kind, or the last of the log.
+    """
+    # The message of a failure begins with the image spec.
+    return {_KIND: (error.errno, str(error.strerror).partition(": ")[0])}
+
+
+class Queued(logging.Handler):
+    """Has a thread of its own give the records to *target*."""
+
+    def __init__(self, target: logging.Handler) -> None:
+        super().__init__(target.level)
+        self._target = target
+        # A signal handler that logs may interrupt who is putting a record there: put() allows that.
+        self._records: queue.SimpleQueue[logging.LogRecord | threading.Event] = queue.SimpleQueue()
+        self._dropped = 0
+        # By kind: the last record, when it came, and how many were not written.
+        self._kinds: OrderedDict[object, tuple[logging.LogRecord, float, int]] = OrderedDict()
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            # Here, because what it is made of may be another by the time it is written.
+            text, record = self.format(record), copy.copy(record)
+            record.msg, record.args = text, None
+            record.exc_info = record.exc_text = record.stack_info = None
+        except Exception:
+            self.handleError(record)
+            return
+        if self._counted(record):
+            return
+        if self._records.qsize() < _ROOM:
+            self._records.put(record)
+        else:
+            self._dropped += 1
+
+    def _counted(self, record: logging.LogRecord) -> bool:
+        """Tell whether one like it was written a moment ago: then this one is only counted."""
+        kind = getattr(record, _KIND, None)
+        if kind is None or record.levelno < logging.WARNING:
+            return False
+        now = time.monotonic()
+        _, last, count = self._kinds.pop(kind, (record, 0.0, 0))
+        counted = last > 0.0 and now - last < _SAME_S
+        if not counted and count:
+            record.msg = f"{record.msg} (and {count} times before)"
+        self._kinds[kind] = (record, now, count + 1 if counted else 0)
+        if len(self._kinds) > _KINDS:
+            self._kinds.popitem(last=False)
+        return counted
+
+    def _write(self) -> None:
+        while True:
+            record = self._records.get()
+            if isinstance(record, threading.Event):
+                record.set()
+                continue
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                self._target.handle(_note("%d lines are missing: the log stood still", dropped))
+            self._target.handle(record)
+
+    def last_words(self) -> bool:
+        """Have everything written; return False where that takes too long."""
+        for last, _, count in self._kinds.values():
+            if count:
+                self.emit(_note("%s (%d times more)", last.msg, count))
+        self._kinds.clear()
+        written = threading.Event()
+        self._records.put(written)
+        return written.wait(_LAST_WORDS_S)
+
+
+def _note(text: str, *args: object) -> logging.LogRecord:
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, args, None)
+
+
+class _LogFile(logging.handlers.WatchedFileHandler):
+    """A file that others cannot read, also the one that is made after a rotation."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", errors="backslashreplace", opener=_opened)
+
+
+def _opened(path: str, flags: int) -> int:
+    # 0640: names of images and addresses of clients are nobody else's business.
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, flags | os.O_EXCL, 0o640)
+        os.fchmod(descriptor, 0o640)
+        return descriptor
+    return os.open(path, flags)
+
+
+def _target(options: MountOptions) -> logging.Handler:
     if options.log_file is not None:
         try:
-            # 0640: names of images and addresses of clients are nobody else's business.
-            os.close(os.open(options.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640))
-            return logging.handlers.WatchedFileHandler(options.log_file)
+            return _LogFile(options.log_file)
         except OSError as exc:
             raise UserError(f"cannot write log file {options.log_file}: {exc.strerror}") from exc
     if not options.foreground and os.path.exists(_SYSLOG):
@@ -35,14 +150,35 @@ def _log_handler(options: MountOptions) -> logging.Handler:
 
 
 def configure_logging(options: MountOptions) -> None:
-    """Log to the log file, else to stderr in the foreground and to syslog as a daemon."""
+    """Log to the log file, else to stderr in the foreground and to syslog as a daemon.
+
+    It starts a thread: a process that forks configures it afterwards. Raises UserError.
+    """
     # A full disk or a closed terminal must not stop the serving, nor fill stderr.
     logging.raiseExceptions = False
     logging.captureWarnings(capture=True)
+    target = _target(options)
+    target.setFormatter(logging.Formatter(_FORMAT))
     logging.basicConfig(
-        handlers=[_log_handler(options)],
+        handlers=[Queued(target)],
         level=logging.DEBUG if options.debug else logging.INFO,
-        format="%(asctime)s rbdfs[%(process)d] %(levelname)s %(name)s: %(message)s",
+        format="%(message)s",
     )
     # pyfuse3 and the fork of tasks in it are chatty at this level, a line a request.
     logging.getLogger("pyfuse3").setLevel(logging.INFO)
+
+
+def finish(exit_code: int) -> int:
+    """Have the log written and return *exit_code*; leave at once where the log cannot be written.
+
+    The interpreter's own end would wait for it without an end.
+    """
+    written = [each.last_words() for each in logging.getLogger().handlers if type(each) is Queued]
+    if not all(written):
+        os._exit(exit_code)
+    return exit_code
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End this process at once, whatever its threads are doing, with its log written."""
+    os._exit(finish(exit_code))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.config.logging_setup import repeats
 from rbdfs.errors import Fenced, Gone, ImageGone, TimedOut
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class Freshness:
         try:
             await self._compare(shared)
         except OSError as exc:
-            log.warning("cannot tell whether %s has changed: %s", shared.entry.spec, exc)
+            spec = shared.entry.spec
+            log.warning("cannot tell whether %s has changed: %s", spec, exc, extra=repeats(exc))
         except Exception:
             # Nobody awaits this task: what it raised would take the mount down.
             log.exception("looking at %s failed", shared.entry.spec)

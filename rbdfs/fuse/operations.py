@@ -17,6 +17,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FUSEError
 
+from rbdfs.config.logging_setup import repeats
 from rbdfs.fuse.answers import answered
 from rbdfs.fuse.file_operations import FileOperations
 from rbdfs.fuse.manage_operations import ManageOperations
@@ -59,7 +60,7 @@ def replies_errno(method: Method) -> Method:
         except OSError as exc:
             code = answered(method.__name__, exc.errno)
             level = logging.DEBUG if code in _EXPECTED else logging.WARNING
-            log.log(level, "%s: %s", method.__name__, exc)
+            log.log(level, "%s: %s", method.__name__, exc, extra=repeats(exc))
             raise FUSEError(code) from exc
         except Exception:
             log.exception("%s failed", method.__name__)

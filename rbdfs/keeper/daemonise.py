@@ -130,6 +130,8 @@ def daemonise(starter: Starter) -> None:
         os.close(write_end)
         _await_start(child, read_end)
     os.close(read_end)
+    # Of the caller's nothing is kept: what is made is for this user and his group.
+    os.umask(0o027)
     os.chdir("/")
     starter.pipe = write_end
 

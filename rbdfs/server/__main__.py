@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-from rbdfs.config.logging_setup import configure_logging
+from rbdfs.config.logging_setup import configure_logging, finish
 from rbdfs.errors import EXIT_FAILURE, PASSING, ClusterAway, UserError
 from rbdfs.keeper.estate import Estate
 from rbdfs.server import lifecycle
@@ -57,7 +57,7 @@ def main() -> int:
     _be_io_flusher()
     control = socket.socket(fileno=state["control"])
     with contextlib.closing(KeeperLink(control, state.get("version", 1))) as link:
-        return _serve(state, link)
+        return finish(_serve(state, link))
 
 
 def _serve(state: dict[str, Any], link: KeeperLink) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from rbdfs.config.logging_setup import leave
 from rbdfs.errors import EXIT_FAILURE, UserError
 from rbdfs.files.keeping import Keeping, Unremembered
 from rbdfs.keeper import version_1
@@ -188,4 +188,4 @@ def _leave() -> None:
     # Without the keeper's descriptor, the mount ends with this process; whoever mounts anew must
     # not find its images in use.
     log.critical("the keeper is gone: leaving at once, the mount is dead")
-    os._exit(EXIT_FAILURE)
+    leave(EXIT_FAILURE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyfuse3
 import trio
 
+from rbdfs.config.logging_setup import leave
 from rbdfs.errors import EXIT_FAILURE
 from rbdfs.kernel import mountpoint
 
@@ -40,12 +40,12 @@ def _give_up(files: list[str]) -> None:
         DRAIN_S,
         ", ".join(files) or "none",
     )
-    os._exit(EXIT_FAILURE)
+    leave(EXIT_FAILURE)
 
 
 def _be_fenced(reason: str) -> None:
     log.error("not drained, so it has to be fenced: %s", reason)
-    os._exit(EXIT_FAILURE)
+    leave(EXIT_FAILURE)
 
 
 def _after(seconds: float, action: Callable[[Any], None], argument: object) -> None:
@@ -58,7 +58,7 @@ def _after(seconds: float, action: Callable[[Any], None], argument: object) -> N
 
 def _leave() -> None:
     log.error("second signal: leaving at once")
-    os._exit(EXIT_FAILURE)
+    leave(EXIT_FAILURE)
 
 
 class Serving:

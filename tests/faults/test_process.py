@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import stat
@@ -15,7 +16,8 @@ import rbd
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
 from tests.support.mounts import RBDFS, TIMEOUT_S, mounted, opened
-from tests.support.servers import kill_server, server_of
+from tests.support.refusals import refusal
+from tests.support.servers import ask, kill_server, server_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,3 +196,46 @@ def test_allow_other(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> N
         assert "Permission denied" in done.stderr
         assert mount.alive
     assert export_image(ceph, f"{pool}/{image}")[:6] == b"nobody"
+
+
+def test_log_that_stands_still(pool: str, image: str, mounting: Mounting, tmp_path: Path) -> None:
+    """As a disk that hangs, or a syslog daemon that is stopped, does: the mount goes on."""
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+        with mounting(pool, "-d", "--log-file", str(log)) as mount:
+            for number in range(500):
+                assert refusal(mount.file(f"nothing-{number}").stat) == "ENOENT"
+            # More was logged than the pipe holds.
+            assert len(os.read(reader, 1)) == 1
+            with opened(mount.file(image), os.O_RDWR) as file:
+                assert ask(mount, "restart")["generation"] == 2
+                assert os.pread(file, MIB, 0) == random_bytes(MIB)
+            assert image in os.listdir(mount.path)
+            mount.unmount()
+            assert mount.wait() == 0
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("data_path", ["native", "python"])
+def test_failed_file_is_one_line_in_the_log(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, data_path: str
+) -> None:
+    """However often it is asked for."""
+    ceph.rbd("snap", "create", "--no-progress", f"{pool}/{image}@s")
+    with mounting(pool, "-o", f"direct_io,datapath={data_path}") as mount:
+        mount.expect_log(r"WARNING .*read:")
+        mount.allow_log(r"WARNING .*(flush|is lost|are lost|times more)")
+        with contextlib.suppress(OSError), opened(mount.file(f"{image}@s"), os.O_RDONLY) as file:
+            ceph.rbd("snap", "rm", "--no-progress", f"{pool}/{image}@s")
+            eventually(lambda: refusal(lambda: os.pread(file, 1, 0)) == "ESTALE", what="the loss")
+            for _ in range(200):
+                assert refusal(lambda: os.pread(file, 1, 0)) == "ESTALE"
+        mount.unmount()
+        assert mount.wait() == 0
+        reads = [line for line in mount.log_text.splitlines() if " read: " in line]
+        assert len(reads) == 2, reads
+        assert "times more" in reads[1]
