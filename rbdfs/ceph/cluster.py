@@ -192,6 +192,20 @@ class Cluster:
             await self._in_thread(self._client.blocklist_add, address, _FENCE_S)
             await self._in_thread(self._client.wait_for_latest_osdmap)
 
+    async def may_fence(self) -> bool:
+        """Tell whether this client may blocklist others. Raises OSError.
+
+        The address is none, so nothing is fenced: monitors look at permissions first, and refuse
+        what they cannot parse with EINVAL. It has the form that profile rbd allows.
+        """
+        return await self._in_thread(self._may_fence)
+
+    def _may_fence(self) -> bool:
+        command = {"prefix": "osd blocklist", "blocklistop": "add", "addr": "nobody/0"}
+        with from_ceph("trying to fence nobody"):
+            code, _, _ = self._client.mon_command(json.dumps(command), b"")
+        return code not in (-errno.EACCES, -errno.EPERM)
+
     async def blocklist(self) -> set[str]:
         """Return the addresses that are blocklisted now. Raises OSError; profile rbd permits it."""
         return await self._in_thread(self._blocklist)

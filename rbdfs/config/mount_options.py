@@ -104,6 +104,11 @@ class MountOptions:
         )
 
     @property
+    def exclusive(self) -> bool:
+        """Whether a writing client keeps the image to itself."""
+        return self.lock == "exclusive"
+
+    @property
     def ceph_settings(self) -> CephSettings:
         """How to reach the cluster, with what the mount itself dictates as the last word."""
         pairs = [*self.ceph.pairs, *_CACHE_SETTINGS[self.cache]]

@@ -71,8 +71,9 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         keeping.rooted(root)
         path = await stack.enter_async_context(_data_path(options, cluster, dead))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
-        exclusive = options.lock == "exclusive"
-        handles = HandleTable(path, keeping, lineages, catalog.changed, exclusive=exclusive)
+        handles = HandleTable(
+            path, keeping, lineages, catalog.changed, exclusive=options.exclusive
+        )
         inodes = InodeTable(root)
         executor = Executor(catalog, handles, Copiers(cluster, path.opener, keeping, options))
         make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, executor)
@@ -92,6 +93,8 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         )
         if predecessor is not None:
             await takeover.restore(mounted, predecessor, background, fenced=fenced)
+        elif not options.read_only:
+            background.start_soon(takeover.warn_unless_fencing_is_allowed, cluster)
         operations = Operations(mounted)
         device = _device(options, keeping, predecessor)
         descriptor, mount = await stack.enter_async_context(device)

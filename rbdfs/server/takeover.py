@@ -35,7 +35,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rbdfs.errors import Failure, Fenced, ImageGone
+from rbdfs.errors import Failure, Fenced, ImageGone, NotPermitted
 from rbdfs.files.keeping import OpenFile
 from rbdfs.fuse.inherited_inodes import InheritedInodes
 from rbdfs.keeper.estate import Kind
@@ -63,8 +63,39 @@ async def fence(cluster: Cluster, keeping: Keeping, estate: Estate) -> bool:
     late write could overtake one that was acknowledged since.
 
     Returns whether somebody else had fenced it before, as whoever takes a lock away does: then
-    others may have written to what was open. Raises OSError.
+    others may have written to what was open. Raises OSError; a client that may not fence is no
+    error where nothing was open for writing.
     """
+    try:
+        return await _fence(cluster, keeping, estate)
+    except NotPermitted as exc:
+        if _may_have_written(estate):
+            raise
+        log.warning("not fenced, as nothing was open for writing: %s", exc)
+        return False
+
+
+def _may_have_written(estate: Estate) -> bool:
+    writable = any(left["writable"] for left in estate.of_kind(Kind.FILE).values())
+    return bool(writable or estate.of_kind(Kind.MOVE) or estate.of_kind(Kind.REQUEST))
+
+
+async def warn_unless_fencing_is_allowed(cluster: Cluster) -> None:
+    """Tell the operator at the start, while it is harmless, what a crash would come to."""
+    try:
+        allowed = await cluster.may_fence()
+    except OSError as exc:
+        log.debug("cannot tell whether client.%s may fence: %s", cluster.user, exc)
+        return
+    if not allowed:
+        log.warning(
+            "client.%s may not fence (mon 'profile rbd' allows it): after a crash of rbdfs, files "
+            "that are open for writing fail",
+            cluster.user,
+        )
+
+
+async def _fence(cluster: Cluster, keeping: Keeping, estate: Estate) -> bool:
     blocklist = await cluster.blocklist()
     foreign = (blocklist & set(estate.addresses)) - set(estate.fenced)
     if foreign:
