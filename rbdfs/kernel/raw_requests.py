@@ -13,6 +13,10 @@ _IN_HEADER = struct.Struct("=IIQQIIIHH")
 _OUT_HEADER = struct.Struct("=IiQ")
 _FH = struct.Struct("=Q")
 _NOTIFY_RESEND = 7
+# major, minor, max_readahead, flags, flags2
+_INIT_IN = struct.Struct("=5I")
+_INIT_EXT = 1 << 30
+_HAS_RESEND = 1 << 39
 _RELEASE = 18
 _WITHOUT_REPLY = frozenset({2, 36, 41, 42})  # FORGET, INTERRUPT, NOTIFY_REPLY, BATCH_FORGET
 _REQUEST_BYTES = (1 << 20) + 8192
@@ -24,6 +28,14 @@ def resend_requests(descriptor: int) -> None:
     Raises OSError EINVAL from an older kernel.
     """
     os.write(descriptor, _OUT_HEADER.pack(_OUT_HEADER.size, _NOTIFY_RESEND, 0))
+
+
+def sends_again(init_request: bytes) -> bool:
+    """Tell whether the kernel that has introduced itself so knows resend_requests()."""
+    if len(init_request) < _IN_HEADER.size + _INIT_IN.size:
+        return False
+    *_, flags, flags2 = _INIT_IN.unpack_from(init_request, _IN_HEADER.size)
+    return bool(flags & _INIT_EXT and flags2 << 32 & _HAS_RESEND)
 
 
 def is_over(descriptor: int) -> bool:

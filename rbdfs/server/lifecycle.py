@@ -22,7 +22,6 @@ from rbdfs.fuse.directory_handles import OpenDirectories
 from rbdfs.fuse.mounted import Mounted
 from rbdfs.fuse.operations import Operations
 from rbdfs.keeper.estate import Kind
-from rbdfs.kernel import raw_requests
 from rbdfs.kernel.mount import Mount
 from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.lineage import Lineages
@@ -71,9 +70,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         keeping.rooted(root)
         path = await stack.enter_async_context(_data_path(options, cluster, dead))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
-        handles = HandleTable(
-            path, keeping, lineages, catalog.changed, exclusive=options.exclusive
-        )
+        handles = HandleTable(path, keeping, lineages, catalog.changed, exclusive=options.exclusive)
         inodes = InodeTable(root)
         executor = Executor(catalog, handles, Copiers(cluster, path.opener, keeping, options))
         make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, executor)
@@ -229,11 +226,9 @@ async def _device(
         assert predecessor.fuse is not None
         descriptor = predecessor.fuse
         mount = predecessor.mount
-        if predecessor.crashed:
-            # Before the first read of the device: what this server has read already would be sent
-            # to it again, and carried out twice. The kernel only splices lists: it does not block.
-            raw_requests.resend_requests(descriptor)
     mount = mount or Mount.found(options.mountpoint)
+    if predecessor is not None and predecessor.crashed:
+        takeover.have_sent_again(descriptor, predecessor, mount)
     try:
         yield descriptor, mount
     finally:

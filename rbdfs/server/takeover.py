@@ -40,6 +40,7 @@ from rbdfs.files.keeping import OpenFile
 from rbdfs.fuse.inherited_inodes import InheritedInodes
 from rbdfs.keeper.estate import Kind
 from rbdfs.keeper.remains import remains_of
+from rbdfs.kernel import raw_requests
 from rbdfs.model.entry import Entry
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from rbdfs.files.keeping import Keeping
     from rbdfs.fuse.mounted import Mounted
     from rbdfs.keeper.estate import Estate
+    from rbdfs.kernel.mount import Mount
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Key
     from rbdfs.model.relocation import Relocation
@@ -157,6 +159,22 @@ async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fe
     log.info("%d open files taken over", len(files))
     if mounted.moves is not None:
         await mounted.moves.inheritance.go_on()
+
+
+def have_sent_again(descriptor: int, estate: Estate, mount: Mount) -> None:
+    """Have the kernel send again what the server that has crashed had read and not answered.
+
+    To be called before the first read of the device: what this server has read already would be
+    sent to it again, and carried out twice. The kernel only splices lists: it does not block.
+    """
+    if raw_requests.sends_again(estate.init):
+        raw_requests.resend_requests(descriptor)
+        return
+    log.error(
+        "this kernel sends no request again (Linux 6.9 does): those that the last server had read "
+        "hang until `echo 1 > /sys/fs/fuse/connections/%s/abort` ends the mount",
+        mount.device.partition(":")[2],
+    )
 
 
 def _relocated(entry: Entry, relocations: list[Relocation]) -> Entry:

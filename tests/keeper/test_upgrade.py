@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import pytest
 
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
+from tests.support.mounts import opened
 from tests.support.old_keeper import OldMount
 
 if TYPE_CHECKING:
@@ -92,3 +94,46 @@ def test_restart_and_crash_while_a_file_is_written(
     numbers = [last - (last - block) % 32 for block in range(32)]
     expected = b"".join(number.to_bytes(8) * 512 for number in numbers)
     assert export_image(ceph, f"{pool}/{image_name}")[: len(expected)] == expected
+
+
+# A kernel of before 6.9: what asks it to send requests again is EINVAL.
+OLD_LINUX = """
+import sys
+from rbdfs.kernel import raw_requests
+from rbdfs.server.__main__ import main
+raw_requests._NOTIFY_RESEND = 99
+sys.exit(main())
+"""
+HAS_RESEND = 1 << 7
+FLAGS2 = slice(40 + 4 * 4, 40 + 4 * 5)
+
+
+def test_a_kernel_that_sends_nothing_again(
+    ceph: Ceph, pool: str, image_name: str, tmp_path: Path
+) -> None:
+    """A crash costs what was in flight, and not the mount."""
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+    path, log = tmp_path / "m", tmp_path / "log"
+    path.mkdir()
+    with OldMount(ceph.conf, pool, path, log) as mount:
+        with opened(path / image_name, os.O_RDONLY) as file:
+            assert os.pread(file, 4, 0) == random_bytes(MIB)[:4]
+            init = bytearray.fromhex(mount.keeper.init)
+            flags2 = int.from_bytes(init[FLAGS2], sys.byteorder)
+            assert flags2 & HAS_RESEND, "the kernel that this test runs on knows it"
+            init[FLAGS2] = (flags2 & ~HAS_RESEND).to_bytes(4, sys.byteorder)
+            mount.keeper.init = init.hex()
+            mount.program = ["-c", OLD_LINUX]
+            assert mount.server is not None
+            server = mount.server.process
+        # Closed before: a process that is started closes its files, and waits for that.
+        server.kill()
+        mount.hear_until(None)
+        mount.end()
+        mount.start(crashed=True)
+        mount.hear_until("ready")
+        assert (path / image_name).read_bytes() == random_bytes(MIB)
+        mount.send("end")
+        mount.hear_until(None)
+        assert mount.end() == 0
+    assert "this kernel sends no request again" in log.read_text()

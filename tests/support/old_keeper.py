@@ -61,6 +61,16 @@ class OldKeeper:
         if released is not None:
             self._handles.pop(released, None)
 
+    @property
+    def init(self) -> str:
+        """How the kernel introduced itself, as hexadecimal digits."""
+        init: str = self._state["init"]
+        return init
+
+    @init.setter
+    def init(self, init: str) -> None:
+        self._state["init"] = init
+
     def state(self) -> dict[str, Any]:
         """What it starts a server with."""
         self._replacing = False
@@ -79,9 +89,13 @@ class OldMount:
     """A mount with a keeper of version 1, as a context: its servers are of this version.
 
     The test is the keeper, and does one thing after the other: hear_until() has it wait.
+
+    Attributes:
+        program: what Python runs as a server.
     """
 
     def __init__(self, conf: Path, source: str, path: Path, log: Path) -> None:
+        self.program = ["-m", "rbdfs.server"]
         self._path = path
         self._device: int | None = None
         self.server: OldServer | None = None
@@ -130,7 +144,7 @@ class OldMount:
             memory.flush()
             os.lseek(memory.fileno(), 0, os.SEEK_SET)
             process = subprocess.Popen(
-                [sys.executable, "-m", "rbdfs.server", str(memory.fileno())],
+                [sys.executable, *self.program, str(memory.fileno())],
                 pass_fds=[*descriptors, memory.fileno()],
                 stdin=subprocess.DEVNULL,
                 cwd="/",
