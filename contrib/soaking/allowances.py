@@ -25,10 +25,15 @@ SEEN_S = 6.0
 
 
 class Allowances:
-    """What the faults of one episode excuse."""
+    """What the faults of one episode excuse.
 
-    def __init__(self, windows: Sequence[Window]) -> None:
+    *patience* is how many times as long as usual everything may take: a machine that does much else
+    at the same time is slow.
+    """
+
+    def __init__(self, windows: Sequence[Window], patience: float = 1.0) -> None:
         self._windows = windows
+        self._patience = patience
 
     def allows(self, event: Event, opened: float | None = None) -> bool:
         """Whether the error of an event is one that some fault may cause.
@@ -52,7 +57,7 @@ class Allowances:
             return within or held
         if event.errno == errno.EBUSY:
             # Of the client that is dead; or of the mount that still serves the old descriptors.
-            fenced = window.kind == "crash" and event.start < window.end + _FENCE_S
+            fenced = window.kind == "crash" and event.start < window.end + _FENCE_S * self._patience
             return fenced or window.kind == "remount"
         return False
 
@@ -66,9 +71,16 @@ class Allowances:
             for window in self._windows
         )
 
+    def lost(self, event: Event) -> bool:
+        """Whether nothing was mounted any more, so that nothing can be expected."""
+        return any(
+            math.isinf(window.end) and window.mount == event.mount and window.start < event.end
+            for window in self._windows
+        )
+
     def seen_within(self, start: float, end: float) -> float:
         """The time in which a change elsewhere has to be seen: longer while a fault lasts."""
-        return SEEN_S + sum(
+        return SEEN_S * self._patience + sum(
             min(window.end, end) - max(window.start, start - SEEN_S)
             for window in self._windows
             if window.start < end and window.end > start - SEEN_S

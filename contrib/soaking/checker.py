@@ -21,9 +21,12 @@ KNOWN_S = 4.0
 _TRACEBACK = re.compile(r"^Traceback .*?^(?=\w)[^\n]*", re.MULTILINE | re.DOTALL)
 
 
-def check(history: History, disks: tuple[Disk, ...]) -> list[Finding]:
-    """All findings of a history, those included that were made while it was played."""
-    allowances = Allowances(history.windows)
+def check(history: History, disks: tuple[Disk, ...], patience: float = 1.0) -> list[Finding]:
+    """All findings of a history, those included that were made while it was played.
+
+    With *patience* everything may take so many times as long.
+    """
+    allowances = Allowances(history.windows, patience)
     names = Names(allowances)
     shared = Disks(disks, allowances)
     users: dict[int, NamedDocuments] = {}
@@ -42,7 +45,7 @@ def check(history: History, disks: tuple[Disk, ...]) -> list[Finding]:
     for listing in listings:
         names.observe(listing)
         findings += _refused(listing, allowances)
-    findings += _slow(history)
+    findings += _slow(history, KNOWN_S * patience)
     _compare_exports(history, disks, shared, users)
     for documents in users.values():
         findings += documents.findings
@@ -57,7 +60,7 @@ def _refused(event: Event, allowances: Allowances) -> list[Finding]:
     return [Finding("wrong answer", str(event), story, detail, event.user, event.index)]
 
 
-def _slow(history: History) -> list[Finding]:
+def _slow(history: History, known_s: float) -> list[Finding]:
     """Looks at what was known that had to wait for an OSD or a monitor that stood still."""
     known: dict[tuple[int, str], float] = {}
     found = []
@@ -65,7 +68,7 @@ def _slow(history: History) -> list[Finding]:
         if event.operation.kind not in ("stat", "listing"):
             continue
         place = event.mount, event.operation.args["path"]
-        if event.end - event.start > KNOWN_S and known.get(place, math.inf) < event.start:
+        if event.end - event.start > known_s and known.get(place, math.inf) < event.start:
             kinds = {
                 window.kind
                 for window in history.windows

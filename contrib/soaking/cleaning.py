@@ -12,6 +12,8 @@ def _empty(ioctx: rados.Ioctx) -> bool:
     """Remove what can be removed of a pool; return whether anything is left."""
     for name in rbd.RBD().list(ioctx):
         rbd.RBD().trash_move(ioctx, name, 0)
+    for namespace in rbd.RBD().namespace_list(ioctx):
+        rbd.RBD().namespace_remove(ioctx, namespace)
     left = False
     for entry in rbd.RBD().trash_list(ioctx):
         try:

@@ -109,6 +109,13 @@ def parser() -> argparse.ArgumentParser:
         help="an operation that takes longer is a finding; default: 60",
     )
     top.add_argument(
+        "--patience",
+        type=_positive,
+        default=1.0,
+        metavar="FACTOR",
+        help="what has to be seen or answered in time may take so many times as long; default: 1",
+    )
+    top.add_argument(
         "--shrink",
         type=float,
         default=60.0,
@@ -186,7 +193,8 @@ class Soak:
         self._report.tell_shortest(shrinker.plan, shrinker.shown)
 
     def _play(self, plan: Plan, logs: Path) -> tuple[list[Finding], History]:
-        episode = Episode(self._bench, self._users, plan, logs, self._options.bound)
+        options = self._options
+        episode = Episode(self._bench, self._users, plan, logs, options.bound, options.patience)
         findings = episode.play()
         return findings, episode.history
 

@@ -58,11 +58,13 @@ class Folder:
     """All that is known of one user's files.
 
     Attributes:
+        directories: the namespaces.
         unknown: paths of which nobody can tell whether they are there.
     """
 
     documents: dict[str, Document] = field(default_factory=dict)
     slots: dict[str, Descriptor] = field(default_factory=dict)
+    directories: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
 
     def of(self, path: str) -> tuple[Document | None, str | None]:

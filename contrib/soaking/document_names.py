@@ -66,6 +66,26 @@ class NamedDocuments(DocumentContents):
                 del folder.documents[path]
                 self._names.change(path, False, event)
 
+    def _mkdir(self, event: Event, path: str) -> None:
+        directories = self.folder.directories
+        if self.folder.is_unknown(path):
+            return
+        if not self._answers(event, errno.EEXIST if path in directories else None):
+            self._doubt(event, path)
+        elif event.errno is None:
+            directories.add(path)
+            self._names.change(path, True, event)
+
+    def _rmdir(self, event: Event, path: str) -> None:
+        directories = self.folder.directories
+        if self.folder.is_unknown(path):
+            return
+        if not self._answers(event, None if path in directories else errno.ENOENT):
+            self._doubt(event, path)
+        elif event.errno is None:
+            directories.discard(path)
+            self._names.change(path, False, event)
+
     def _link(self, event: Event, path: str, to: str) -> None:
         folder = self.folder
         if folder.is_unknown(path):
@@ -87,7 +107,7 @@ class NamedDocuments(DocumentContents):
         if (None if document is None else len(document.content)) != size:
             # Where an operation before this one was left out, it waits for something else.
             return
-        if not self._succeeds(event):
+        if self._allowances.lost(event) or not self._succeeds(event):
             return
         bound = self._allowances.seen_within(event.start, event.end)
         took = event.end - event.start if event.value is None else event.value

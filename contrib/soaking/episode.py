@@ -27,16 +27,21 @@ if TYPE_CHECKING:
     from soaking.users import Users
 
 # All end within these: the machine may be busy.
-END_S = 20.0
+END_S = 40.0
 TABLE = "label: gpt\nstart={first}, size={size}, name=p\n"
 
 
 class Episode:
-    """One plan on one bench. *bound_s* is what no operation may take longer than."""
+    """One plan on one bench.
 
-    def __init__(self, bench: Bench, users: Users, plan: Plan, logs: Path, bound_s: float) -> None:
+    *bound_s* is what no operation may take longer than; *patience* is the checker's.
+    """
+
+    def __init__(
+        self, bench: Bench, users: Users, plan: Plan, logs: Path, bound_s: float, patience: float
+    ) -> None:
         self._bench, self._users, self._plan = bench, users, plan
-        self._bound_s = bound_s
+        self._bound_s, self._patience = bound_s, patience
         self._gate = bench.work / "gate"
         self._history = History()
         logs.mkdir(parents=True, exist_ok=True)
@@ -70,7 +75,7 @@ class Episode:
         for mount in self._mounts:
             if mount.log.exists():
                 self._history.findings += check_log(mount.log.read_text(errors="replace"))
-        return check(self._history, DISKS)
+        return check(self._history, DISKS, self._patience)
 
     def _make_disks(self) -> None:
         for disk in DISKS:

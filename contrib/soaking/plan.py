@@ -80,10 +80,12 @@ def _faults(source: random.Random, kinds: tuple[str, ...], seconds: float) -> tu
     # Few kinds in one episode show what belongs together; all in one would excuse everything.
     counts = [WEIGHTS.get(kind, 1) for kind in kinds]
     chosen = source.sample(kinds, min(len(kinds), source.choice([1, 1, 2])), counts=counts)
+    # One after the other befalls the successor while it takes over.
+    longest_pause = source.choice([0.8, 3.0])
     faults = []
     left = seconds
     while True:
-        delay = source.uniform(0.2, 3.0)
+        delay = source.uniform(0.1, longest_pause)
         left -= delay
         if left < 0:
             return tuple(faults)

@@ -30,7 +30,7 @@ class Stories(Storytelling):
             self.shell: 4, self.editor: 4, self.replacing_editor: 2, self.touched: 3,
             self.copied: 4, self.held: 4, self.growing: 3, self.snapshots: 3, self.renamed: 3,
             self.moved: 1, self.removed: 2, self.cut: 3, self.punched: 3,
-            self.outside: 1, self.cloned: 1,
+            self.outside: 1, self.cloned: 1, self.namespaces: 2,
         }  # fmt: skip
 
     # Files are made and overwritten.
@@ -209,6 +209,14 @@ class Stories(Storytelling):
             self._written(slot, self._some(6, 4096, 100_000))
             self._add("close", slot=slot)
             self._looked_at(path)
+
+    def namespaces(self) -> None:
+        """Directories, which are namespaces: made, made again, removed."""
+        path = f"{self._some('a', 'b')}/u{self._user}d"
+        for kind in self._some(("mkdir", "rmdir"), ("mkdir", "mkdir", "rmdir", "rmdir")):
+            self._add(kind, path=path)
+            if self._chance(0.3):
+                self._add("listing", path=path[0])
 
     # Past the mount.
 

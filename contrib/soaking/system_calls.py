@@ -134,6 +134,12 @@ class SystemCalls:
     def unlink(self, path: str) -> None:
         os.unlink(self._path(path))
 
+    def mkdir(self, path: str) -> None:
+        os.mkdir(self._path(path))
+
+    def rmdir(self, path: str) -> None:
+        os.rmdir(self._path(path))
+
     def link(self, path: str, to: str) -> None:
         os.link(self._path(path), self._path(to))
 

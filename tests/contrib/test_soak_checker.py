@@ -90,6 +90,11 @@ def test_what_is_right_is_no_finding(tell: Telling) -> None:
     tell("listing", user=1, path="b", answer=["g", "g@s"])
     tell("unlink", path="b/g")
     tell("listing", user=1, path="b", answer=[])
+    tell("mkdir", path="a/d")
+    tell("mkdir", path="a/d", error=errno.EEXIST)
+    tell("listing", user=1, path="a", answer=["d"])
+    tell("rmdir", path="a/d")
+    tell("rmdir", path="a/d", error=errno.ENOENT)
     assert tell.findings() == []
 
 
@@ -130,6 +135,8 @@ def test_a_size_of_before(tell: Telling, kind: str) -> None:
         ("rename", {"path": "a/f", "to": "b/f"}, errno.EEXIST),
         ("read_all", {"path": "a/f", "how": "read"}, errno.EIO),
         ("truncate", {"path": "a/f", "size": 1}, errno.EBUSY),
+        ("mkdir", {"path": "a/d"}, errno.EEXIST),
+        ("rmdir", {"path": "a/made"}, errno.ENOENT),
     ],
 )
 def test_an_answer_that_no_server_may_give(
@@ -137,6 +144,7 @@ def test_an_answer_that_no_server_may_give(
 ) -> None:
     """What was done by a server that was killed is done, whoever is asked again."""
     tell.made("a/f", 10)
+    tell("mkdir", path="a/made")
     tell.fault("kill", tell.now, tell.now + 1)
     tell(kind, **args, error=error)
     assert tell.checks() == {"wrong answer"}
