@@ -105,6 +105,7 @@ class Executor:
         async with self._turn(migration, urgent=not live), self._copiers.copier() as copier:
             with migration.on(copier.cluster):
                 await copier.stoppable(partial(migration.execute, Progress(migration)))
+        log.info("%s: copied; the source stays for %g s", migration, self.notice_s)
 
     async def _notice(self, _migration: Migration) -> None:
         await trio.sleep(self.notice_s)

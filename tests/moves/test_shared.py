@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rbdfs.moves.executor import Executor
+from tests.support import changed
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.support.mounts import opened, opened_and_lost
@@ -21,10 +26,12 @@ from tests.support.moves import (
     move,
     refused,
     trash,
+    wait_for_log,
     wait_for_progress,
     wait_until_done,
     whole_cluster,
 )
+from tests.support.servers import signal_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -172,6 +179,36 @@ def test_another_mount_reads_it(
     assert elsewhere.alive
     assert there.read_bytes() == data
     assert_nothing_left(ceph, hdd, image_name)
+
+
+def test_another_mount_stands_still(
+    ceph: Ceph, pools: tuple[str, str], mounting: Mounting, elsewhere: Mount, image_name: str
+) -> None:
+    """For less than the time that a source which was copied stays: it reads no zeros."""
+    assert Executor.notice_s >= 30
+    hdd, ssd = pools
+    data = make(ceph, f"{hdd}/{image_name}", snapshot=False, size=SIZE)
+    elsewhere.allow_log(LOST, r"WARNING .*(read|flush): .*moved elsewhere")
+    with (
+        whole_cluster(mounting, program=changed.program(notice=10)) as mount,
+        opened_and_lost(elsewhere.file(f"{hdd}/{image_name}"), os.O_RDONLY | os.O_DIRECT) as file,
+    ):
+        assert os.pread(file, SIZE, 0) == data
+        server = signal_server(elsewhere, signal.SIGSTOP)
+        try:
+            # No process is started: closing the copy of its descriptor, it would wait.
+            os.rename(*(mount.file(f"{pool}/{image_name}") for pool in pools))
+            wait_for_log(mount, f"{image_name}: copied")
+            until = time.monotonic() + 5
+            eventually(lambda: time.monotonic() > until, what="a mount that is slow")
+        finally:
+            os.kill(server, signal.SIGCONT)
+        # Where the look is quicker than one of its requests, it is shorter, or ESTALE.
+        with contextlib.suppress(OSError):
+            assert data.startswith(os.pread(file, SIZE, 0))
+        eventually(elsewhere.file(f"{ssd}/{image_name}").exists, what="the target")
+        wait_until_done(mount, image_name)
+    assert elsewhere.alive
 
 
 def test_another_mount_reads_a_clone(
