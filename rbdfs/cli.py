@@ -97,5 +97,5 @@ def _serve_alone(options: MountOptions, starter: Starter) -> int:
     if options.data_path is None:
         log.info("the native data path was not built: everything goes through pyfuse3")
     options = replace(options, data_path="python")
-    code = trio.run(lifecycle.serve, options, Unkept(options, starter.ready), None)
+    code = trio.run(lifecycle.serve, options, Unkept(options, starter), None)
     return code or 0

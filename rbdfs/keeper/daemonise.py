@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import logging
 import os
 import signal
 import socket
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from rbdfs.config.secrets import redacted
-from rbdfs.errors import EXIT_FAILURE
-
-if TYPE_CHECKING:
-    from rbdfs.errors import UserError
+from rbdfs.errors import EXIT_FAILURE, UserError
 
 log = logging.getLogger(__name__)
 
 _READY = b"\0"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(slots=True)
@@ -33,14 +31,21 @@ class Starter:
     pipe: int | None = None
 
     def ready(self) -> None:
-        """Say that the mount is usable: to the parent, which exits, and to NOTIFY_SOCKET."""
+        """Say that the mount is usable: to the parent, which exits, and to NOTIFY_SOCKET.
+
+        Raises UserError where the parent has ended: a mount that nobody was told of is not wanted.
+        """
         notify_service_manager(f"READY=1\nMAINPID={os.getpid()}")
         if self.pipe is not None:
             # Not before the mount is there: autofs keeps those waiting who are not of the process
             # group that it has asked for the mount.
             os.setsid()
             leave_standard_descriptors()
-            self._send(_READY)
+            # In this order, for a parent that is told ends at once: of one that ended without, the
+            # pipe tells.
+            _end_with_the_parent(0)
+            if not self._send(_READY):
+                raise UserError("who has waited for the mount has gone")
 
     def failed(self, error: UserError) -> None:
         """Say in one line why nothing is mounted; the parent exits with the error's code."""
@@ -51,12 +56,22 @@ class Starter:
         else:
             self._send(bytes([error.exit_code]) + line.encode("utf-8", "surrogateescape"))
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: bytes) -> bool:
         pipe, self.pipe = self.pipe, None
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(pipe, message)
+        if pipe is None:
+            return False
+        try:
+            os.write(pipe, message)
+        except BrokenPipeError:
+            return False
+        finally:
             os.close(pipe)
+        return True
+
+
+def _end_with_the_parent(signum: int) -> None:
+    """Have the kernel send *signum* to this process when its parent ends, or (0) nothing."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
 
 
 def _printable(text: str) -> str:
@@ -120,16 +135,20 @@ def leave_standard_descriptors() -> None:
 def daemonise(starter: Starter) -> None:
     """Fork: return in the child, in /; the parent waits for it and exits.
 
-    From here on *starter* speaks to the parent.
+    From here on *starter* speaks to the parent. Until the mount can be used the child ends with the
+    parent, whatever ends that.
 
     Connecting to the cluster comes afterwards, because librados' threads do not survive a fork.
     """
     read_end, write_end = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child:
         os.close(write_end)
         _await_start(child, read_end)
     os.close(read_end)
+    _end_with_the_parent(signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(EXIT_FAILURE)
     # Of the caller's nothing is kept: what is made is for this user and his group.
     os.umask(0o027)
     os.chdir("/")
@@ -138,8 +157,10 @@ def daemonise(starter: Starter) -> None:
 
 def _await_start(child: int, pipe: int) -> NoReturn:
     message = b""
-    # An interrupted wait must not leave a daemon behind that nobody was told of.
-    signal.signal(signal.SIGINT, lambda *_: os.kill(child, signal.SIGTERM))
+    # Who interrupts the wait is told when the daemon has ended, and of a mount that is not there.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
     while chunk := os.read(pipe, 65536):
         message += chunk
     if message == _READY:

@@ -117,7 +117,7 @@ class Keeper:
 
     def _on_signals(self, received: list[signal.Signals]) -> None:
         for number in received:
-            if self._ending:
+            if self._ending and self._was_ready:
                 log.error("second signal: leaving at once")
             else:
                 log.info("%s: ending the mount", number.name)

@@ -12,14 +12,14 @@ from rbdfs.config.logging_setup import leave
 from rbdfs.errors import EXIT_FAILURE, UserError
 from rbdfs.files.keeping import Keeping, Unremembered
 from rbdfs.keeper import version_1
-from rbdfs.keeper.daemonise import leave_standard_descriptors
+from rbdfs.keeper.daemonise import Starter, leave_standard_descriptors
 from rbdfs.keeper.estate import Kind
 from rbdfs.keeper.messages import MESSAGE_BYTES, decoded, encoded
 from rbdfs.kernel import mountpoint
 from rbdfs.kernel.mount import Mount
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.files.handle import Handle
@@ -37,6 +37,9 @@ class Link(Keeping, Protocol):
     def detach(self, mount: Mount) -> None:
         """Take *mount* away, where that is not the keeper's business."""
 
+    def gave_up(self, message: str) -> None:
+        """Say why this process ends before it can serve: the cluster does not answer."""
+
     def ready(self, init_request: bytes) -> None:
         """Remember how the kernel introduced itself; the mount answers."""
 
@@ -50,9 +53,9 @@ class Link(Keeping, Protocol):
 class Unkept(Unremembered):
     """No keeper: the mount dies with this process."""
 
-    def __init__(self, options: MountOptions, ready: Callable[[], None]) -> None:
+    def __init__(self, options: MountOptions, starter: Starter) -> None:
         self._options = options
-        self._ready = ready
+        self._starter = starter
 
     def mount(self) -> tuple[int, Mount | None]:
         return mountpoint.mount(self._options)
@@ -65,7 +68,10 @@ class Unkept(Unremembered):
             raise UserError(f"{mount.path!a} stays mounted, and dead: {exc.strerror}") from exc
 
     def ready(self, init_request: bytes) -> None:
-        self._ready()
+        self._starter.ready()
+
+    def gave_up(self, message: str) -> None:
+        self._starter.failed(UserError(message))
 
     async def commands(self) -> AsyncIterator[str]:
         await trio.sleep_forever()
@@ -96,6 +102,9 @@ class KeeperLink:
             self._control.send(encoded({"event": event, **facts}, self._version))
         except BrokenPipeError:
             _leave()
+
+    def gave_up(self, message: str) -> None:
+        self.failed(message, EXIT_FAILURE, passing=True)
 
     def failed(self, message: str, exit_code: int, *, passing: bool) -> None:
         """Tell why this server cannot serve.

@@ -36,6 +36,7 @@ from rbdfs.names.partitions import PartitionTables
 from rbdfs.names.xattrs import Xattrs
 from rbdfs.server import takeover
 from rbdfs.server.run import Serving
+from rbdfs.server.start_deadline import StartDeadline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -56,20 +57,19 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
     *predecessor*, if there was one. Raises UserError, with nothing mounted.
     """
     async with contextlib.AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(
-            Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
-        )
-        if predecessor is None:
-            dead = await takeover.fence_remains(cluster, keeping, options.mountpoint)
-        else:
-            dead = predecessor.addresses
-        fenced = predecessor is not None and await takeover.fence(cluster, keeping, predecessor)
+        deadline = stack.enter_context(StartDeadline(options.connect_timeout_s, keeping.gave_up))
+        connection = Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
+        cluster = await stack.enter_async_context(connection)
+        dead, fenced = await _fence(cluster, keeping, options, predecessor)
         cache = MetadataCache(cluster)
         catalog, lineages = _catalog(cluster, cache, options), Lineages(cluster, cache)
-        root = await _root(catalog, options.source, cluster.user, predecessor)
+        deadline.awaited = f"reading {options.source}"
+        root = await _root(cluster, catalog, options, predecessor)
         keeping.rooted(root)
+        deadline.awaited = "connecting a second client"
         path = await stack.enter_async_context(_data_path(options, cluster, dead))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
+        deadline.over()
         handles = HandleTable(path, keeping, lineages, catalog.changed, exclusive=options.exclusive)
         inodes = InodeTable(root)
         executor = Executor(catalog, handles, Copiers(cluster, path.opener, keeping, options))
@@ -142,12 +142,32 @@ def _management(cluster: Cluster, catalog: Catalog, options: MountOptions) -> Ma
     )
 
 
-async def _root(catalog: Catalog, source: Source, user: str, predecessor: Estate | None) -> Entry:
-    """Return what is mounted: what the server before has mounted, whatever its name is now."""
+async def _fence(
+    cluster: Cluster, keeping: Link, options: MountOptions, predecessor: Estate | None
+) -> tuple[list[str], bool]:
+    """Fence whom this server succeeds; return their addresses, and whether others had done so."""
+    if predecessor is None:
+        return await takeover.fence_remains(cluster, keeping, options.mountpoint), False
+    return predecessor.addresses, await takeover.fence(cluster, keeping, predecessor)
+
+
+async def _root(
+    cluster: Cluster, catalog: Catalog, options: MountOptions, predecessor: Estate | None
+) -> Entry:
+    """Return what is mounted: what the server before has mounted, whatever its name is now.
+
+    Raises UserError where the options name a pool that is not there.
+    """
     if predecessor is not None:
         for record in predecessor.of_kind(Kind.ROOT).values():
             return Entry.from_record(record)
-    return await find_root(catalog, source, user, look=predecessor is None)
+    elif options.data_pool is not None:
+        try:
+            await cluster.ioctx(options.data_pool)
+        except Missing as exc:
+            raise UserError(f"-o data_pool: no such pool: {options.data_pool}") from exc
+    look = predecessor is None
+    return await find_root(catalog, options.source, cluster.user, look=look)
 
 
 async def find_root(catalog: Catalog, source: Source, user: str, *, look: bool = True) -> Entry:

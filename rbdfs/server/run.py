@@ -43,6 +43,14 @@ def _give_up(files: list[str]) -> None:
     leave(EXIT_FAILURE)
 
 
+def _note_that_files_wait(files: list[str]) -> None:
+    log.warning(
+        "unmounted, and the cluster does not answer: what was open is not closed yet (%s); a new "
+        "mount may be made, SIGTERM ends this one",
+        ", ".join(files) or "nothing that was written",
+    )
+
+
 def _be_fenced(reason: str) -> None:
     log.error("not drained, so it has to be fenced: %s", reason)
     leave(EXIT_FAILURE)
@@ -77,7 +85,7 @@ class Serving:
         self._keeping = keeping
         self._freshness = freshness
         self._mount = mount
-        self._replaced = False
+        self._replaced = self._over = False
         self._signals = itertools.count(1)
         self._told = itertools.count(1)
         self._token = trio.lowlevel.current_trio_token()
@@ -94,7 +102,13 @@ class Serving:
         if self._replaced:
             return None
         log.info("unmounted %a", self._mount.path)
+        self._over = True
+        if not self._operations.mounted.closing:
+            _after(DRAIN_S, _note_that_files_wait, self._written_files())
         return 0
+
+    def _written_files(self) -> list[str]:
+        return [file.entry.spec for file in self._operations.mounted.handles if file.writable]
 
     async def _report_ready(self) -> None:
         await self._operations.ready.wait()
@@ -176,14 +190,16 @@ class Serving:
         # A service manager signals the keeper too, which asks once more: that counts by itself.
         if count > 1:
             _leave()
-        if not self._operations.mounted.closing:
-            self._operations.mounted.closing = True
+        if self._operations.mounted.closing:
+            return
+        self._operations.mounted.closing = True
+        _after(DRAIN_S, _give_up, self._written_files())
+        # What is unmounted is closing its files already.
+        if not self._over:
             nursery.start_soon(self._end)
 
     async def _end(self) -> None:
         """Unmount if nobody uses the mount; otherwise drain, and leave users to their errors."""
-        files = [file.entry.spec for file in self._operations.mounted.handles if file.writable]
-        _after(DRAIN_S, _give_up, files)
         await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
         pyfuse3.terminate()
 

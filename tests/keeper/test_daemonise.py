@@ -41,11 +41,13 @@ with open(int(os.environ["TELL"]), "w") as tell:
 """
 
 
-def start(script: str, *, tell: int | None = None) -> subprocess.Popen[str]:
+def start(
+    script: str, *, tell: int | None = None, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
     """A process that goes to the background; its daemon finds descriptor *tell* in TELL."""
     return subprocess.Popen(
         [sys.executable, "-c", PRELUDE + script],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -135,36 +137,62 @@ def test_a_traceback_of_the_daemon_reaches_the_terminal() -> None:
     assert err.endswith("rbdfs: ended unexpectedly (exit code 1)\n")
 
 
-def test_a_daemon_whose_parent_was_killed_goes_on() -> None:
-    """Whoever waited is gone: the mount is usable all the same, and nothing is left to tell."""
-    script = """
-os.kill(os.getppid(), signal.SIGKILL)
-while os.getppid() == parent:
-    pass
-starter.ready()
-"""
-    seen, daemon = run_and_ask("parent = os.getppid()" + script)
-    assert seen == (-signal.SIGKILL, "", "")
-    assert daemon["directory"] == "/"
-
-
-def test_interrupting_the_wait_ends_the_daemon() -> None:
-    """Ctrl-C while the cluster does not answer must not leave a mount that comes later."""
+@pytest.mark.parametrize("signum", ["SIGKILL", "SIGTERM", "SIGHUP", "SIGINT"])
+def test_the_daemon_ends_with_who_waits_for_it(signum: str) -> None:
+    """Whoever waited is gone: a mount that comes later is one that nobody was told of."""
     ours, daemons = os.pipe()
-    process = start(
-        "os.write(int(os.environ['TELL']), b'started')\nsignal.pause()",
-        tell=daemons,
-    )
+    script = "os.write(int(os.environ['TELL']), b'started')\nsignal.pause()"
+    process = start(script, tell=daemons)
     os.close(daemons)
     with open(ours) as told:
         assert told.read(7) == "started"
-        # The daemon is running, and the parent may not have come to its handler yet.
         await_handler(process.pid)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.Signals[signum])
         code, _, err = finish(process)
         assert told.read() == "", "the daemon is gone"
-    assert code == 1
-    assert err == "rbdfs: ended unexpectedly (exit code -15)\n"
+    if signum == "SIGKILL":
+        assert (code, err) == (-9, "")
+    else:
+        assert (code, err) == (1, "rbdfs: ended unexpectedly (exit code -15)\n")
+
+
+def test_a_signal_that_the_caller_ignores_is_ignored() -> None:
+    """As of nohup: the terminal may be closed while the cluster does not answer."""
+    ours, daemons = os.pipe()
+    script = "os.write(int(os.environ['TELL']), b'started')\nsys.stdin.read()\nstarter.ready()\n"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start(script, tell=daemons, stdin=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    os.close(daemons)
+    with open(ours) as told:
+        assert told.read(7) == "started"
+        await_handler(process.pid)
+        process.send_signal(signal.SIGHUP)
+        assert finish(process) == (0, "", "")
+
+
+def test_a_parent_that_goes_at_the_last_moment() -> None:
+    """It was not told of the mount, which then is to end."""
+    script = """
+import contextlib, ctypes
+ctypes.CDLL(None).prctl(1, 0)
+os.kill(os.getppid(), signal.SIGKILL)
+while os.getppid() == parent:
+    pass
+with open(int(os.environ["TELL"]), "w") as tell:
+    try:
+        starter.ready()
+    except UserError as exc:
+        tell.write(str(exc))
+"""
+    ours, daemons = os.pipe()
+    process = start("parent = os.getppid()" + script, tell=daemons)
+    os.close(daemons)
+    with open(ours) as told:
+        assert finish(process) == (-signal.SIGKILL, "", "")
+        assert told.read() == "who has waited for the mount has gone"
 
 
 def await_handler(pid: int) -> None:

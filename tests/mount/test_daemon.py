@@ -137,19 +137,6 @@ def test_daemon_that_dies_at_the_start(
     assert not mounted(mountpoint)
 
 
-def test_interrupted_start_leaves_no_daemon(
-    ceph: Ceph, pool: str, mounting: Mounting, mountpoint: Path
-) -> None:
-    with ceph.stalled("osd.0"):
-        process = start(mounting.command(pool, mountpoint))
-        daemon = daemon_of(process, mountpoint)
-        process.send_signal(signal.SIGINT)
-        code, _ = ended(process)
-    assert code != 0
-    wait_for_end(daemon)
-    assert not mounted(mountpoint)
-
-
 def daemon_of(process: subprocess.Popen[str], mountpoint: Path) -> int:
     def daemon() -> int | None:
         others = [pid for pid in processes_naming(str(mountpoint)) if pid != process.pid]

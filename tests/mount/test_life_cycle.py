@@ -13,6 +13,7 @@ import pytest
 from tests.support.conditions import eventually, in_read
 from tests.support.images import MIB, export_image, import_image, random_bytes
 from tests.support.mounts import TIMEOUT_S, mounted, opened
+from tests.support.servers import standing_still
 
 if TYPE_CHECKING:
     from tests.support.ceph import Ceph
@@ -176,6 +177,29 @@ def test_crash_leaves_a_dead_mount_that_a_new_start_replaces(
             assert failure.value.errno == errno.ENOTCONN
         assert mounted(mount.path)
         with mounting(pool, mountpoint=mount.path) as successor:
+            successor.allow_log("WARNING .*a mount died here as a whole")
             assert mount.file(image).read_bytes()[:6] == b"synced"
             assert successor.alive
     assert not mounted(mount.path)
+
+
+def test_signal_while_an_unmounted_mount_closes_its_files(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting
+) -> None:
+    """The cluster is away: it is told to end, and then to leave; a new mount need not wait."""
+    with mounting(pool, exit_code=1) as mount:
+        mount.allow_log("ERROR .*second signal", "ERROR .*the server ended")
+        file = os.open(mount.file(image), os.O_RDWR)
+        with standing_still(ceph, 0):
+            os.close(file)
+            mount.unmount()
+            eventually(lambda: "unmounted" in mount.log_text, what="the end of the mount")
+            with pytest.raises(subprocess.TimeoutExpired):
+                mount.wait(0.5)
+            mount.signal_all(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                mount.wait(0.5)
+            mount.signal(signal.SIGTERM)
+            assert mount.wait(5.0) == 1
+        assert "Traceback" not in mount.log_text
+        assert not mounted(mount.path)
