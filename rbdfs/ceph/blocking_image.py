@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import rbd
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 BlockingImage: TypeAlias = rbd.Image
 """For the annotations of rooms that do not import rbd."""
+
+
+class Lockable(Protocol):
+    """What is asked who has locked it: an ``rbd.Image``, or one of the native data path."""
+
+    def list_lockers(self) -> Any: ...
 
 
 @contextlib.contextmanager
@@ -59,7 +65,7 @@ def opened_for_change(ioctx: rados.Ioctx, entry: Entry, action: str) -> Iterator
         yield image
 
 
-def refuse_advisory_lock(image: rbd.Image, action: str) -> None:
+def refuse_advisory_lock(image: Lockable, action: str) -> None:
     """Raise OSError EBUSY where somebody holds a lock of `rbd lock add`.
 
     librbd would not get the exclusive lock, and answers EROFS, or asks for it without an end.
@@ -80,7 +86,7 @@ def refuse_watched(image: rbd.Image, what: str, own: Container[str] = ()) -> Non
             raise InUse(f"{what} is watched by {watcher['addr']}")
 
 
-def lockers(image: rbd.Image) -> list[tuple[str, str, str]]:
+def lockers(image: Lockable) -> list[tuple[str, str, str]]:
     """Return ``(client, cookie, address)`` of who held a lock when *image* was opened."""
     found = image.list_lockers()
     return list(found["lockers"]) if found else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import rbd
 import trio
 
+from rbdfs.ceph.blocking_image import refuse_advisory_lock
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import Fenced, Incomplete, NoSpace, ReadOnly, TimedOut, failure
 
@@ -38,6 +39,8 @@ class Binding(Protocol):
     def resize(self, size: int) -> None: ...
     def lock_acquire(self, lock_mode: int) -> None: ...
     def is_exclusive_lock_owner(self) -> bool: ...
+    def list_lockers(self) -> Any: ...
+    def config_list(self) -> Iterable[dict[str, Any]]: ...
     def watchers_list(self) -> Iterable[dict[str, Any]]: ...
     def aio_write_zeroes(
         self, offset: int, length: int, oncomplete: Callable[..., None], zero_flags: int = 0
@@ -66,7 +69,8 @@ class Image:
         spec: ``POOL/[NAMESPACE/]IMAGE[@SNAP]``, for messages.
         read_only: whether it was opened so; librbd refuses writes to it then.
         size: bytes, as of the opening or the last refresh().
-        lock_held: whether acquire_lock() has taken the exclusive lock.
+        lock_held: whether acquire_lock() has taken the exclusive lock, and there still is one.
+        volatile: whether librbd may keep acknowledged writes in memory, as far as asked.
         binding: the open ``rbd.Image``, or the native one that the data path serves.
     """
 
@@ -83,6 +87,7 @@ class Image:
         self.read_only = read_only
         self.size = binding.size()
         self.lock_held = False
+        self.volatile = False
         self._bridge = bridge
         self._list_extents = list_extents
         self.binding = binding
@@ -204,15 +209,39 @@ class Image:
         """Raise OSError ESHUTDOWN where this client was fenced, which then is so for good.
 
         It asks the OSD, if the lock was taken here. That the lock is another's, or nobody's, is
-        no error: after a lost watch librbd takes it again in its own time.
+        no error: after a lost watch librbd takes it again in its own time. Where the feature was
+        disabled there is no lock any more, for anybody.
         """
         if not self.lock_held:
+            return
+        if not await self._blocking("features", self.binding.features) & _EXCLUSIVE_LOCK:
+            self.lock_held = False
             return
         try:
             await self._blocking("lock", self.binding.is_exclusive_lock_owner)
         except Fenced:
             self._failed = Fenced.code
             raise
+
+    async def refuse_advisory_lock(self) -> None:
+        """Raise OSError EBUSY where somebody held a lock of `rbd lock add` at the opening.
+
+        librbd would ask for the exclusive lock without an end.
+        """
+        await self._blocking("lockers", refuse_advisory_lock, self.binding, f"{self.spec}: open")
+
+    async def learn_cache(self) -> None:
+        """Learn whether librbd may keep acknowledged writes in memory; raise OSError.
+
+        What holds is what the configuration of the image or its pool says, which librbd puts above
+        the client's.
+        """
+        listed = await self._blocking("settings", lambda: list(self.binding.config_list()))
+        settings = {setting["name"]: setting["value"] for setting in listed}
+        cached = settings.get("rbd_cache", "false") == "true"
+        self.volatile = (
+            cached and settings.get("rbd_cache_policy", "") != "writethrough"
+        ) or "pwl_cache" in settings.get("rbd_plugins", "")
 
     async def watchers(self) -> list[str]:
         """Return the addresses of the clients that have the image open for writing."""

@@ -109,6 +109,11 @@ class MountOptions:
         return self.lock == "exclusive"
 
     @property
+    def volatile(self) -> bool:
+        """Whether librbd may keep acknowledged writes in memory, as far as the options say."""
+        return self.cache in ("writeback", "unsafe")
+
+    @property
     def ceph_settings(self) -> CephSettings:
         """How to reach the cluster, with what the mount itself dictates as the last word."""
         pairs = [*self.ceph.pairs, *_CACHE_SETTINGS[self.cache]]

@@ -16,6 +16,14 @@ cdef extern from "rbd/librbd.h" nogil:
         int64_t id
         uint64_t cookie
 
+    ctypedef enum rbd_config_source_t:
+        pass
+
+    ctypedef struct rbd_config_option_t:
+        char *name
+        char *value
+        rbd_config_source_t source
+
     int rbd_open(rados_ioctx_t io, const char *name, rbd_image_t *image, const char *snap)
     int rbd_open_by_id(rados_ioctx_t io, const char *id, rbd_image_t *image, const char *snap)
     int rbd_open_read_only(rados_ioctx_t io, const char *name, rbd_image_t *image,
@@ -35,6 +43,12 @@ cdef extern from "rbd/librbd.h" nogil:
     int rbd_is_exclusive_lock_owner(rbd_image_t image, int *is_owner)
     int rbd_watchers_list(rbd_image_t image, rbd_image_watcher_t *watchers, size_t *count)
     void rbd_watchers_list_cleanup(rbd_image_watcher_t *watchers, size_t count)
+    ssize_t rbd_list_lockers(rbd_image_t image, int *exclusive, char *tag, size_t *tag_length,
+                             char *clients, size_t *clients_length,
+                             char *cookies, size_t *cookies_length,
+                             char *addresses, size_t *addresses_length)
+    int rbd_config_image_list(rbd_image_t image, rbd_config_option_t *options, int *count)
+    void rbd_config_image_list_cleanup(rbd_config_option_t *options, int count)
     int rbd_diff_iterate2(rbd_image_t image, const char *from_snap, uint64_t offset,
                           uint64_t length, uint8_t include_parent, uint8_t whole_object,
                           int (*callback)(uint64_t, size_t, int, void *) nogil, void *arg)

@@ -175,6 +175,60 @@ cdef class Image:
         finally:
             free(watchers)
 
+    def list_lockers(self):
+        """Whoever had locked the image when it was opened: {lockers}, of (client, cookie, address)."""
+        cdef c_mux.open_image *image = self._begin()
+        cdef char tag[4096]
+        cdef char *text[3]
+        cdef size_t length[3]
+        cdef size_t tag_length = sizeof(tag)
+        cdef int exclusive = 0
+        cdef ssize_t result = -ENOMEM
+        cdef char *buffer
+        for i in range(3):
+            length[i] = 1 << 16
+        buffer = <char *>calloc(3, 1 << 16)
+        if buffer != NULL:
+            for i in range(3):
+                text[i] = buffer + (<size_t>i << 16)
+            with nogil:
+                result = c_rbd.rbd_list_lockers(
+                    image.rbd, &exclusive, tag, &tag_length, text[0], &length[0], text[1],
+                    &length[1], text[2], &length[2])
+        c_mux.open_image_end_call(image)
+        try:
+            check(<int>result, f"lockers of {self.spec}")
+            columns = [text[i][:length[i]].split(b"\0")[:result] for i in range(3)]
+            return {"lockers": [tuple(map(os.fsdecode, row)) for row in zip(*columns)]}
+        finally:
+            free(buffer)
+
+    def config_list(self):
+        """Iterate over {name, value}: the settings that hold for the image, whoever has made them."""
+        cdef c_mux.open_image *image = self._begin()
+        cdef c_rbd.rbd_config_option_t *options = NULL
+        cdef int count = 256
+        cdef int result = -ERANGE
+        with nogil:
+            while result == -ERANGE:
+                free(options)
+                options = <c_rbd.rbd_config_option_t *>calloc(
+                    count, sizeof(c_rbd.rbd_config_option_t))
+                result = -ENOMEM
+                if options != NULL:
+                    result = c_rbd.rbd_config_image_list(image.rbd, options, &count)
+            c_mux.open_image_end_call(image)
+        try:
+            check(result, f"settings of {self.spec}")
+            found = [
+                {"name": decoded(options[i].name), "value": decoded(options[i].value)}
+                for i in range(count)
+            ]
+            c_rbd.rbd_config_image_list_cleanup(options, count)
+            return iter(found)
+        finally:
+            free(options)
+
     def allocated_extents(self, bint whole_object=True, bint include_parent=True):
         """What was ever written, from one diff of the whole image: bytes of (offset, length, exists).
 

@@ -20,24 +20,38 @@ log = logging.getLogger(__name__)
 async def open_image(opener: Opener, entry: Entry, *, read_only: bool, exclusive: bool) -> Image:
     """Open, as Opener.open() says; for writing, keep other writers out if *exclusive*.
 
-    Raises OSError: EROFS where the client may not write, EBUSY where others write.
+    Raises OSError: EROFS where the client may not write, EBUSY where others write, or have a lock
+    of `rbd lock add`.
     """
     try:
         image = await opener.open(entry, read_only=read_only)
+        try:
+            if not read_only:
+                await _make_writable(image, opener.addresses if exclusive else None)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await close_image(image)
+            raise
     except NotPermitted as exc:
         if read_only:
             raise
-        raise ReadOnly(f"{entry.spec}: no permission to write") from exc
-    try:
-        if not read_only:
-            await image.check_primary()
-        if exclusive and not read_only:
-            await _claim(image, opener.addresses)
-    except BaseException:
-        with trio.CancelScope(shield=True):
-            await close_image(image)
-        raise
+        # librbd says the same of what a journal mirrors from elsewhere.
+        reason = "no permission to write, or not the primary image of a mirror"
+        raise ReadOnly(f"{entry.spec}: {reason}") from exc
     return image
+
+
+async def _make_writable(image: Image, own: frozenset[str] | None) -> None:
+    """Make sure that *image* can be written; that nobody but *own* clients does, if given."""
+    await image.check_primary()
+    try:
+        await image.refuse_advisory_lock()
+    except InUse as exc:
+        log.info("%s", exc.strerror)
+        raise
+    if own is not None:
+        await _claim(image, own)
+    await image.learn_cache()
 
 
 async def _claim(image: Image, own: frozenset[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import trio
 
@@ -17,6 +18,7 @@ from rbdfs.errors import Fenced, Gone, ImageGone, TimedOut
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from rbdfs.ceph.image import Image
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.metadata.lineage import Lineage, Lineages
@@ -48,6 +50,8 @@ class Freshness:
         self._handles = handles
         self._invalidate = invalidate
         self._looking: set[SharedImage] = set()
+        # What was locked, and cannot be any more.
+        self._unguarded: WeakSet[Image | None] = WeakSet()
 
     async def run(self) -> None:
         """Look at every open image once a period, until cancelled."""
@@ -99,7 +103,7 @@ class Freshness:
                 shared.image.check()
                 # An idle writer would hear of a fence with its next request only, and go on with
                 # the pages that the kernel has, which others may have written to since.
-                await shared.image.check_lock()
+                await self._check_lock(shared.image)
             size = await self._catalog.size(known)
             lineage = await self._lineages.of(known)
             if lineage.moved_away:
@@ -119,9 +123,17 @@ class Freshness:
             resized = await shared.follow(size)
             if resized:
                 log.info("%s has %d bytes now", known.spec, size)
-            if opened_anew or resized:
-                # What was read since the change may be zeros, or beyond the end.
+            if opened_anew or resized or shared.image in self._unguarded:
+                # What was read since the change may be zeros, or beyond the end, or old.
                 await self._invalidate(shared.entry)
+
+    async def _check_lock(self, image: Image) -> None:
+        held = image.lock_held
+        await image.check_lock()
+        if held and not image.lock_held:
+            # Buffered files were promised that nobody else writes: their pages live for a look.
+            self._unguarded.add(image)
+            log.warning("%s: its exclusive-lock feature is off: others may write", image.spec)
 
     async def _lose(self, shared: SharedImage, reason: OSError) -> None:
         """Refuse all that is asked of *shared* from now on, unless this mount moves the image."""

@@ -79,6 +79,7 @@ class Handle:
             sync=self.sync,
             length=None if growth is None else growth.length,
             error=None if error is None else error.errno,
+            volatile=None if self.shared.image is None else self.shared.image.volatile,
             request=self.request,
         )
 

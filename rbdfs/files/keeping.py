@@ -30,6 +30,7 @@ class OpenFile:
         sync: whether each write is flushed.
         length: how long a file that grows has grown, in bytes; None for all others.
         error: the errno of why it is lost, if it is.
+        volatile: whether librbd may keep acknowledged writes in memory; None where nobody asked.
         request: the kernel's number of the OPEN or CREATE that it was opened by, or 0.
     """
 
@@ -40,6 +41,7 @@ class OpenFile:
     sync: bool = False
     length: int | None = None
     error: int | None = None
+    volatile: bool | None = None
     request: int = 0
 
     def record(self) -> dict[str, Any]:

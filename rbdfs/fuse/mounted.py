@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from rbdfs.fuse.directory_handles import OpenDirectories
     from rbdfs.fuse.inherited_inodes import InheritedInodes
     from rbdfs.metadata.lineage import Lineages
-    from rbdfs.model.entry import Entry
+    from rbdfs.model.entry import Entry, Key
     from rbdfs.model.inode_table import InodeTable
     from rbdfs.moves.moves import Moves
     from rbdfs.names.catalog import Catalog
     from rbdfs.names.manage import Management
     from rbdfs.names.xattrs import Xattrs
+
+log = logging.getLogger(__name__)
 
 _INVALIDATING_A_POOL = 8
 
@@ -46,6 +49,7 @@ class Mounted:
         inherited: finds inodes that the kernel knows from another server; None without one.
         closing: set while the mount is being ended: nothing is opened any more.
         freshness: looks after what is open.
+        warned: images of which was said that a crash may lose writes to them.
         invalidating: threads in which the kernel drops pages, and waits for those that are dirty.
     """
 
@@ -63,6 +67,7 @@ class Mounted:
     closing: bool = False
     freshness: Freshness = field(init=False)
     invalidating: PoolThreads = field(init=False)
+    warned: set[Key] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.freshness = Freshness(self.catalog, self.lineages, self.handles, self.invalidate)
@@ -111,6 +116,7 @@ class Mounted:
             if handle.writable:
                 self._let_grow(handle.shared)
             async with handle.shared.using() as image:
+                self._warn_of_cache(handle.entry, image)
                 return self._file_info(handle, image, flags)
         except BaseException:
             # The kernel hears of no file handle, and so would never release it.
@@ -165,6 +171,18 @@ class Mounted:
         entry = await self.handles.where(entry)
         if not (await self.lineages.of(entry)).copied:
             raise InUse(f"{entry.spec}, or what it was cloned from, is being moved")
+
+    def _warn_of_cache(self, entry: Entry, image: Image) -> None:
+        """Say once where librbd keeps writes in memory against the options of the mount."""
+        if image.read_only or not image.volatile or self.options.volatile:
+            return
+        if entry.image_key not in self.warned:
+            self.warned.add(entry.image_key)
+            log.warning(
+                "%s: a crash of rbdfs may lose acknowledged writes: the image or its pool has"
+                " rbd_cache or rbd_plugins set (rbd config image ls, rbd config pool ls)",
+                entry.spec,
+            )
 
     def _file_info(self, handle: Handle, image: Image, flags: int) -> pyfuse3.FileInfo:
         snapshot = handle.entry.is_snapshot

@@ -195,10 +195,17 @@ def _lost_images(
     that goes on after a fence would write what it knows over what others have written since.
     """
     written = [file.entry for file in files if file.writable]
+    volatile = mounted.options.volatile
     if fenced:
         kind: type[Failure] = Fenced
         reason = "was fenced: others may have written to it"
-    elif estate.crashed and mounted.options.cache in ("writeback", "unsafe"):
+    elif estate.crashed:
+        # The configuration of an image may say otherwise than the options.
+        written = [
+            file.entry
+            for file in files
+            if file.writable and (volatile if file.volatile is None else file.volatile)
+        ]
         kind, reason = Failure, "acknowledged writes may have been lost"
     else:
         return {}

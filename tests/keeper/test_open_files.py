@@ -278,3 +278,33 @@ def test_inodes_of_which_no_file_is_open(
             assert os.pread(file, MIB, 0) == random_bytes(MIB, seed=4)
         mount.allow_log("WARNING .*(getattr|lookup):")
         assert mount.alive
+
+
+@pytest.mark.parametrize("whose", ["image", "pool"])
+def test_cache_that_the_image_or_pool_switches_on(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, whose: str
+) -> None:
+    """librbd puts their configuration above ours: what is promised is what is in force."""
+    spec = f"{pool}/{image}" if whose == "image" else pool
+    settings = {
+        "rbd_cache": "true",
+        "rbd_cache_policy": "writeback",
+        "rbd_cache_writethrough_until_flush": "false",
+    }
+    for key, value in settings.items():
+        ceph.rbd("config", whose, "set", spec, key, value)
+    with mounting(pool) as mount:
+        file = os.open(mount.file(image), os.O_RDWR)
+        for block in range(3):
+            assert os.pwrite(file, b"w" * 4096, block * 4096) == 4096
+        killed_server(mount)
+        assert refusal(lambda: os.fsync(file)) == "EIO"
+        assert refusal(lambda: os.close(file)) == "EIO"
+        mount.expect_log("WARNING .*a crash of rbdfs may lose acknowledged writes")
+        mount.expect_log("WARNING .*acknowledged writes may have been lost")
+        mount.expect_log("WARNING .*(fsync|flush):")
+        for key in settings:
+            ceph.rbd("config", whose, "rm", spec, key)
+        # From now on it is as ever.
+        with opened(mount.file(image), os.O_RDWR) as file:
+            assert os.pwrite(file, b"again", 0) == 5

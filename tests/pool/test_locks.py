@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import rbd
 
-from tests.support.conditions import eventually
+from tests.support.ceph import CommandError
+from tests.support.conditions import SEEN_S, eventually
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.support.mounts import opened
 
@@ -204,10 +206,15 @@ def test_image_without_the_feature(ceph: Ceph, pool: str, ioctx: Any, mounting: 
 
 
 @pytest.mark.parametrize(
-    ("lock", "features"), [("exclusive", "layering,exclusive-lock"), ("auto", "layering")]
+    ("lock", "features", "mode"),
+    [
+        ("exclusive", "layering,exclusive-lock", "snapshot"),
+        ("auto", "layering", "snapshot"),
+        ("exclusive", "layering,exclusive-lock,journaling", "journal"),
+    ],
 )
 def test_image_that_is_not_the_primary_of_a_mirror(
-    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, lock: str, features: str
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, lock: str, features: str, mode: str
 ) -> None:
     image = image_name
     ceph.rbd(
@@ -215,7 +222,7 @@ def test_image_that_is_not_the_primary_of_a_mirror(
         input=DATA,
     )
     ceph.rbd("mirror", "pool", "enable", pool, "image")
-    ceph.rbd("mirror", "image", "enable", f"{pool}/{image}", "snapshot")
+    ceph.rbd("mirror", "image", "enable", f"{pool}/{image}", mode)
     with mounting(pool, "-o", f"lock={lock}") as mount:
         path = mount.file(image)
         assert code_of_open(path, os.O_RDWR) == "opened"
@@ -247,3 +254,64 @@ def test_read_only_client(ceph: Ceph, pool: str, image: str, mounting: Mounting)
         with open_image(ceph, pool, image) as other:
             other.write(b"other", 0)
             assert mount.file(image).read_bytes()[:5] == b"other"
+
+
+@pytest.mark.parametrize("lock", ["exclusive", "auto"])
+def test_advisory_lock(ceph: Ceph, pool: str, image: str, mounting: Mounting, lock: str) -> None:
+    """One of `rbd lock add`: librbd would ask for the exclusive lock without an end."""
+    spec = f"{pool}/{image}"
+    ceph.rbd("lock", "add", spec, "mylock", "--shared", "tag")
+    with mounting(pool, "-o", f"lock={lock}") as mount:
+        path = mount.file(image)
+        for flags in WRITING:
+            assert code_of_open(path, flags) == "EBUSY"
+        assert re.search(r"client\.\d+ at \S+ holds lock 'mylock'", mount.log_text)
+        assert path.read_bytes() == DATA
+        ceph.rbd("lock", "rm", spec, "mylock", ceph.lock_ids(spec)[0])
+        with opened(path, os.O_RDWR) as file:
+            assert os.pwrite(file, b"first", 0) == 5
+            if lock == "exclusive":
+                # librbd keeps the names of its locks; another kind of lock is not to be had.
+                with pytest.raises(CommandError):
+                    ceph.rbd("lock", "add", spec, "mylock", "--shared", "tag")
+            assert os.pwrite(file, b"again", 0) == 5
+            os.fsync(file)
+    assert export_image(ceph, spec)[:5] == b"again"
+
+
+def test_feature_that_is_disabled_while_the_file_is_open(
+    ceph: Ceph, pool: str, image: str, mount: Mount
+) -> None:
+    """Nobody is kept from writing then, so that pages are not kept either."""
+    with opened(mount.file(image), os.O_RDWR) as file:
+        assert os.pread(file, MIB, 0) == DATA[:MIB]
+        features = ("fast-diff", "object-map", "exclusive-lock")
+        ceph.rbd("feature", "disable", f"{pool}/{image}", *features)
+        for text in (b"elsewhere", b"and again"):
+            with open_image(ceph, pool, image) as other:
+                other.write(text, 0)
+            eventually(lambda text=text: os.pread(file, 9, 0) == text, SEEN_S, "what others wrote")  # type: ignore[misc]
+        mount.expect_log(r"WARNING .*exclusive-lock feature is off")
+        assert os.pwrite(file, b"here", 0) == 4
+        os.fsync(file)
+
+
+def test_group_snapshot(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> None:
+    """librbd's group code asks for each lock itself (30 is EROFS): `lock=auto` gives it away."""
+    group = f"{pool}/group-{image}"
+    ceph.rbd("group", "create", group)
+    ceph.rbd("group", "image", "add", group, f"{pool}/{image}")
+    for lock in ("exclusive", "auto"):
+        with (
+            mounting(pool, "-o", f"lock={lock}") as mount,
+            opened(mount.file(image), os.O_RDWR | os.O_SYNC) as file,
+        ):
+            assert os.pwrite(file, b"w" * 4096, 0) == 4096
+            if lock == "exclusive":
+                with pytest.raises(CommandError, match="exit code 30"):
+                    ceph.rbd("group", "snap", "create", f"{group}@s-{lock}")
+            else:
+                ceph.rbd("group", "snap", "create", f"{group}@s-{lock}")
+            assert os.pwrite(file, b"x" * 4096, 0) == 4096
+            ceph.rbd("snap", "create", "--no-progress", f"{pool}/{image}@s-{lock}")
+    ceph.rbd("group", "rm", group)

@@ -90,6 +90,10 @@ class Ceph:
         """The addresses of the clients that hold the image's lock."""
         return [lock["address"] for lock in self._rbd_json("lock", "ls", spec)]
 
+    def lock_ids(self, spec: str) -> list[str]:
+        """The clients that hold the image's lock, as `rbd lock rm` wants them."""
+        return [lock["locker"] for lock in self._rbd_json("lock", "ls", spec)]
+
     @contextlib.contextmanager
     def temporary_pool(self, kind: str = "pool", *, application: bool = True) -> Iterator[str]:
         """The name, which begins with `kind`, of a pool for the time of the block (made in 0.4 s).

@@ -135,6 +135,14 @@ class FakeImage:
         self._require_open()
         return self._content.lock_owner is self
 
+    def list_lockers(self) -> list[Any]:
+        self._require_open()
+        return []
+
+    def config_list(self) -> list[dict[str, Any]]:
+        self._require_open()
+        return [{"name": "rbd_cache", "value": "false"}]
+
     def watchers_list(self) -> list[dict[str, Any]]:
         self._require_open()
         return [
