@@ -130,13 +130,21 @@ def restore_source(ioctx: rados.Ioctx, image_id: str, name: bytes) -> None:
     a migration, EEXIST where another image has the name: `rbd trash restore --image` gives it
     another one then.
     """
+    disown_source(ioctx, image_id)
+    # Also where librbd had not got as far as to remove the name.
+    rbd.RBD().trash_restore(ioctx, image_id, name)
+
+
+def disown_source(ioctx: rados.Ioctx, image_id: str) -> None:
+    """Have the image with *image_id* in the trash be one that a user has put there; blocks.
+
+    Raises OSError and rados.Error: ENOENT where it is not there as the source of a migration.
+    """
     spec = call_class(ioctx, _TRASH, "trash_get", encode_string(image_id.encode("ascii")))
     # The class has a method that changes the state, but none for the source.
     with rados.WriteOpCtx() as operation:
         ioctx.set_omap(operation, (_KEY + image_id,), (_removed_by_user(spec, image_id),))
         ioctx.operate_write_op(operation, _TRASH)
-    # Also where librbd had not got as far as to remove the name.
-    rbd.RBD().trash_restore(ioctx, image_id, name)
 
 
 def _removed_by_user(data: bytes, image_id: str) -> bytes:

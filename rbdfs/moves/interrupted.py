@@ -21,6 +21,7 @@ from rbdfs.metadata.image_header import omap_reader
 from rbdfs.metadata.image_meta import image_name, pool_name
 from rbdfs.metadata.migration_record import (
     State,
+    disown_source,
     list_migration_sources,
     read_migration,
     restore_source,
@@ -241,6 +242,12 @@ async def _remove_source(migration: Migration) -> None:
     log.info("%s: removing what is left of image id %s", migration, migration.source_id)
     ioctx = await migration.ioctx(migration.source)
     source = image_entry(ioctx, migration.source, migration.source_id)
+    refuse = partial(live_migration.refuse_open, ioctx, source)
+    await migration.in_thread("removing the source", refuse)
+    # Before it is unmarked: whoever finds it unmarked, and as the source of a migration, takes it
+    # back. In the trash of a user it is what `rbd trash rm` and `purge` remove.
+    disown = partial(disown_source, ioctx, migration.source_id)
+    await migration.in_thread("removing the source", disown)
     remove = partial(live_migration.remove_committed, ioctx, source)
     await migration.in_thread("removing the source", remove)
     migration.state = None

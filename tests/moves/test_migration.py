@@ -11,6 +11,7 @@ import pytest
 import rbd
 import trio
 
+from rbdfs.ceph import live_migration
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
@@ -486,3 +487,32 @@ async def test_the_source_is_kept_where_the_target_is_gone(
         await finish(migration)
     with rbd.Image(source.ioctx, image_id=migration.source_id, read_only=True) as image:
         assert read(image) == DATA
+
+
+async def test_a_committed_source_does_not_come_back(
+    cluster: Cluster,
+    source: Place,
+    target: Place,
+    image_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever removes it dies after it was unmarked: no mount takes it for one to be restored."""
+    source.make(image_name, snapshot=False)
+    rbd.RBD().migration_prepare(source.ioctx, image_name, target.ioctx, image_name)
+    rbd.RBD().migration_execute(target.ioctx, image_name)
+    with target.open(image_name, read_only=True) as image:
+        mark(target, image.id(), "migration_remove")
+    migration = await found(cluster, source, image_name)
+    assert migration is not None
+
+    def die(ioctx: Any, entry: Entry) -> None:
+        ioctx.execute(f"rbd_header.{entry.image_id}", "rbd", "migration_remove", b"")
+        raise OSError(errno.EIO, "dead")
+
+    monkeypatch.setattr(live_migration, "remove_committed", die)
+    with pytest.raises(OSError, match="dead"):
+        await finish(migration)
+    assert await pending(cluster, source.pool) == ([], {})
+    target.check(image_name, snapshot=False)
+    source.ceph.rbd("trash", "rm", "--no-progress", f"{source.pool}/{migration.source_id}")
+    assert source.trash() == []
