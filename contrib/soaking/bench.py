@@ -193,7 +193,7 @@ class Mount:
     def ready(self) -> bool:
         """Whether the mount point answers, and who serves it says so."""
         with contextlib.suppress(SoakError):
-            return self.status()["state"] == "serving"
+            return bool(self.status()["state"] == "serving")
         return False
 
     def umount(self, *, lazily: bool = False) -> None:

@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import rados
 import rbd
 
+# A clone of a clone of a clone.
+ROUNDS = 4
 
-def _empty(ioctx: rados.Ioctx) -> bool:
-    """Remove what can be removed of a pool; return whether anything is left."""
+
+def _empty(ioctx: rados.Ioctx) -> list[str]:
+    """Remove what can be removed of a pool; return why something is left."""
+    left = []
     for name in rbd.RBD().list(ioctx):
-        rbd.RBD().trash_move(ioctx, name, 0)
+        try:
+            rbd.RBD().trash_move(ioctx, name, 0)
+        except rbd.Error as exc:
+            left.append(f"{name}: {exc}")
+    for image_id in _trash(ioctx):
+        try:
+            _remove(ioctx, image_id)
+        except rbd.Error as exc:
+            # Perhaps a parent, whose clone is removed in the next round.
+            left.append(f"{image_id} in the trash: {exc}")
     for namespace in rbd.RBD().namespace_list(ioctx):
         rbd.RBD().namespace_remove(ioctx, namespace)
-    left = False
-    for entry in rbd.RBD().trash_list(ioctx):
-        try:
-            with rbd.Image(ioctx, image_id=entry["id"]) as image:
-                for snap in list(image.list_snaps()):
-                    if image.is_protected_snap(snap["name"]):
-                        image.unprotect_snap(snap["name"])
-                    image.remove_snap(snap["name"])
-            rbd.RBD().trash_remove(ioctx, entry["id"], force=True)
-        except rbd.Error:
-            # A clone that is removed in the next round, perhaps in the other pool.
-            left = True
     return left
 
 
-def main(conf: str, *pools: str) -> None:
+def _trash(ioctx: rados.Ioctx) -> list[str]:
+    # Of an image that `rbd rm` has begun to remove, the binding raises IndexError.
+    with contextlib.suppress(rados.ObjectNotFound), rados.ReadOpCtx() as read:
+        keys, _ = ioctx.get_omap_keys(read, "", 4096)
+        ioctx.operate_read_op(read, "rbd_trash")
+        return [key.removeprefix("id_") for key, _ in keys]
+    return []
+
+
+def _remove(ioctx: rados.Ioctx, image_id: str) -> None:
+    with rbd.Image(ioctx, image_id=image_id) as image:
+        for snap in list(image.list_snaps()):
+            if image.is_protected_snap(snap["name"]):
+                image.unprotect_snap(snap["name"])
+            image.remove_snap(snap["name"])
+    rbd.RBD().trash_remove(ioctx, image_id, force=True)
+
+
+def main(conf: str, *pools: str) -> str | None:
+    """Return what is left, for sys.exit()."""
+    left: list[str] = []
     with rados.Rados(conffile=conf) as client:
-        for _ in range(4):
-            left = False
+        for _ in range(ROUNDS):
+            left = []
             for pool in pools:
                 with client.open_ioctx(pool) as ioctx:
-                    left |= _empty(ioctx)
+                    left += _empty(ioctx)
             if not left:
-                return
+                return None
+    return "; ".join(left)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -21,6 +21,7 @@ from soaking.faults import KINDS
 from soaking.plan import Settings, draw
 from soaking.report import Report, write_history
 from soaking.shrinker import Shrinker, as_played
+from soaking.stories import Stories
 from soaking.users import Users
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from soaking.operations import Finding, History, Plan
 
 PARTS = ("documents", "disks")
+STORIES = Stories(random.Random(), 0, mapping=False).names
 LAST_S = 15.0
 
 
@@ -45,6 +47,12 @@ def _parts(text: str) -> tuple[str, ...]:
     if not parts or set(parts) - set(PARTS):
         raise argparse.ArgumentTypeError(f"not of {', '.join(PARTS)}: {text}")
     return parts
+
+
+def _story(text: str) -> str:
+    if text not in STORIES:
+        raise argparse.ArgumentTypeError(f"not of {', '.join(STORIES)}: {text}")
+    return text
 
 
 def _positive(text: str) -> float:
@@ -80,6 +88,14 @@ def parser() -> argparse.ArgumentParser:
         default=PARTS,
         metavar="PART,...",
         help="documents (files of one user), disks (images of all); default: both",
+    )
+    top.add_argument(
+        "--without",
+        action="append",
+        type=_story,
+        default=[],
+        metavar="STORY",
+        help="of documents, as [in brackets] in a finding; repeatable",
     )
     top.add_argument(
         "--mount-option",
@@ -138,7 +154,9 @@ class Soak:
         self._options, self._bench, self._users = options, bench, users
         self._report = report
         self._shortened: Counter[tuple[str, str]] = Counter()
-        self._settings = Settings(options.faults, options.users, options.parts)
+        self._settings = Settings(
+            options.faults, options.users, options.parts, tuple(options.without)
+        )
 
     def run(self) -> None:
         """Play episodes until the time is over."""
@@ -207,6 +225,7 @@ def run(options: argparse.Namespace) -> int:
         f"--faults={','.join(options.faults) or 'none'}",
         f"--parts={','.join(options.parts)}",
     ]
+    words += [f"--without={story}" for story in options.without]
     words += [f"--mount-option={option}" for option in options.mount_option]
     logs = options.output or Path(tempfile.mkdtemp(prefix="rbdfs-soak-logs-"))
     logs.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import time
@@ -189,7 +188,14 @@ class Episode:
             self._history.exports = dict(zip(paths, threads.map(one, paths), strict=True))
 
     def _clean(self) -> None:
-        """Remove all images, with their snapshots and clones, from the pools and their trash."""
+        """Remove all images, with their snapshots and clones, from the pools and their trash.
+
+        What a client that is dead still watches, goes with its pool.
+        """
         command = [sys.executable, "-P", cleaning.__file__, self._bench.conf]
-        with contextlib.suppress(SoakError):
+        try:
             run([*command, *self._bench.pools.values()])
+        except SoakError as exc:
+            print(f"contrib/soak: the pools are made anew: {exc}", file=sys.stderr)
+            self._bench.remove_pools()
+            self._bench.make_pools()

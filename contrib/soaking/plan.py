@@ -32,12 +32,14 @@ class Settings:
     Attributes:
         faults: the kinds that may befall the mount.
         users: how many there are.
-        part: what they do: ``documents``, ``disks``, or both.
+        parts: what they do: ``documents``, ``disks``, or both.
+        without: stories that are not drawn.
     """
 
     faults: tuple[str, ...]
     users: int
     parts: tuple[str, ...] = ("documents", "disks")
+    without: tuple[str, ...] = ()
 
 
 def draw(seed: int, settings: Settings) -> Plan:
@@ -54,7 +56,8 @@ def draw(seed: int, settings: Settings) -> Plan:
         private = random.Random(source.randrange(1 << 32))
         operations: list[Operation]
         if role == "documents":
-            operations = Stories(private, user, mapping=mapping).draw(OPERATIONS)
+            documents = Stories(private, user, mapping=mapping, without=settings.without)
+            operations = documents.draw(OPERATIONS)
         else:
             stories = DiskStories(private, user, DISKS, writers, mapping=mapping and mount == 0)
             operations = stories.draw(OPERATIONS)
@@ -82,7 +85,7 @@ def _faults(source: random.Random, kinds: tuple[str, ...], seconds: float) -> tu
     chosen = source.sample(kinds, min(len(kinds), source.choice([1, 1, 2])), counts=counts)
     # One after the other befalls the successor while it takes over.
     longest_pause = source.choice([0.8, 3.0])
-    faults = []
+    faults: list[Fault] = []
     left = seconds
     while True:
         delay = source.uniform(0.1, longest_pause)

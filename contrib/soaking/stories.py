@@ -14,6 +14,7 @@ from soaking.system_calls import FALLOC_PUNCH, FALLOC_ZERO_RANGE
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Sequence
 
 CREATE = os.O_WRONLY | os.O_CREAT
 OVERWRITE = CREATE | os.O_TRUNC
@@ -22,9 +23,14 @@ LONGEST_WAIT_S = 20.0
 
 
 class Stories(Storytelling):
-    """Draws stories for one user, on names that no other user changes."""
+    """Draws stories for one user, on names that no other user changes.
 
-    def __init__(self, random: random.Random, user: int, *, mapping: bool) -> None:
+    Those named in *without* are left out.
+    """
+
+    def __init__(
+        self, random: random.Random, user: int, *, mapping: bool, without: Sequence[str] = ()
+    ) -> None:
         super().__init__(random, user, mapping=mapping)
         self._weights |= {
             self.shell: 4, self.editor: 4, self.replacing_editor: 2, self.touched: 3,
@@ -32,6 +38,8 @@ class Stories(Storytelling):
             self.moved: 1, self.removed: 2, self.cut: 3, self.punched: 3,
             self.outside: 1, self.cloned: 1, self.namespaces: 2,
         }  # fmt: skip
+        for name in without:
+            del self._weights[getattr(self, name)]
 
     # Files are made and overwritten.
 

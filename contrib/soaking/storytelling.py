@@ -32,6 +32,10 @@ class Storytelling:
         self._done: list[Operation] = []
         self._weights: dict[Callable[[], None], int] = {}
 
+    @property
+    def names(self) -> list[str]:
+        return [story.__name__ for story in self._weights]
+
     def draw(self, count: int) -> list[Operation]:
         """At least *count* operations."""
         stories, weights = list(self._weights), list(self._weights.values())

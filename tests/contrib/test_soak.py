@@ -24,8 +24,8 @@ SECONDS = float(os.environ.get("RBDFS_SOAK_SECONDS", "60"))
 # An episode that has begun is played to its end, and a finding of a hang takes its time.
 LONGEST_S = SECONDS + 150
 FIXED_SEED = 1
-# What holds so far: the other part has a known fault, which is being mended.
-PARTS = "disks"
+# A story with a known fault, which is being mended: a link after a rename.
+WITHOUT = "renamed"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(LONGEST_S + 30)]
 
@@ -48,7 +48,7 @@ def test_nothing_is_found(ceph: Ceph, able: None, tmp_path: Path, kind: str) -> 
     seed = FIXED_SEED if kind == "fixed" else int(time.strftime("%Y%m%d"))
     options = [f"--seed={seed}", f"--minutes={SECONDS / 2 / 60}", f"--cluster={ceph.dir}"]
     options += [
-        f"--parts={PARTS}",
+        f"--without={WITHOUT}",
         "--bound=90",
         "--patience=4",
         "--shrink=30",
@@ -80,7 +80,9 @@ def test_a_finding_is_told(ceph: Ceph, able: None, tmp_path: Path) -> None:
     assert (tmp_path / "soak" / "episode-1" / "rbdfs-0.log").exists()
 
 
-@pytest.mark.parametrize("wrong", ["--faults=quake", "--parts=all", "--minutes=0", "--users=0"])
+@pytest.mark.parametrize(
+    "wrong", ["--faults=quake", "--parts=all", "--minutes=0", "--users=0", "--without=all"]
+)
 def test_a_wrong_command_line(wrong: str) -> None:
     assert soak(wrong).returncode == 2
 
