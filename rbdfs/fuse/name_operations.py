@@ -11,6 +11,7 @@ import pyfuse3
 from rbdfs.errors import BadArgument, Gone, Missing, NotPermitted
 from rbdfs.fuse.begun_requests import OPENDIR
 from rbdfs.fuse.stat import BLOCK_BYTES, file_mode
+from rbdfs.names.xattrs import check_user_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,9 +129,13 @@ class NameOperations(pyfuse3.Operations):
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext
     ) -> None:
+        entry = await self.mounted.entry(inode)
+        check_user_attribute(entry, name)
         self.mounted.check_managed()
-        await self.mounted.xattrs.set(await self.mounted.entry(inode), name, value)
+        await self.mounted.xattrs.set(entry, name, value)
 
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        entry = await self.mounted.entry(inode)
+        check_user_attribute(entry, name)
         self.mounted.check_managed()
-        await self.mounted.xattrs.remove(await self.mounted.entry(inode), name)
+        await self.mounted.xattrs.remove(entry, name)

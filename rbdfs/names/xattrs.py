@@ -14,19 +14,27 @@ import trio
 
 from rbdfs.ceph.blocking_image import lockers, opened, opened_for_change
 from rbdfs.ceph.errors import from_ceph
-from rbdfs.errors import Failure, Missing, NoAttribute, NotPermitted, NotSupported, TooLong
+from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.errors import (
+    BadArgument,
+    Failure,
+    Missing,
+    NoAttribute,
+    NotPermitted,
+    NotSupported,
+    TooLong,
+)
 from rbdfs.metadata import image_meta
-from rbdfs.model.entry import Entry, Key
-from rbdfs.model.file_name import ImageSpec
-from rbdfs.model.qemu_filename import QemuFileName, format_qemu_filename
+from rbdfs.metadata.image_header import omap_reader
+from rbdfs.names.known_attributes import KnownAttributes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from rbdfs.ceph.blocking_image import BlockingImage
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.config.ceph_settings import CephSettings
-    from rbdfs.model.image_attributes import ParentSpec
+    from rbdfs.model.entry import Entry
     from rbdfs.names.catalog import Catalog
 
     T = TypeVar("T")
@@ -39,14 +47,10 @@ _META = b"user.rbd.meta."
 _NAME_MAX = 255
 _VALUE_MAX = 65536
 _LIST_MAX = 65536
-# Bits of an image's features (RBD_FEATURES of librbd/features.h), as `rbd info` names them.
-_FEATURES = (
-    ("layering", "striping", "exclusive-lock", "object-map", "fast-diff", "deep-flatten")
-    + ("journaling", "data-pool", "operations", "migrating", "non-primary")
-)  # fmt: skip
-# Settings that hold a secret: whoever may stat(2) a file may read its attributes.
-_SECRET = frozenset({"key"})
 _THREADS = 8
+# How long, in seconds, and of how many images the names of image-meta are kept.
+_META_TTL_S = 0.9
+_META_KEPT = 4096
 
 
 class Xattrs:
@@ -61,53 +65,51 @@ class Xattrs:
     ) -> None:
         self._cluster = cluster
         self._catalog = catalog
-        self._settings = settings
+        self._known = KnownAttributes(cluster, catalog, settings)
         # Also a bound to the images that are open for this at once.
         self._limiter = trio.CapacityLimiter(_THREADS)
-        # What is known without an open image; None: this entry has no such attribute.
-        self._known: dict[bytes, Callable[[Entry], Awaitable[str | None]]] = {
-            b"id": self._id,
-            b"size": self._size,
-            b"object_size": self._object_size,
-            b"features": self._features,
-            b"parent": self._parent,
-            b"snap_id": self._snap_id,
-            b"data_pool": self._data_pool,
-            b"qemu": self._qemu,
-        }
+        self._meta_names: SingleFlight[list[bytes]] = SingleFlight(_META_TTL_S, _META_KEPT)
         self._asked: dict[bytes, Callable[[BlockingImage], str]] = {
             b"lock_owner": _lock_owner,
             b"watchers": _watchers,
         }
 
     async def names(self, entry: Entry) -> list[bytes]:
-        """Return the names of the attributes of *entry*; opens no image. Raises OSError.
+        """Return the names of the attributes of *entry*: what its header tells, and image-meta.
 
-        Image-meta is left out where its key or value is not UTF-8 or too long for the kernel.
+        `ls -l` of newer coreutils asks for them with each file. Image-meta is left out where its
+        key or value is not UTF-8 or too long for the kernel. Raises OSError.
         """
         if entry.is_directory:
             return []
-        names = [
-            _PREFIX + name
-            for name, read in self._known.items()
-            if await read(entry.whole) is not None
-        ]
+        names = [_PREFIX + name for name in await self._known.names(entry.whole)]
         if not entry.is_snapshot:
             # Empty where there is nobody.
             names += [_PREFIX + name for name in self._asked]
         if entry.image_id is not None:
-            ioctx = await self._cluster.ioctx_of(entry)
-            meta = await self._in_thread(partial(image_meta.list_meta, ioctx, entry.image_id))
-            names += [_META + key for key, value in meta.items() if _presentable(key, value)]
+            names += await self._meta_names.get(entry.image_key, lambda: self._list_meta(entry))
         return _bounded(names, entry)
+
+    async def _list_meta(self, entry: Entry) -> list[bytes]:
+        assert entry.image_id is not None
+        ioctx = await self._cluster.ioctx_of(entry)
+        reader = omap_reader(self._cluster.bridge, ioctx)
+        page = await image_meta.read_meta_page(reader, entry.image_id)
+        if page is None:
+            meta = await self._in_thread(partial(image_meta.list_meta, ioctx, entry.image_id))
+        else:
+            meta = {key.encode(): value for key, value in page.items()}
+        return [_META + key for key, value in meta.items() if _presentable(key, value)]
 
     async def value(self, entry: Entry, name: bytes) -> bytes:
         """Return the value of attribute *name*: text without a newline at its end.
 
-        Raises OSError: ENODATA where there is none (at once for what is not user.rbd.*: the
-        kernel asks for security.capability before every write), E2BIG where the kernel would not
-        take it.
+        Raises OSError: EOPNOTSUPP outside of ``user.``, as vfat and NFS have it, because programs
+        take ENODATA for "can be set" (at once: the kernel asks for security.capability before a
+        write, and takes this for none); ENODATA where there is none; E2BIG where the kernel would
+        not take it.
         """
+        check_user_attribute(entry, name)
         if entry.is_directory or not name.startswith(_PREFIX):
             _refuse(entry, name, NoAttribute)
         whole = entry.whole
@@ -116,7 +118,7 @@ class Xattrs:
         short = name.removeprefix(_PREFIX)
         text = None
         if short in self._known:
-            text = await self._known[short](whole)
+            text = await self._known.value(whole, short)
         elif short in self._asked and not entry.is_snapshot:
             text = await self._ask(whole, self._asked[short])
         if text is None:
@@ -126,9 +128,13 @@ class Xattrs:
     async def set(self, entry: Entry, name: bytes, value: bytes) -> None:
         """Set image-meta: attribute ``user.rbd.meta.KEY`` of an image.
 
-        Raises OSError: EPERM for every other attribute, EOPNOTSUPP outside of ``user.``, EROFS.
+        Raises OSError: EPERM for every other attribute, EOPNOTSUPP outside of ``user.``, EROFS,
+        EINVAL for a value with a NUL.
         """
         key = _settable_key(entry, name)
+        if b"\0" in value:
+            # librbd takes strings of C, and would keep what comes before it.
+            raise BadArgument(f"{entry.spec}: attribute {name!r}: NUL in a value")
         await self._change(entry, name, lambda image: image.metadata_set(key, value))
 
     async def remove(self, entry: Entry, name: bytes) -> None:
@@ -142,14 +148,19 @@ class Xattrs:
     async def _change(
         self, entry: Entry, name: bytes, change: Callable[[BlockingImage], None]
     ) -> None:
+        await self._catalog.check_openable(entry)
         ioctx = await self._cluster.ioctx_of(entry)
 
         def run() -> None:
             with opened_for_change(ioctx, entry, f"{entry.spec}: changing {name!r}") as image:
                 change(image)
 
-        await self._in_thread(run)
-        self._catalog.changed(entry)
+        try:
+            await self._in_thread(run)
+        finally:
+            # A failure may come after the change.
+            self._catalog.changed(entry)
+            self._meta_names.invalidate(entry.image_key)
 
     async def _meta(self, entry: Entry, name: bytes) -> bytes:
         if entry.image_id is None:
@@ -165,6 +176,7 @@ class Xattrs:
         return value
 
     async def _ask(self, entry: Entry, ask: Callable[[BlockingImage], str]) -> str:
+        await self._catalog.check_openable(entry)
         ioctx = await self._cluster.ioctx_of(entry)
 
         def run() -> str:
@@ -175,82 +187,6 @@ class Xattrs:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(call, limiter=self._limiter)
-
-    # Attributes that are known without an open image.
-
-    async def _id(self, entry: Entry) -> str | None:
-        return entry.image_id
-
-    async def _size(self, entry: Entry) -> str:
-        return str((await self._catalog.current(entry)).size)
-
-    async def _object_size(self, entry: Entry) -> str:
-        return str(1 << (await self._catalog.attributes(entry)).order)
-
-    async def _features(self, entry: Entry) -> str:
-        features = (await self._catalog.attributes(entry)).features
-        names = [name for bit, name in enumerate(_FEATURES) if features >> bit & 1]
-        unknown = features >> len(_FEATURES) << len(_FEATURES)
-        return ",".join([*names, *([f"{unknown:#x}"] if unknown else [])])
-
-    async def _snap_id(self, entry: Entry) -> str | None:
-        return str(entry.key.snap_id) if entry.is_snapshot else None
-
-    async def _data_pool(self, entry: Entry) -> str | None:
-        pool_id = (await self._catalog.attributes(entry)).data_pool_id
-        # An image that was opened names its own pool where there is no other.
-        return (
-            None
-            if pool_id in (-1, entry.key.pool_id)
-            else await image_meta.pool_name(self._cluster, pool_id)
-        )
-
-    async def _parent(self, entry: Entry) -> str | None:
-        parent = (await self._catalog.attributes(entry)).parent
-        return None if parent is None else await self._parent_spec(parent)
-
-    async def _parent_spec(self, parent: ParentSpec) -> str:
-        pool, namespace = (
-            await image_meta.pool_name(self._cluster, parent.pool_id),
-            parent.pool_namespace,
-        )
-        ioctx = await self._cluster.ioctx(pool, namespace)
-        try:
-            name = await self._in_thread(partial(image_meta.image_name, ioctx, parent.image_id))
-        except Missing:
-            # In the trash, where it has an id only.
-            name = f"id:{parent.image_id}"
-        key = Key(parent.pool_id, namespace, parent.image_id)
-        snaps = (await self._catalog.attributes(Entry(key, pool, namespace, name))).snaps
-        named = [
-            snap.name
-            for snap in snaps
-            if snap.snap_id == parent.snap_id and snap.namespace_type == "user"
-        ]
-        if named:
-            return str(ImageSpec(pool, namespace, name, named[0]))
-        # A removed snapshot, which is kept for its clones.
-        return str(ImageSpec(pool, namespace, name, snap_id=parent.snap_id))
-
-    async def _qemu(self, entry: Entry) -> str | None:
-        if entry.is_snapshot and entry.snap is None:
-            return None  # QEMU opens snapshots by name only
-        settings, user = self._settings, self._cluster.user
-        file_name = QemuFileName(
-            entry.pool,
-            entry.image,
-            entry.namespace,
-            entry.snap,
-            id=None if user == "admin" else user,  # QEMU's default too
-            conf=None if settings is None or settings.conf is None else str(settings.conf),
-            options=tuple(pair for pair in settings.pairs if pair[0].strip() not in _SECRET)
-            if settings is not None
-            else (),
-        )
-        try:
-            return format_qemu_filename(file_name)
-        except ValueError:
-            return None
 
 
 def _lock_owner(image: BlockingImage) -> str:
@@ -283,9 +219,14 @@ def _bounded(names: list[bytes], entry: Entry) -> list[bytes]:
     return names
 
 
-def _settable_key(entry: Entry, name: bytes) -> bytes:
+def check_user_attribute(entry: Entry, name: bytes) -> None:
+    """Raise OSError EOPNOTSUPP for what is outside of ``user.``: capabilities, labels, ACLs."""
     if not name.startswith(b"user."):
         _refuse(entry, name, NotSupported)
+
+
+def _settable_key(entry: Entry, name: bytes) -> bytes:
+    check_user_attribute(entry, name)
     image = not entry.is_directory and not entry.is_snapshot and not entry.key.partition
     key = name.removeprefix(_META)
     if not image or key in (name, b""):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.images import MIB, export_image, import_image, pool_objects, random_bytes
+from tests.support.mounts import opened
 from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
@@ -94,6 +96,34 @@ def test_other_refusals(image: str, mount: Mount) -> None:
     assert refusal(lambda: os.getxattr(path, "user.colour")) == "ENODATA"
     assert refusal(lambda: os.unlink(mount.file("nothing"))) == "ENOENT"
     assert "user.colour" not in os.listxattr(path)
+
+
+@pytest.mark.parametrize("options", [(), ("-o", "manage")], ids=["plain", "manage"])
+def test_attributes_outside_of_user_are_not_supported(
+    pool: str, image: str, mounting: Mounting, options: tuple[str, ...]
+) -> None:
+    """As on vfat and NFS. libvirt takes ENODATA for "could be set", and starts no domain then."""
+    with mounting(pool, *options) as mount:
+        for path in (mount.path, mount.file(image), mount.file(f"{image}@s")):
+            for name in ("trusted.libvirt.security.dac", "security.selinux", "system.nfs4_acl"):
+                for call in (
+                    partial(os.getxattr, path, name),
+                    partial(os.setxattr, path, name, b"x"),
+                    partial(os.removexattr, path, name),
+                ):
+                    assert refusal(call) == "ENOTSUP", call
+            assert refusal(partial(os.getxattr, path, "security.capability")) == "ENOTSUP"
+            assert refusal(partial(os.getxattr, path, "user.colour")) == "ENODATA"
+
+
+def test_writing_asks_for_no_capability(image: str, pool: str, mounting: Mounting) -> None:
+    """The kernel asks for security.capability before a write, and takes EOPNOTSUPP for none."""
+    with mounting(pool, "-d") as mount:
+        for flags in (os.O_RDWR, os.O_RDWR | os.O_SYNC):
+            with opened(mount.file(image), flags) as file:
+                for block in range(64):
+                    assert os.pwrite(file, b"x" * 4096, 4096 * block) == 4096
+        assert mount.log_text.count("security.capability") <= 2
 
 
 @pytest.mark.parametrize("flags", WRITING.values(), ids=WRITING)

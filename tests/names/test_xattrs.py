@@ -172,6 +172,19 @@ async def test_image_meta(
     assert ceph.watchers(spec) == []
 
 
+async def test_a_value_with_a_nul_is_refused(
+    ceph: Ceph, asked: Asked, pool: str, image_name: str
+) -> None:
+    """librbd takes strings of C: it kept what came before the NUL, and said that it kept all."""
+    ceph.rbd("create", "--size=1M", f"{pool}/{image_name}")
+    entry = await asked.entry(image_name)
+    await asked.xattrs.set(entry, b"user.rbd.meta.a", b"old")
+    with pytest.raises(OSError, match="NUL") as caught:
+        await asked.xattrs.set(entry, b"user.rbd.meta.a", b"a\0b")
+    assert caught.value.errno == errno.EINVAL
+    assert await asked.value(image_name, "meta.a") == "old"
+
+
 async def test_odd_image_meta_hides_nothing(
     ceph: Ceph, asked: Asked, pool: str, image_name: str
 ) -> None:
@@ -208,6 +221,7 @@ async def test_what_cannot_be_set(ceph: Ceph, asked: Asked, pool: str, image_nam
         (image, b"user.rbd.meta.", errno.EPERM),
         (image, b"user.other", errno.EPERM),
         (image, b"security.selinux", errno.EOPNOTSUPP),
+        (asked.parent, b"trusted.libvirt.security.dac", errno.EOPNOTSUPP),
         (snapshot, b"user.rbd.meta.a", errno.EPERM),
         (asked.parent, b"user.rbd.meta.a", errno.EPERM),
     ):
@@ -237,13 +251,14 @@ async def test_what_the_kernel_asks_before_each_write_reaches_no_cluster(pool: s
     unused: Any = None
     xattrs = Xattrs(unused, unused)
     image, directory = Entry(Key(1, "", "id"), pool, "", "vm1"), Entry(Key(1, ""), pool)
-    for entry, name in (
-        (image, b"security.capability"),
-        (image, b"system.posix_acl_access"),
-        (image, b"user.other"),
-        (directory, b"user.rbd.id"),
+    for entry, name, code in (
+        (image, b"security.capability", errno.EOPNOTSUPP),
+        (image, b"system.posix_acl_access", errno.EOPNOTSUPP),
+        (directory, b"trusted.overlay.opaque", errno.EOPNOTSUPP),
+        (image, b"user.other", errno.ENODATA),
+        (directory, b"user.rbd.id", errno.ENODATA),
     ):
         with pytest.raises(OSError, match="attribute") as caught:
             await xattrs.value(entry, name)
-        assert caught.value.errno == errno.ENODATA
+        assert caught.value.errno == code
     assert await xattrs.names(directory) == []

@@ -1,0 +1,65 @@
+"""What the monitors are asked: how much pools store and have room for, and who is fenced."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.ceph.errors import from_ceph
+from rbdfs.errors import NotUnderstood, failure
+
+if TYPE_CHECKING:
+    import rados
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUsage:
+    """Bytes as a user of the pool counts them: replication and coding are taken into account."""
+
+    used: int
+    available: int
+
+
+def usages(client: rados.Rados) -> dict[int, PoolUsage]:
+    """Return the usage of the pools by their ids, as ``ceph df`` has it; blocks. Raises OSError.
+
+    A pool is missing until somebody has reported on it.
+    """
+    answer = _ask(client, "asking for the usage of the pools", prefix="df", detail="detail")
+    try:
+        return {pool["id"]: _decode(pool["stats"]) for pool in json.loads(answer)["pools"]}
+    except (ValueError, KeyError, TypeError) as exc:
+        raise NotUnderstood(f"usage of the pools: {type(exc).__name__}: {exc}") from exc
+
+
+def room(client: rados.Rados) -> int:
+    """Return how many bytes fit in the cluster, before replication; blocks. Raises OSError."""
+    with from_ceph("asking for the usage of the cluster"):
+        return int(client.get_cluster_stats()["kb_avail"]) * 1024
+
+
+def blocklist(client: rados.Rados) -> set[str]:
+    """Return the addresses that are blocklisted now; blocks. Raises OSError."""
+    answer = _ask(client, "asking for the blocklist", prefix="osd blocklist ls")
+    # A second list, of address ranges, may follow: the whole is not JSON.
+    clients, _ = json.JSONDecoder().raw_decode(answer.decode())
+    return {client["addr"] for client in clients}
+
+
+def _ask(client: rados.Rados, action: str, **command: str) -> bytes:
+    with from_ceph(action):
+        code, answer, message = client.mon_command(json.dumps(command | {"format": "json"}), b"")
+    if code:
+        raise failure(code, f"{action}: {message}")
+    return bytes(answer)
+
+
+def _decode(stats: dict[str, Any]) -> PoolUsage:
+    used, available = int(stats["stored"]), int(stats["max_avail"])
+    # What a quota does not allow waits for space just as what does not fit. 0 is no quota.
+    if stats["quota_bytes"]:
+        available = min(available, max(0, stats["quota_bytes"] - used))
+    if stats["quota_objects"] and stats["objects"] >= stats["quota_objects"]:
+        available = 0
+    return PoolUsage(used, available)
