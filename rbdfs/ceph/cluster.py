@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import math
 from functools import partial
@@ -14,6 +13,7 @@ import rados
 import rbd
 import trio
 
+from rbdfs.ceph import monitors
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.pool_threads import PoolThreads
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from rbdfs.ceph.aio import AioBridge
+    from rbdfs.ceph.monitors import PoolUsage
     from rbdfs.config.ceph_settings import CephSettings
     from rbdfs.model.entry import Entry
 
@@ -143,13 +144,39 @@ class Cluster:
 
     async def pools(self) -> list[str]:
         """Return the names of the pools that are meant for RBD, from the OSD map."""
+        await self._refresh_map()
+        return await self._in_thread(self._rbd_pools)
+
+    async def _refresh_map(self) -> None:
         # Nobody sends an idle client a new map.
         refresh = self._client.wait_for_latest_osdmap
         with trio.move_on_after(_MAP_WAIT_S), from_ceph("asking for the OSD map"):
             await trio.to_thread.run_sync(
                 refresh, abandon_on_cancel=True, limiter=self._map_limiter
             )
-        return await self._in_thread(self._rbd_pools)
+
+    async def pool_name(self, pool_id: int) -> str:
+        """Return the name of the pool with *pool_id*, whatever it is meant for.
+
+        It is in the client's own OSD map, which is asked for anew only where it is not. Raises
+        OSError ENOENT where there is no such pool.
+        """
+        name = await self._in_thread(self._reverse_lookup, pool_id)
+        if name is None:
+            await self._refresh_map()
+            name = await self._in_thread(self._reverse_lookup, pool_id)
+        if name is None:
+            raise NoSuchPool(f"no pool has the id {pool_id}")
+        return name
+
+    def _reverse_lookup(self, pool_id: int) -> str | None:
+        try:
+            name: str | None = self._client.pool_reverse_lookup(pool_id)
+        except rados.ObjectNotFound:
+            return None
+        except rados.Error as exc:
+            raise failure(getattr(exc, "errno", None) or errno.EIO, f"pool {pool_id}") from exc
+        return name
 
     def _rbd_pools(self) -> list[str]:
         pools = []
@@ -208,38 +235,20 @@ class Cluster:
 
     async def blocklist(self) -> set[str]:
         """Return the addresses that are blocklisted now. Raises OSError; profile rbd permits it."""
-        return await self._in_thread(self._blocklist)
+        return await self._in_thread(monitors.blocklist, self._client)
 
-    def _blocklist(self) -> set[str]:
-        command = json.dumps({"prefix": "osd blocklist ls", "format": "json"})
-        with from_ceph("asking for the blocklist"):
-            code, answer, message = self._client.mon_command(command, b"")
-        if code:
-            raise failure(code, f"asking for the blocklist: {message}")
-        # A second list, of address ranges, may follow: the whole is not JSON.
-        clients, _ = json.JSONDecoder().raw_decode(answer.decode())
-        return {client["addr"] for client in clients}
+    async def usages(self) -> dict[int, PoolUsage]:
+        """Return the usage of the pools by their ids, as monitors.usages() has it."""
+        return await self._in_thread(monitors.usages, self._client)
 
-    async def usage(self, pool: str) -> tuple[int, int]:
-        """Return ``(used, available)`` bytes of *pool*: stored data, and what still fits.
+    async def room(self) -> int:
+        """Return how many bytes fit in the cluster, before replication; raise OSError."""
+        return await self._in_thread(monitors.room, self._client)
 
-        As ``ceph df`` has them, which takes replication into account.
-        """
-        ioctx = await self.ioctx(pool)
-        return await self._in_thread(self._usage, ioctx)
-
-    def _usage(self, ioctx: rados.Ioctx) -> tuple[int, int]:
-        command = json.dumps({"prefix": "df", "format": "json"})
-        with from_ceph("asking for the usage of the pools"):
-            code, answer, message = self._client.mon_command(command, b"")
-        if code:
-            raise failure(code, f"asking for the usage of the pools: {message}")
-        for pool in json.loads(answer)["pools"]:
-            if pool["id"] == ioctx.get_pool_id():
-                return pool["stats"]["stored"], pool["stats"]["max_avail"]
-        # Nobody has reported a new pool's usage yet; what fits is known of the cluster only.
-        with from_ceph("asking for the usage of the cluster"):
-            return 0, self._client.get_cluster_stats()["kb_avail"] * 1024
+    async def default_data_pool(self) -> int | None:
+        """Return the id of the pool that the configuration sends the data of new images to."""
+        name = self._client.conf_get("rbd_default_data_pool")
+        return (await self.ioctx(name)).get_pool_id() if name else None
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(partial(function, *args), limiter=self._limiter)

@@ -10,20 +10,23 @@ watcher and takes no lock. Everybody who asks while something is being read shar
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from rbdfs.ceph.blocking_image import encoded, is_utf8
+from rbdfs.ceph.monitors import PoolUsage
 from rbdfs.ceph.single_flight import SingleFlight
 from rbdfs.errors import Missing, NotUnderstood
 from rbdfs.metadata import pool_directory
-from rbdfs.metadata.encoding import Decoder, encode_string
-from rbdfs.metadata.image_header import omap_reader, read_header
+from rbdfs.metadata.encoding import Decoder, LaterVersion, encode_string
+from rbdfs.metadata.image_header import MAX_DEPTH, omap_reader, read_header, read_parent
 from rbdfs.metadata.migration_record import MIGRATING, read_migration
 from rbdfs.metadata.object_map import read_object_map, trustworthy
 from rbdfs.metadata.opened_header import inspect_image
+from rbdfs.metadata.pool_directory import is_image_id, is_namespace
+from rbdfs.model.entry import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +48,8 @@ _HEADERS = 4096
 _DIRECTORIES = 256
 _FOR_GOOD_S = 86400.0
 _THREADS_A_POOL = 8
+_WARNINGS = 1024
+_NAMED_IN_WARNING = 5
 
 
 class MetadataCache:
@@ -62,8 +67,10 @@ class MetadataCache:
         self._allocated: SingleFlight[int | None] = SingleFlight(TTL_S, _HEADERS)
         # A snapshot never changes.
         self._allocated_by_snaps: SingleFlight[int | None] = SingleFlight(_FOR_GOOD_S, _HEADERS)
-        self._usage: SingleFlight[tuple[int, int]] = SingleFlight(TTL_S, _DIRECTORIES)
-        self._warned: set[str] = set()
+        self._usages: SingleFlight[dict[int, PoolUsage]] = SingleFlight(TTL_S, 1)
+        self._room: SingleFlight[int] = SingleFlight(TTL_S, 1)
+        self._data_pools: dict[int, set[int]] = {}
+        self._warned: set[tuple[str, str]] = set()
         self._limiters: dict[str, trio.CapacityLimiter] = {}
 
     async def pools(self) -> list[str]:
@@ -88,7 +95,7 @@ class MetadataCache:
 
     async def namespace_exists(self, pool: str, namespace: str) -> bool:
         """Tell whether *pool* has *namespace*, also where its namespaces cannot be listed."""
-        return is_utf8(encoded(namespace)) and await self._cluster.namespace_exists(pool, namespace)
+        return is_namespace(namespace) and await self._cluster.namespace_exists(pool, namespace)
 
     async def image_id(self, pool: str, namespace: str, name: str) -> str:
         """Return the id of one image, "" for format 1, without listing the pool; ENOENT if none."""
@@ -102,7 +109,10 @@ class MetadataCache:
             if found is None:
                 raise
             return found
-        return Decoder(answer).string().decode("ascii")
+        image_id = Decoder(answer).text()
+        if not is_image_id(image_id):
+            raise NotUnderstood(f"image {name!a} of {pool} has id {image_id!a}")
+        return image_id
 
     async def attributes(
         self, where: Entry, name: str, image_id: str, *, newer: bool = False
@@ -115,7 +125,10 @@ class MetadataCache:
         load = partial(self._load_attributes, where, name, image_id)
         key = (where.key.pool_id, where.namespace, image_id or f"/{name}")
         get = self._headers.get_newer if newer else self._headers.get
-        return await get(key, load)
+        attributes = await get(key, load)
+        if attributes.data_pool_id not in (-1, where.key.pool_id):
+            self._data_pools.setdefault(where.key.pool_id, set()).add(attributes.data_pool_id)
+        return attributes
 
     async def allocated(
         self, where: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
@@ -144,9 +157,15 @@ class MetadataCache:
             image = f"image {attributes.image_id} of pool {where.pool}"
             raise NotUnderstood(f"{image}: {exc.strerror}") from exc
 
-    async def usage(self, pool: str) -> tuple[int, int]:
-        """Return ``(used, available)`` bytes of *pool*."""
-        return await self._usage.get(pool, partial(self._cluster.usage, pool))
+    async def usage(self, pool_id: int) -> PoolUsage:
+        """Return how much a pool stores, and how much still fits; raise OSError."""
+        usages = await self._usages.get(None, self._cluster.usages)
+        # Nobody has reported on a new pool yet; what fits is known of the cluster only.
+        return usages.get(pool_id) or PoolUsage(0, await self._room.get(None, self._cluster.room))
+
+    def data_pools(self, pool_id: int) -> frozenset[int]:
+        """Return the pools that have data of images of *pool_id*, of those that were looked at."""
+        return frozenset(self._data_pools.get(pool_id, ()))
 
     def image_changed(self, image: Entry) -> None:
         """Forget the attributes of an image that was changed."""
@@ -162,11 +181,10 @@ class MetadataCache:
     async def _load_namespaces(self, pool: str) -> list[str]:
         ioctx = await self._cluster.ioctx(pool)
         names = await pool_directory.list_namespaces(partial(self._call_class, pool, ioctx))
-        usable = [name for name in names if is_utf8(encoded(name))]
-        if len(usable) < len(names) and pool not in self._warned:
-            self._warned.add(pool)
-            hidden = ", ".join(ascii(name) for name in names if name not in usable)
-            log.warning("left out of pool %a: namespaces that are not UTF-8: %s", pool, hidden)
+        usable = [name for name in names if is_namespace(name)]
+        if len(usable) < len(names):
+            hidden = [name for name in names if not is_namespace(name)]
+            self._warn(pool, f"namespaces that are not UTF-8, or have a NUL: {_few(hidden)}")
         return usable
 
     async def _load_image_names(self, pool: str, namespace: str) -> dict[str, str]:
@@ -176,8 +194,24 @@ class MetadataCache:
             # A pool that was removed looks the same, and is not an empty one to be mirrored.
             if names or await self._cluster.is_current(pool, ioctx):
                 break
-        old = await self._in_thread(pool, partial(pool_directory.list_v1_images, ioctx))
-        return dict.fromkeys(old, "") | dict(names)
+        old: list[str] = []
+        try:
+            old = await self._in_thread(pool, partial(pool_directory.list_v1_images, ioctx))
+        except NotUnderstood as exc:
+            self._warn(f"{pool}/{namespace}", f"images of format 1: {exc.strerror}")
+        usable = {name: image_id for name, image_id in names if is_image_id(image_id)}
+        if len(usable) < len(names):
+            hidden = [name for name, _ in names if name not in usable]
+            self._warn(f"{pool}/{namespace}", f"images whose id is none: {_few(hidden)}")
+        return dict.fromkeys(old, "") | usable
+
+    def _warn(self, where: str, what: str) -> None:
+        """Say once what is left out of *where*."""
+        if (where, what) not in self._warned:
+            if len(self._warned) >= _WARNINGS:
+                self._warned.clear()
+            self._warned.add((where, what))
+            log.warning("left out of %a: %s", where, what)
 
     async def _load_attributes(self, where: Entry, name: str, image_id: str) -> ImageAttributes:
         ioctx, pool = await self._cluster.ioctx_of(where), where.pool
@@ -185,9 +219,23 @@ class MetadataCache:
             return await self._in_thread(pool, partial(inspect_image, ioctx, name=name))
         try:
             return await read_header(omap_reader(self._cluster.bridge, ioctx), image_id)
-        except NotUnderstood as exc:
+        except LaterVersion as exc:
+            await self._check_parents(where, image_id)
             log.info("opening image %s of pool %a for its attributes: %s", image_id, pool, exc)
         return await self._in_thread(pool, partial(inspect_image, ioctx, image_id=image_id))
+
+    async def _check_parents(self, where: Entry, image_id: str) -> None:
+        """Raise OSError unless librbd comes to an end of the parents when it opens an image."""
+        key = where.key._replace(image_id=image_id, snap_id=0, partition=0)
+        for _ in range(MAX_DEPTH):
+            ioctx = await self._cluster.ioctx_of(
+                replace(where, key=key, namespace=key.namespace or "")
+            )
+            parent = await read_parent(omap_reader(self._cluster.bridge, ioctx), key.image_id)
+            if parent is None:
+                return
+            key = Key(parent.pool_id, parent.pool_namespace, parent.image_id)
+        raise NotUnderstood(f"image {image_id}: more than {MAX_DEPTH} parents")
 
     async def _load_allocated(
         self, where: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
@@ -213,3 +261,9 @@ class MetadataCache:
         # A pool that does not answer keeps its own threads, not those of other pools.
         limiter = self._limiters.setdefault(pool, trio.CapacityLimiter(_THREADS_A_POOL))
         return await trio.to_thread.run_sync(call, limiter=limiter)
+
+
+def _few(names: list[str]) -> str:
+    """Return *names*, fit for a line of the log."""
+    more = f" and {len(names) - _NAMED_IN_WARNING} more" * (len(names) > _NAMED_IN_WARNING)
+    return ", ".join(f"{name[:80]!a}" for name in names[:_NAMED_IN_WARNING]) + more

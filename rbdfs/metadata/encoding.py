@@ -19,6 +19,10 @@ _VERSIONED = struct.Struct("<BBI")
 _NS_PER_S = 1_000_000_000
 
 
+class LaterVersion(NotUnderstood):
+    """Written for readers of a later version: librbd itself may be of that version."""
+
+
 class Decoder:
     """Takes values off the front of a buffer.
 
@@ -90,7 +94,7 @@ class Decoder:
         offset = self._advance(_VERSIONED.size)
         version, compat, length = _VERSIONED.unpack_from(self._data, offset)
         if compat > understood:
-            raise NotUnderstood(f"a structure for readers of version {compat}, not {understood}")
+            raise LaterVersion(f"a structure for readers of version {compat}, not {understood}")
         if not 1 <= compat <= version:
             raise NotUnderstood(f"a structure of version {version} with compat {compat}")
         body = self._advance(length)

@@ -6,7 +6,8 @@ watcher and takes no lock. The methods of the class would give the same values i
 for the image and one for each snapshot, and the binding's asynchronous call of them is unsafe: an
 answer that is longer than its buffer is copied beyond the buffer's end.
 
-What is not understood raises NotUnderstood. The caller opens such an image read-only instead.
+What is not understood raises NotUnderstood. Where it is of a later version, the caller opens the
+image read-only instead; anything else is nothing that a librbd should be let loose on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import NotUnderstood
 from rbdfs.metadata.encoding import Decoder
+from rbdfs.metadata.pool_directory import is_image_id, is_namespace
 from rbdfs.model.image_attributes import ImageAttributes, ParentSpec, SnapAttributes
 
 if TYPE_CHECKING:
@@ -43,7 +45,12 @@ _KEYS = (
     "parent",
 )
 _PAGE_KEYS = 512
+# RBD_FEATURE_MIGRATING of rbd/features.h: source and target of a migration have it.
+_MIGRATING = 1 << 9
 _NAMESPACE_TYPES = {0: "user", 1: "group", 2: "trash", 3: "mirror"}
+MAX_DEPTH = 16
+"""Most images that are each the parent of the one before (RBD_MAX_PARENT_CHAIN_LEN of krbd)."""
+
 # A sector, and what still is a size in 63 bits.
 _MIN_ORDER = 9
 _MAX_ORDER = 62
@@ -73,13 +80,15 @@ def decode_header(
 ) -> ImageAttributes:
     """Decode the omap of a header object: *values* by key, *snaps* by their keys.
 
-    The layout is the one of src/cls/rbd/cls_rbd.cc ("Object keys"). Raises NotUnderstood, and
-    OSError EIO for an object size that cannot be.
+    The layout is the one of src/cls/rbd/cls_rbd.cc ("Object keys"). Raises NotUnderstood; only
+    what is a LaterVersion may be for librbd to open.
     """
     order = _take(values, "order", Decoder.u8)
     if not _MIN_ORDER <= order <= _MAX_ORDER:
         # Not for librbd to open: it divides by the object size, and that kills the process.
         raise NotUnderstood(f"image {image_id} has objects of 2^{order} bytes")
+    records = [_decode_keyed_snap(key, snaps[key]) for key in sorted(snaps)]
+    parent = decode_parent(values["parent"]) if "parent" in values else None
     return ImageAttributes(
         image_id=image_id,
         size=_take(values, "size", Decoder.u64),
@@ -88,11 +97,13 @@ def decode_header(
         create_ns=_take(values, "create_timestamp", Decoder.timestamp_ns, 0),
         access_ns=_take(values, "access_timestamp", Decoder.timestamp_ns, 0),
         modify_ns=_take(values, "modify_timestamp", Decoder.timestamp_ns, 0),
-        snaps=tuple(_decode_keyed_snap(key, snaps[key]) for key in sorted(snaps)),
+        snaps=tuple(snap for snap, _ in records),
         data_pool_id=_take(values, "data_pool_id", Decoder.i64, -1),
-        parent=decode_parent(values["parent"]) if "parent" in values else None,
+        parent=parent,
         flags=_take(values, "flags", Decoder.u64, 0),
         striped=_is_striped(values, 1 << order),
+        # As parent_get() of the object class looks for it.
+        snap_parent=next((found for _, found in records if found and not parent), None),
     )
 
 
@@ -118,20 +129,23 @@ def _take(
     return value
 
 
-def _decode_keyed_snap(key: str, data: bytes) -> SnapAttributes:
-    snap = decode_snap(data)
+def _decode_keyed_snap(key: str, data: bytes) -> tuple[SnapAttributes, ParentSpec | None]:
+    snap, parent = decode_snap(data)
     if key != f"{_SNAP_PREFIX}{snap.snap_id:016x}":
         raise NotUnderstood(f"snapshot {snap.snap_id} under {key!r}")
-    return snap
+    return snap, parent
 
 
-def decode_snap(data: bytes) -> SnapAttributes:
-    """Decode a cls_rbd_snap (src/cls/rbd/cls_rbd.h), any version. Raises NotUnderstood."""
+def decode_snap(data: bytes) -> tuple[SnapAttributes, ParentSpec | None]:
+    """Decode a cls_rbd_snap (src/cls/rbd/cls_rbd.h), any version. Raises NotUnderstood.
+
+    The second value is the snapshot's own parent, which only records of old releases have.
+    """
     record = Decoder(data)
     version, compat, body = record.versioned(understood=8)
     record.finish()
     snap_id, name, size = body.u64(), body.text(), body.u64()
-    parent_overlap = 0
+    parent_overlap, parent = 0, None
     if compat < 8:
         # Until Nautilus a snapshot had features and a parent of its own. Such records stay
         # as they are until somebody changes the snapshot.
@@ -146,9 +160,10 @@ def decode_snap(data: bytes) -> SnapAttributes:
         body.u32()  # child_count
     if version >= 8:
         parent_overlap = max(parent_overlap, body.optional_u64() or 0)
-    return SnapAttributes(
+    snap = SnapAttributes(
         snap_id, name, namespace_type, size, timestamp_ns, protected, flags, parent_overlap
     )
+    return snap, parent
 
 
 def _decode_namespace_type(body: Decoder) -> str | int:
@@ -165,6 +180,18 @@ def decode_parent(data: bytes) -> ParentSpec | None:
     return parent
 
 
+async def read_parent(read_omap: ReadOmap, image_id: str) -> ParentSpec | None:
+    """Read only what an image was cloned from.
+
+    Raises OSError; NotUnderstood also where librbd would look for a migration.
+    """
+    oid = f"rbd_header.{image_id}"
+    values, _ = await read_omap(oid, ("features", "parent", "migration"), "parent", "")
+    if "migration" in values or _take(values, "features", Decoder.u64) & _MIGRATING:
+        raise NotUnderstood(f"{oid}: a migration")
+    return decode_parent(values["parent"]) if "parent" in values else None
+
+
 def _take_parent(record: Decoder) -> ParentSpec | None:
     version, _, body = record.versioned(understood=2)
     pool_id = body.i64()
@@ -173,6 +200,8 @@ def _take_parent(record: Decoder) -> ParentSpec | None:
     overlap = body.optional_u64() if version >= 2 else body.u64()
     if pool_id < 0 or not image_id:
         return None
+    if not is_image_id(image_id) or not is_namespace(pool_namespace):
+        raise NotUnderstood(f"a parent with id {image_id!a} in namespace {pool_namespace!a}")
     return ParentSpec(pool_id, pool_namespace, image_id, snap_id, overlap)
 
 
@@ -191,7 +220,11 @@ def omap_reader(bridge: AioBridge, ioctx: Any) -> ReadOmap:
                 await bridge.call(
                     action, lambda done: ioctx.operate_aio_read_op(operation, oid, done)
                 )
-                return dict(values), dict(page)
+                # The binding makes None of an empty value.
+                return (
+                    {key: value or b"" for key, value in values},
+                    {key: value or b"" for key, value in page},
+                )
             except UnicodeDecodeError as exc:
                 raise NotUnderstood(f"{oid}: a key that is not UTF-8") from exc
             finally:

@@ -1,4 +1,4 @@
-"""Image-meta, and names by id, as bytes.
+"""Image-meta, and the names of images by id, as bytes.
 
 The binding's iterator raises UnicodeDecodeError for all image-meta where one key is not UTF-8.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rbdfs.errors import NoSuchPool, NotUnderstood
+from rbdfs.errors import NotUnderstood
 from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
 from rbdfs.metadata.pool_directory import call_class
 
 if TYPE_CHECKING:
     import rados
 
-    from rbdfs.ceph.cluster import Cluster
+    from rbdfs.metadata.image_header import ReadOmap
 
 _PAGE_KEYS = 64
+# Of the keys of a header's omap (METADATA_KEY_PREFIX of src/cls/rbd/cls_rbd.cc).
+_META_PREFIX = "metadata_"
 
 
 def list_meta(ioctx: rados.Ioctx, image_id: str) -> dict[bytes, bytes]:
@@ -50,13 +52,20 @@ def read_meta(ioctx: rados.Ioctx, image_id: str, key: bytes) -> bytes:
 
 def image_name(ioctx: rados.Ioctx, image_id: str) -> str:
     """Return the name of an image by its id; blocks. Raises OSError: ENOENT, also in the trash."""
-    argument = encode_string(image_id.encode("ascii"))
+    argument = encode_string(image_id.encode("utf-8", "surrogateescape"))
     return Decoder(call_class(ioctx, "rbd_directory", "dir_get_name", argument)).text()
 
 
-async def pool_name(cluster: Cluster, pool_id: int) -> str:
-    """Return the name of a pool by its id. Raises OSError: ENOENT, also if it is not for RBD."""
-    for name in await cluster.pools():
-        if (await cluster.ioctx(name)).get_pool_id() == pool_id:
-            return name
-    raise NoSuchPool(f"no pool for rbd has the id {pool_id}")
+async def read_meta_page(read_omap: ReadOmap, image_id: str) -> dict[str, bytes] | None:
+    """Return the image-meta of an image by key, in one read; None where that is not all of it.
+
+    That is where a key is not UTF-8, which the binding cannot return, or there are more than fit
+    in a page: list_meta() has them. Raises OSError.
+    """
+    try:
+        _, page = await read_omap(f"rbd_header.{image_id}", (), _META_PREFIX, "")
+    except NotUnderstood:
+        return None
+    if len(page) >= _PAGE_KEYS:
+        return None
+    return {key.removeprefix(_META_PREFIX): value for key, value in page.items()}

@@ -12,13 +12,16 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rbdfs.metadata.image_meta import pool_name
-from rbdfs.metadata.migration_record import State
+from rbdfs.errors import Gone, ImageGone, Missing, NotUnderstood, PoolGone
+from rbdfs.metadata.image_header import MAX_DEPTH
+from rbdfs.metadata.migration_record import MIGRATING, State
 from rbdfs.model.entry import Entry, Key
 
 if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.metadata.cache import MetadataCache
+    from rbdfs.metadata.migration_record import MigrationHeader
+    from rbdfs.model.image_attributes import ImageAttributes
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,15 @@ class Lineage:
         return found is None or found.copying or found.images != self.images
 
 
+@dataclass(frozen=True, slots=True)
+class _Ancestor:
+    """An image of a lineage; ``migration`` is its record of one, from it or to it."""
+
+    entry: Entry
+    attributes: ImageAttributes
+    migration: MigrationHeader | None
+
+
 class Lineages:
     """Reads lineages from headers; opens nothing."""
 
@@ -60,35 +72,98 @@ class Lineages:
         self._pools: dict[int, str] = {}
 
     async def of(self, entry: Entry) -> Lineage:
-        """Return the lineage of the image that *entry* is, or is a snapshot of; raise OSError."""
-        images = [entry.image_key]
+        """Return the lineage of the image that *entry* is, or is a snapshot of.
+
+        Raises OSError; NotUnderstood for an image that librbd must not open, as check() does.
+        """
         moved_away, copying, copied = False, False, True
-        while True:
-            attributes = await self._cache.attributes(entry, entry.image, entry.image_id or "")
-            migration = await self._cache.migration(entry, attributes)
+        line = await self._line(entry)
+        for index, ancestor in enumerate(line):
+            migration = ancestor.migration
             if migration is not None and migration.is_source:
-                moved_away = moved_away or len(images) == 1
+                moved_away = moved_away or index == 0
             elif migration is not None and migration.state is not State.EXECUTED:
                 copying = True
-                if attributes.snaps:
+                if ancestor.attributes.snaps:
                     copied = False
-            parent = attributes.parent
-            if parent is None:
-                return Lineage(tuple(images), moved_away, copying, copied)
-            images.append(Key(parent.pool_id, parent.pool_namespace, parent.image_id))
-            pool = await self._pool(parent.pool_id)
-            entry = Entry(images[-1], pool, parent.pool_namespace)
+        return Lineage(tuple(each.entry.image_key for each in line), moved_away, copying, copied)
 
     async def known(self, entry: Entry) -> Lineage | None:
-        """Return the lineage as of() does, or None where it cannot be told."""
+        """Return the lineage as of() does, or None where it cannot be told.
+
+        Raises NotUnderstood for an image that librbd must not open, as check() does.
+        """
         try:
             return await self.of(entry)
+        except NotUnderstood:
+            raise
         except OSError as exc:
             log.debug("what %s was cloned from is not known: %s", entry.spec, exc)
             return None
 
+    async def check(self, entry: Entry) -> None:
+        """Raise OSError unless librbd can be let loose on the image of *entry*.
+
+        It opens the parent too, the parent of that, and so on, and the source of a migration.
+        Whoever may write to a header can make an image its own ancestor: librbd 16.2 would go round
+        until it has no memory left. It asks without an end for the record of a migration that has
+        none, and aborts the process where the source is not there (measured).
+        """
+        await self._line(entry)
+
+    async def _line(self, entry: Entry) -> list[_Ancestor]:
+        """Return the image of *entry* and all that it was cloned from."""
+        spec, line = entry.spec, [await self._ancestor(entry, entry.image)]
+        while True:
+            attributes = line[-1].attributes
+            parent = attributes.parent or attributes.snap_parent
+            if parent is None:
+                return line
+            if len(line) == MAX_DEPTH:
+                raise NotUnderstood(f"{spec}: more than {MAX_DEPTH} parents, or a circle")
+            key = Key(parent.pool_id, parent.pool_namespace, parent.image_id)
+            entry = Entry(key, await self._pool(parent.pool_id), parent.pool_namespace)
+            try:
+                line.append(await self._ancestor(entry, ""))
+            except (Missing, PoolGone) as exc:
+                raise ImageGone(f"{spec}: parent {parent.image_id} is gone") from exc
+
+    async def _ancestor(self, entry: Entry, name: str) -> _Ancestor:
+        attributes = await self._cache.attributes(entry, name, entry.image_id or "")
+        migration = await self._cache.migration(entry, attributes)
+        if migration is None and attributes.features & MIGRATING:
+            # It may have ended since the header was read.
+            self._cache.image_changed(entry)
+            attributes = await self._cache.attributes(entry, name, entry.image_id or "")
+            migration = await self._cache.migration(entry, attributes)
+            if migration is None and attributes.features & MIGRATING:
+                raise NotUnderstood(f"{entry.spec} is being moved, but not from or to anywhere")
+        if migration is not None and not migration.is_source:
+            await self._check_source(entry, migration)
+        return _Ancestor(entry, attributes, migration)
+
+    async def _check_source(self, target: Entry, migration: MigrationHeader) -> None:
+        """Raise NotUnderstood unless the source that librbd opens with *target* can be opened."""
+        if migration.pool_id < 0 or not migration.image_id:
+            return  # an import from elsewhere; format 1, which has no parents and no records
+        key = Key(migration.pool_id, migration.namespace, migration.image_id)
+        source = Entry(key, await self._pool(key.pool_id), migration.namespace, migration.image)
+        if key == target.image_key:
+            raise NotUnderstood(f"{target.spec} is to be moved onto itself")
+        try:
+            attributes = await self._cache.attributes(source, source.image, migration.image_id)
+            other = await self._cache.migration(source, attributes)
+            if other is not None and not other.is_source:
+                raise NotUnderstood(f"{target.spec} is moved from what is moved from elsewhere")
+            await self._line(source)
+        except (Missing, Gone) as exc:
+            raise NotUnderstood(f"{target.spec} is moved from an image that is not there") from exc
+
     async def _pool(self, pool_id: int) -> str:
-        # Finding it asks the monitors, which an open image does not need.
+        """Return the name of a pool, which messages have; of one that is gone, its number."""
         if pool_id not in self._pools:
-            self._pools[pool_id] = await pool_name(self._cluster, pool_id)
+            try:
+                self._pools[pool_id] = await self._cluster.pool_name(pool_id)
+            except Missing:
+                return f"id:{pool_id}"
         return self._pools[pool_id]

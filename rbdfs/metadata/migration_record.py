@@ -17,7 +17,7 @@ import rbd
 
 from rbdfs.errors import Missing, NotUnderstood
 from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
-from rbdfs.metadata.pool_directory import call_class
+from rbdfs.metadata.pool_directory import call_class, is_image_id, is_namespace
 
 if TYPE_CHECKING:
     from rbdfs.metadata.image_header import ReadOmap
@@ -79,6 +79,8 @@ def decode_migration(data: bytes) -> MigrationHeader:
     record.finish()
     kind, pool_id, namespace = body.u8(), body.i64(), body.text()
     image, image_id = body.text(), body.text()
+    if not is_namespace(namespace) or (image_id and not is_image_id(image_id)):
+        raise NotUnderstood(f"a migration of id {image_id!a} in namespace {namespace!a}")
     for _ in range(body.u32()):
         body.u64(), body.u64()  # ids of a snapshot here and there
     body.u64()  # overlap

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import rbd
 
+from rbdfs.ceph.blocking_image import encoded
 from rbdfs.ceph.errors import from_ceph
+from rbdfs.errors import NotUnderstood
 from rbdfs.model.image_attributes import ImageAttributes, SnapAttributes
 
 if TYPE_CHECKING:
@@ -30,12 +32,19 @@ def inspect_image(
 
     A read-only image leaves no watcher. Timestamps have whole seconds only. The parent is left
     out, and so are the flags: librbd tells a snapshot's only when that is opened in its turn.
-    Raises OSError with librbd's errno.
+    Raises OSError with librbd's errno, and NotUnderstood where a name is not UTF-8, which the
+    binding cannot return.
     """
-    with (
-        from_ceph(f"inspecting image {image_id or ascii(name)}"),
-        rbd.Image(ioctx, name, image_id=image_id, read_only=True) as image,
-    ):
+    what = f"image {image_id or ascii(name)}"
+    try:
+        with from_ceph(f"inspecting {what}"):
+            return _inspect(ioctx, None if name is None else encoded(name), image_id)
+    except UnicodeError as exc:
+        raise NotUnderstood(f"{what}: a name that is not UTF-8") from exc
+
+
+def _inspect(ioctx: rados.Ioctx, name: bytes | None, image_id: str | None) -> ImageAttributes:
+    with rbd.Image(ioctx, name, image_id=image_id, read_only=True) as image:
         old_format, order = image.old_format(), image.stat()["order"]
         return ImageAttributes(
             image_id="" if old_format else image.id(),

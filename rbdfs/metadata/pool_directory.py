@@ -7,11 +7,13 @@ UTF-8. The object class underneath answers with bytes, which are decoded here.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rados import ObjectNotFound
 
+from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import Missing, NotUnderstood
 from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
@@ -22,6 +24,8 @@ Raises OSError."""
 
 _DIRECTORY = "rbd_directory"
 _NAMESPACES = "rbd_namespace"
+# No slash: before a name it stands for "no id" (Key.image_id).
+_IMAGE_ID = re.compile(r"[!-.0-~]{1,1024}")
 # librbd's own listings use the same (list_images_v2 in src/librbd/api/Image.cc).
 _PAGE_NAMES = 1024
 _FIRST_ANSWER_BYTES = 1 << 17
@@ -31,12 +35,29 @@ _MAX_ANSWER_BYTES = 1 << 26
 async def list_images(execute: Execute) -> list[tuple[str, str]]:
     """Return ``(name, image id)`` of the images of format 2 in a pool or namespace, by name.
 
-    In names, bytes that are not UTF-8 are surrogates (surrogateescape). A pool without a
+    In names and ids, bytes that are not UTF-8 are surrogates (surrogateescape). A pool without a
     directory has no images. Raises OSError and NotUnderstood.
     """
-    images: dict[bytes, str] = {}
+    images: dict[bytes, bytes] = {}
     await _list(execute, _DIRECTORY, "dir_list", lambda page: _take_images(page, images))
-    return [(name.decode("utf-8", "surrogateescape"), images[name]) for name in sorted(images)]
+    return [(_text(name), _text(images[name])) for name in sorted(images)]
+
+
+def is_image_id(image_id: str) -> bool:
+    """Tell whether librbd may have made *image_id*: what names an object, and no other's.
+
+    Whoever may write to a directory can put anything there.
+    """
+    return _IMAGE_ID.fullmatch(image_id) is not None
+
+
+def is_namespace(name: str) -> bool:
+    """Tell whether *name*, or "", can be a namespace's.
+
+    The binding takes no other bytes than UTF-8, and librados no more than comes before a NUL: that
+    may be the name of another namespace.
+    """
+    return is_utf8(encoded(name)) and "\0" not in name
 
 
 async def list_namespaces(execute: Execute) -> list[str]:
@@ -46,7 +67,11 @@ async def list_namespaces(execute: Execute) -> list[str]:
     """
     names: set[bytes] = set()
     await _list(execute, _NAMESPACES, "namespace_list", lambda page: _take_namespaces(page, names))
-    return [name.decode("utf-8", "surrogateescape") for name in sorted(names)]
+    return [_text(name) for name in sorted(names)]
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 def decode_v1_directory(data: bytes) -> list[str]:
@@ -124,16 +149,10 @@ async def _list(
         last = max(names)
 
 
-def _take_images(page: Decoder, images: dict[bytes, str]) -> list[bytes]:
-    names = []
-    for _ in range(page.u32()):
-        name, image_id = page.string(), page.string()
-        try:
-            images[name] = image_id.decode("ascii")
-        except UnicodeDecodeError as exc:
-            raise NotUnderstood(f"image {name!r} with id {image_id!r}") from exc
-        names.append(name)
-    return names
+def _take_images(page: Decoder, images: dict[bytes, bytes]) -> list[bytes]:
+    taken = [(page.string(), page.string()) for _ in range(page.u32())]
+    images.update(taken)
+    return [name for name, _ in taken]
 
 
 def _take_namespaces(page: Decoder, names: set[bytes]) -> list[bytes]:

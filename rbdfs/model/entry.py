@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rbdfs.errors import NotUnderstood
 from rbdfs.model.file_name import ImageSpec
-from rbdfs.model.image_attributes import USER
+from rbdfs.model.image_attributes import SIZE_MAX, USER
 from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
@@ -122,7 +123,11 @@ def find_snap(attributes: ImageAttributes, snap_id: int) -> SnapAttributes | Non
 
 
 def image_entry(parent: Entry, name: str, attributes: ImageAttributes) -> Entry:
-    """Return the entry of image *name* in directory *parent*."""
+    """Return the entry of image *name* in directory *parent*.
+
+    Raises NotUnderstood where it is larger than a file can be.
+    """
+    _check_size(attributes.size)
     return Entry(
         Key(parent.key.pool_id, parent.namespace, attributes.image_id or f"/{name}"),
         parent.pool,
@@ -135,7 +140,11 @@ def image_entry(parent: Entry, name: str, attributes: ImageAttributes) -> Entry:
 
 
 def snap_entry(image: Entry, snap: SnapAttributes) -> Entry:
-    """Return the entry of a snapshot of *image*."""
+    """Return the entry of a snapshot of *image*.
+
+    Raises NotUnderstood where it is larger than a file can be.
+    """
+    _check_size(snap.size)
     stamp = snap.timestamp_ns
     return replace(
         image,
@@ -145,6 +154,11 @@ def snap_entry(image: Entry, snap: SnapAttributes) -> Entry:
         size=snap.size,
         times=Times(stamp, stamp, stamp),
     )
+
+
+def _check_size(size: int) -> None:
+    if size > SIZE_MAX:
+        raise NotUnderstood(f"{size} bytes, more than a file can have")
 
 
 def partition_entry(whole: Entry, number: int, offset: int, size: int) -> Entry:

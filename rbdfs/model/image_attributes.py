@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SIZE_MAX = 2**63 - 1
+"""Largest size of a file in bytes (off_t). librbd makes and opens images up to twice that."""
+
 USER = "user"
 """The namespace type of the snapshots that `rbd snap ls` shows."""
 
@@ -47,7 +50,8 @@ class ImageAttributes:
     Timestamps are 0 where Ceph keeps none. ``data_pool_id`` is -1 where the data is in the
     image's own pool. ``snaps`` are in order of their ids, of all namespace types. ``flags`` are
     RBD_FLAG_* (1: the object map is invalid, 2: fast-diff is), None where they were not read.
-    ``striped`` tells that consecutive bytes go to objects in turns.
+    ``striped`` tells that consecutive bytes go to objects in turns. ``snap_parent`` is what only
+    snapshots of before Nautilus were cloned from, where the image has no parent any more.
     """
 
     image_id: str
@@ -62,3 +66,4 @@ class ImageAttributes:
     parent: ParentSpec | None
     flags: int | None
     striped: bool
+    snap_parent: ParentSpec | None = None

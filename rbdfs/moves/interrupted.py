@@ -18,7 +18,7 @@ from rbdfs.ceph import live_migration
 from rbdfs.ceph.blocking_image import encoded
 from rbdfs.errors import BadArgument, InUse, Missing
 from rbdfs.metadata.image_header import omap_reader
-from rbdfs.metadata.image_meta import image_name, pool_name
+from rbdfs.metadata.image_meta import image_name
 from rbdfs.metadata.migration_record import (
     State,
     disown_source,
@@ -65,7 +65,7 @@ async def pending(cluster: Cluster, pool: str, namespace: str = "") -> Pending:
             found.unmarked[source_id] = source
             continue
         try:
-            target_pool = await pool_name(cluster, header.pool_id)
+            target_pool = await cluster.pool_name(header.pool_id)
         except Missing as exc:
             log.warning("image %s was to go to a pool that is gone: %s", source, exc)
             continue

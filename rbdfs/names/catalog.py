@@ -17,8 +17,10 @@ from rbdfs.errors import (
     NoSuchName,
     NoSuchPool,
     NotADirectory,
+    NotUnderstood,
     SnapshotGone,
 )
+from rbdfs.metadata.lineage import Lineages
 from rbdfs.model.entry import (
     NO_POOL,
     Entry,
@@ -31,6 +33,7 @@ from rbdfs.model.entry import (
 )
 from rbdfs.model.file_name import (
     FileName,
+    ImageSpec,
     parse_directory_name,
     parse_file_name,
     split_partition,
@@ -40,10 +43,15 @@ from rbdfs.names.contents import Contents
 from rbdfs.names.listing import Listing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.metadata.cache import MetadataCache
     from rbdfs.model.image_attributes import ImageAttributes, SnapAttributes
     from rbdfs.names.partitions import PartitionTables
+
+    T = TypeVar("T")
 
 POOL_LIST = Entry(Key(NO_POOL))
 
@@ -53,19 +61,24 @@ class Catalog:
 
     *snapshots* says which snapshots have names: ``visible`` lists the user's, ``hidden`` finds
     them without listing them, ``all`` also finds any by id as ``IMAGE@id:N``, ``off`` has none.
-    *partition_tables* is None where partitions are not wanted.
+    *partition_tables* is None where partitions are not wanted. *data_pool* is where the data of new
+    images goes; None is what the cluster's configuration says.
     """
 
     def __init__(
         self,
         cluster: Cluster,
         cache: MetadataCache,
+        lineages: Lineages | None = None,
         *,
         snapshots: str = "visible",
         partition_tables: PartitionTables | None = None,
+        data_pool: str | None = None,
     ) -> None:
         self._cluster = cluster
+        self._data_pool = data_pool
         self._cache = cache
+        self._lineages = lineages or Lineages(cluster, cache)
         self._snapshots = snapshots
         self._partition_tables = partition_tables
         self._contents = Contents(
@@ -96,16 +109,11 @@ class Catalog:
         """
         if not parent.is_directory:
             raise NotADirectory(f"{parent.spec} is not a directory")
-        try:
-            if parent.is_pool_list:
-                return await self._find_pool(parse_directory_name(name)[0])
-            if name.startswith(b"@"):
-                return await self._find_namespace(parent, parse_directory_name(name)[0])
-            wanted = parse_file_name(name)
-        except NameTooLong:
-            raise
-        except ValueError as exc:
-            raise NoSuchName(str(exc)) from exc
+        if parent.is_pool_list:
+            return await self._find_pool(_parsed(parse_directory_name, name)[0])
+        if name.startswith(b"@"):
+            return await self._find_namespace(parent, _parsed(parse_directory_name, name)[0])
+        wanted = _parsed(parse_file_name, name)
         try:
             return await self.find_image(parent, wanted)
         except Missing:
@@ -120,6 +128,13 @@ class Catalog:
 
     async def find_image(self, parent: Entry, wanted: FileName) -> Entry:
         """Return the image or snapshot *wanted* in directory *parent*; raise OSError ENOENT."""
+        try:
+            return await self._find_image(parent, wanted)
+        except NotUnderstood as exc:
+            spec = ImageSpec(parent.pool, parent.namespace, wanted.image, wanted.snap)
+            raise NotUnderstood(f"{spec}: {exc.strerror}") from exc
+
+    async def _find_image(self, parent: Entry, wanted: FileName) -> Entry:
         image_id = await self._cache.image_id(parent.pool, parent.namespace, wanted.image)
         parent = await self.present(parent)
         attributes = await self._cache.attributes(parent, wanted.image, image_id)
@@ -156,6 +171,10 @@ class Catalog:
             raise SnapshotGone(f"{entry.spec} was removed")
         return snap.size
 
+    async def check_openable(self, entry: Entry) -> None:
+        """Raise OSError for an image that librbd must not open: its parents have no end."""
+        await self._lineages.check(entry)
+
     async def current(self, entry: Entry) -> Entry:
         """Return *entry* as it is now. Raises OSError ESTALE where it is gone."""
         if entry.is_directory:
@@ -183,11 +202,27 @@ class Catalog:
         self._cache.directory_changed(parent.pool, parent.namespace)
 
     async def usage(self, entry: Entry) -> tuple[int, int]:
-        """Return ``(used, available)`` bytes of the pool of *entry*; of all in the pool list."""
-        pools = await self._cache.pools() if entry.is_pool_list else [entry.pool]
-        usages = [await self._cache.usage(pool) for pool in pools]
+        """Return ``(used, available)`` bytes of the pool of *entry*; of all in the pool list.
+
+        The data of images may be in other pools, which count as well: those of images that were
+        looked at, and the one that new images have it in. Where that is known, what is available
+        is what fits there.
+        """
+        names = await self._cache.pools() if entry.is_pool_list else [entry.pool]
+        own = {(await self._cluster.ioctx(name)).get_pool_id() for name in names}
+        target = await self._new_data_pool()
+        pools = own.union(*map(self._cache.data_pools, own), () if target is None else (target,))
+        usages = {pool_id: await self._cache.usage(pool_id) for pool_id in pools}
         # Pools share their disks: what is available is not the sum.
-        return sum(used for used, _ in usages), max((room for _, room in usages), default=0)
+        room = max((usage.available for usage in usages.values()), default=0)
+        if target is not None:
+            room = usages[target].available
+        return sum(usage.used for usage in usages.values()), room
+
+    async def _new_data_pool(self) -> int | None:
+        if self._data_pool is not None:
+            return int((await self._cluster.ioctx(self._data_pool)).get_pool_id())
+        return await self._cluster.default_data_pool()
 
     async def present(self, parent: Entry) -> Entry:
         """Return directory *parent* in the pool that has its name now."""
@@ -219,3 +254,13 @@ class Catalog:
             if found.number == number:
                 return partition_entry(whole, number, found.offset, found.length)
         raise NoSuchName(f"{whole.spec} has no partition {number}")
+
+
+def _parsed(parse: Callable[[bytes], T], name: bytes) -> T:
+    """Return what *parse* makes of a file name; raise NoSuchName where that is nothing's."""
+    try:
+        return parse(name)
+    except NameTooLong:
+        raise
+    except ValueError as exc:
+        raise NoSuchName(str(exc)) from exc

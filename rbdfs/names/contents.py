@@ -5,20 +5,26 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rbdfs.errors import Fenced, Missing, TimedOut
+import trio
+
+from rbdfs.errors import Fenced, Missing, NotUnderstood, TimedOut
 from rbdfs.model.entry import image_entry, namespace_entry, partition_entry, snap_entry
 from rbdfs.model.file_name import directory_name, file_name, partition_name
 from rbdfs.model.image_attributes import USER
 from rbdfs.names.listing import Reports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence, Set
+    from collections.abc import Callable, Collection, Sequence
 
     from rbdfs.metadata.cache import MetadataCache
     from rbdfs.model.entry import Entry
+    from rbdfs.model.image_attributes import ImageAttributes, SnapAttributes
     from rbdfs.names.catalog import Catalog
     from rbdfs.names.listing import Expand, Item
     from rbdfs.names.partitions import PartitionTables
+
+# Of one image, whose object maps are read for what they take; other images are looked at beside it.
+_SNAPS_AT_ONCE = 8
 
 
 class Contents:
@@ -43,7 +49,7 @@ class Contents:
         if parent.is_pool_list:
             return [partial(self._pool_items, pool) for pool in await self._cache.pools()]
         names = await self._cache.image_names(parent.pool, parent.namespace)
-        namespaces = [] if parent.namespace else await self._cache.namespaces(parent.pool)
+        namespaces = [] if parent.namespace else await self._namespaces(parent)
         parent = await self._catalog.present(parent)
         parts: list[Expand] = [
             partial(self._namespace_items, parent, name, alias=name in names) for name in namespaces
@@ -54,6 +60,13 @@ class Contents:
             for name, image_id in names.items()
         ]
         return parts
+
+    async def _namespaces(self, parent: Entry) -> list[str]:
+        try:
+            return await self._cache.namespaces(parent.pool)
+        except NotUnderstood as exc:
+            self._leave_out(f"the namespaces of {parent.spec}", exc)
+            return []
 
     async def _pool_items(self, pool: str) -> list[Item]:
         try:
@@ -66,7 +79,7 @@ class Contents:
         return self._named(entry, partial(directory_name, name, alias=alias))
 
     async def _image_items(
-        self, parent: Entry, name: str, image_id: str, taken: Set[str]
+        self, parent: Entry, name: str, image_id: str, taken: Collection[str]
     ) -> list[Item]:
         try:
             attributes = await self._cache.attributes(parent, name, image_id)
@@ -74,21 +87,55 @@ class Contents:
             entry = await self._catalog.measured(image, attributes, None)
             named = self._named(entry, partial(file_name, name))
             items = await self._with_partitions(named, name, taken)
-            listed = attributes.snaps if self._snapshots in ("visible", "all") else ()
-            snaps = {snap.name: snap for snap in listed if snap.namespace_type == USER}
-            for snap_name, snap in snaps.items():
-                entry = await self._catalog.measured(snap_entry(image, snap), attributes, snap)
-                named = self._named(entry, partial(file_name, name, snap_name))
-                items += await self._with_partitions(named, snap_name, snaps.keys())
         except Missing as exc:
             await self._report_remains(parent, name, exc)
             return []
-        except OSError as exc:
+        except Exception as exc:
             self._leave_out(f"image {name!a} of {parent.spec}", exc)
             return []
-        return items
+        return items + await self._snap_items(image, attributes)
 
-    async def _with_partitions(self, items: list[Item], base: str, taken: Set[str]) -> list[Item]:
+    async def _snap_items(self, image: Entry, attributes: ImageAttributes) -> list[Item]:
+        """Return the snapshots of *image* that are listed, some of them looked at beside others."""
+        listed = attributes.snaps if self._snapshots in ("visible", "all") else ()
+        snaps = {snap.name: snap for snap in listed if snap.namespace_type == USER}
+        results: dict[str, list[Item]] = {}
+        errors: list[OSError] = []
+        waiting = iter(snaps.values())
+
+        async def look() -> None:
+            for snap in waiting:
+                try:
+                    results[snap.name] = await self._snap_item(image, attributes, snap, snaps)
+                except OSError as exc:
+                    errors.append(exc)
+                    return
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(len(snaps), _SNAPS_AT_ONCE)):
+                nursery.start_soon(look)
+        if errors:
+            raise errors[0]
+        return [item for name in snaps for item in results[name]]
+
+    async def _snap_item(
+        self,
+        image: Entry,
+        attributes: ImageAttributes,
+        snap: SnapAttributes,
+        taken: Collection[str],
+    ) -> list[Item]:
+        try:
+            entry = await self._catalog.measured(snap_entry(image, snap), attributes, snap)
+            named = self._named(entry, partial(file_name, image.image, snap.name))
+            return await self._with_partitions(named, snap.name, taken)
+        except Exception as exc:
+            self._leave_out(f"snapshot {snap.name!a} of {image.spec}", exc)
+            return []
+
+    async def _with_partitions(
+        self, items: list[Item], base: str, taken: Collection[str]
+    ) -> list[Item]:
         """Add the partitions of *items*, but those whose name *taken* has, as *base* is in it."""
         if self._partition_tables is None:
             return items
@@ -97,7 +144,7 @@ class Contents:
             result.append((name, whole))
             try:
                 partitions = await self._partition_tables.partitions(whole)
-            except OSError as exc:
+            except Exception as exc:
                 self._leave_out(f"the partitions of {whole.spec}", exc)
                 continue
             for found in partitions:
@@ -118,7 +165,7 @@ class Contents:
             return
         self._reports.left_out(f"image {name!a} of {parent.spec}, or what is left of it", exc)
 
-    def _leave_out(self, what: str, exc: OSError) -> None:
+    def _leave_out(self, what: str, exc: Exception) -> None:
         # What cannot be read must not hide the rest; but where nothing can be read any more, an
         # empty listing would be a lie that a mirror takes for a deletion.
         if isinstance(exc, (Fenced, TimedOut)):

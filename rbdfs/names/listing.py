@@ -96,7 +96,7 @@ class Reports:
         if len(self._reported) >= _REMEMBERED:
             self._reported.clear()
         # Its errno is for the kernel; the operator is told the reason.
-        reason = getattr(exc, "strerror", None) or str(exc)
+        reason = getattr(exc, "strerror", None) or f"{type(exc).__name__}: {exc}"
         key = hash((what, reason))
         if key not in self._reported:
             self._reported.add(key)

@@ -253,6 +253,8 @@ class Management:
         raise Exists(f"{found.spec} exists")
 
     async def _change(self, where: Entry, action: str, change: Callable[[], None]) -> None:
+        if not where.is_directory:
+            await self._catalog.check_openable(where)
         limiter = self._limiters.setdefault(where.pool, trio.CapacityLimiter(_THREADS_A_POOL))
         try:
             with changing(action):

@@ -11,6 +11,7 @@ from rbdfs.model.partition_table import read_partitions_async
 
 if TYPE_CHECKING:
     from rbdfs.ceph.opener import Opener
+    from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Entry
     from rbdfs.model.partition_table import Partition
 
@@ -27,8 +28,9 @@ class PartitionTables:
     *sector* is the sector size, in bytes, of an MBR that does not tell it.
     """
 
-    def __init__(self, opener: Opener, sector: int) -> None:
+    def __init__(self, opener: Opener, lineages: Lineages, sector: int) -> None:
         self._opener = opener
+        self._lineages = lineages
         self._sector = sector
         self._of_images: SingleFlight[list[Partition]] = SingleFlight(_IMAGE_TTL_S, _KEPT)
         self._of_snaps: SingleFlight[list[Partition]] = SingleFlight(_SNAP_TTL_S, _KEPT)
@@ -46,6 +48,7 @@ class PartitionTables:
         self._of_images.invalidate(entry.whole_key)
 
     async def _read(self, whole: Entry) -> list[Partition]:
+        await self._lineages.check(whole)
         image = await self._opener.open(whole, read_only=True)
         try:
             return await read_partitions_async(image.size, image.read, self._sector)

@@ -62,7 +62,8 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         cluster = await stack.enter_async_context(connection)
         dead, fenced = await _fence(cluster, keeping, options, predecessor)
         cache = MetadataCache(cluster)
-        catalog, lineages = _catalog(cluster, cache, options), Lineages(cluster, cache)
+        lineages = Lineages(cluster, cache)
+        catalog = _catalog(cluster, cache, lineages, options)
         deadline.awaited = f"reading {options.source}"
         root = await _root(cluster, catalog, options, predecessor)
         keeping.rooted(root)
@@ -123,11 +124,20 @@ async def _data_path(
         yield NativePath(opener, ignore_sync=options.cache == "unsafe")
 
 
-def _catalog(cluster: Cluster, cache: MetadataCache, options: MountOptions) -> Catalog:
+def _catalog(
+    cluster: Cluster, cache: MetadataCache, lineages: Lineages, options: MountOptions
+) -> Catalog:
     tables = None
     if options.partitions:
-        tables = PartitionTables(PythonOpener(cluster), options.sector_size)
-    return Catalog(cluster, cache, snapshots=options.snapshots, partition_tables=tables)
+        tables = PartitionTables(PythonOpener(cluster), lineages, options.sector_size)
+    return Catalog(
+        cluster,
+        cache,
+        lineages,
+        snapshots=options.snapshots,
+        partition_tables=tables,
+        data_pool=options.data_pool,
+    )
 
 
 def _management(cluster: Cluster, catalog: Catalog, options: MountOptions) -> Management | None:

@@ -114,15 +114,17 @@ def test_what_old_headers_lack_has_a_default() -> None:
 
 @pytest.mark.parametrize(("version", "timestamp_ns"), [(4, 0), (6, 1500000000 * 10**9 + 5)])
 def test_snapshots_of_old_releases(version: int, timestamp_ns: int) -> None:
-    assert image_header.decode_snap(old_snap(version, 3, 7)) == SnapAttributes(
-        3, "old", "user", 7, timestamp_ns, True, 0, 0
+    assert image_header.decode_snap(old_snap(version, 3, 7)) == (
+        SnapAttributes(3, "old", "user", 7, timestamp_ns, True, 0, 0),
+        None,
     )
 
 
 def test_a_snapshot_of_an_old_release_has_its_own_parent() -> None:
     parent = versioned(1, 1, struct.pack("<qI2sQQ", 3, 2, b"id", 4, 5))
     body = struct.pack("<QI3sQQ", 3, 3, b"old", 7, 1) + parent + struct.pack("<BQ", 0, 3)
-    snap = image_header.decode_snap(versioned(4, 1, body))
+    snap, own = image_header.decode_snap(versioned(4, 1, body))
+    assert own == ParentSpec(3, "", "id", 4, 5)
     assert (snap.parent_overlap, snap.flags) == (5, 3)
 
 
@@ -144,7 +146,7 @@ def test_a_namespace_type_of_the_future_is_its_number() -> None:
     namespace = bytes.fromhex("0101 04000000 00000000")
     newer = SNAP.replace(namespace, bytes.fromhex("0201 04000000 09000000"))
     assert newer != SNAP
-    assert image_header.decode_snap(newer).namespace_type == 9
+    assert image_header.decode_snap(newer)[0].namespace_type == 9
 
 
 def test_a_parent_of_the_first_version_and_no_parent() -> None:

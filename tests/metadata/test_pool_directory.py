@@ -154,7 +154,6 @@ def test_garbage_is_understood_or_not_and_nothing_else(answer: bytes) -> None:
     [
         pytest.param(pairs(b"a", b"1")[:-1], id="truncated"),
         pytest.param(pairs(b"a", b"1") + b"\0", id="too long"),
-        pytest.param(pairs(b"a", b"\xff"), id="id not ASCII"),
         pytest.param(pairs(b"a", b"1", b"b", b"2"), id="the same page again"),
     ],
 )
@@ -175,3 +174,15 @@ async def test_a_failing_cluster_is_not_an_empty_pool() -> None:
 
     with pytest.raises(PermissionError):
         await pool_directory.list_images(execute)
+
+
+@pytest.mark.parametrize("image_id", ["1", "10219025976e", "abc-DEF_9.~"])
+def test_what_librbd_may_have_made_is_an_id(image_id: str) -> None:
+    assert pool_directory.is_image_id(image_id)
+
+
+@pytest.mark.parametrize(
+    "image_id", ["", "/1", "a/b", "a b", "a\0", "\n", "\udcff", "\u00e4", "x" * 1025]
+)
+def test_what_names_no_object_or_another_is_no_id(image_id: str) -> None:
+    assert not pool_directory.is_image_id(image_id)
