@@ -14,6 +14,7 @@ import rbd
 import trio
 
 from rbdfs.ceph import monitors
+from rbdfs.ceph.background import background
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.pool_threads import PoolThreads
@@ -55,16 +56,25 @@ class Cluster:
         user: id of the client without ``client.``.
         address: of the client, as watchers and the blocklist name it: ``IP:0/NONCE``.
         steps: threads for the steps of live migrations, some of which take hours.
+        background: for what goes on beside, and ends with the connection.
     """
 
-    def __init__(self, client: rados.Rados, bridge: AioBridge, settings: CephSettings) -> None:
+    def __init__(
+        self,
+        client: rados.Rados,
+        bridge: AioBridge,
+        settings: CephSettings,
+        nursery: trio.Nursery,
+        ioctxs: dict[tuple[int, str], rados.Ioctx],
+    ) -> None:
         self.bridge = bridge
+        self.background = nursery
         self.user = _user(settings)
         self._full_try = settings.full_try
         self.address: str = client.get_addrs()
         self._client = client
         # By the pool's id: its name may be given to another pool.
-        self._ioctxs: dict[tuple[int, str], rados.Ioctx] = {}
+        self._ioctxs = ioctxs
         self._pool_ids: SingleFlight[int] = SingleFlight(_POOL_ID_S, _POOLS)
         # A pool that does not answer must not keep the threads that other pools need.
         self._limiter = trio.CapacityLimiter(32)
@@ -87,17 +97,13 @@ class Cluster:
             await trio.to_thread.run_sync(_connect, client, settings, abandon_on_cancel=True)
         if scope.cancelled_caught:
             raise ClusterAway(f"the cluster did not answer within {timeout_s:g} s")
-        cluster = cls(client, bridge, settings)
+        ioctxs: dict[tuple[int, str], rados.Ioctx] = {}
         try:
-            yield cluster
+            async with background() as nursery:
+                yield cls(client, bridge, settings, nursery, ioctxs)
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(cluster._shutdown)
-
-    def _shutdown(self) -> None:
-        while self._ioctxs:
-            self._ioctxs.popitem()[1].close()
-        self._client.shutdown()
+                await trio.to_thread.run_sync(_shut_down, client, ioctxs)
 
     async def ioctx(self, pool: str, namespace: str = "") -> rados.Ioctx:
         """Return the I/O context of *namespace* in the pool that is named *pool* now.
@@ -252,6 +258,12 @@ class Cluster:
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(partial(function, *args), limiter=self._limiter)
+
+
+def _shut_down(client: rados.Rados, ioctxs: dict[tuple[int, str], rados.Ioctx]) -> None:
+    while ioctxs:
+        ioctxs.popitem()[1].close()
+    client.shutdown()
 
 
 def _user(settings: CephSettings) -> str:

@@ -30,7 +30,7 @@ class NameOperations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         mounted = self.mounted
-        entry = await mounted.catalog.find(await mounted.entry(parent_inode), name)
+        entry = await mounted.catalog.find(await mounted.entry(parent_inode), name, known=True)
         return mounted.attributes(entry, mounted.inodes.remember(entry))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -38,7 +38,7 @@ class NameOperations(pyfuse3.Operations):
             self.mounted.inodes.forget(inode, count)
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
-        entry = await self.mounted.catalog.current(await self.mounted.entry(inode))
+        entry = await self.mounted.catalog.current(await self.mounted.entry(inode), known=True)
         self.mounted.inodes.refresh(entry)
         return self.mounted.attributes(entry, inode)
 

@@ -102,59 +102,74 @@ class Catalog:
             raise NotADirectory(f"{parent.spec} is not a directory")
         return Listing(partial(self._contents.parts, parent))
 
-    async def find(self, parent: Entry, name: bytes) -> Entry:
+    async def find(self, parent: Entry, name: bytes, *, known: bool = False) -> Entry:
         """Return what file name *name* means in directory *parent*.
 
-        Raises OSError: ENOENT, ENOTDIR, ENAMETOOLONG, or what reading the cluster came to.
+        With *known*, what it meant last will do where the cluster does not answer in time. Raises
+        OSError: ENOENT, ENOTDIR, ENAMETOOLONG, or what reading the cluster came to.
         """
+        if known:
+            # That there is no such name may have been true last, and is not any more.
+            with contextlib.suppress(Missing):
+                return await self._find(parent, name, known=True)
+        return await self._find(parent, name, known=False)
+
+    async def _find(self, parent: Entry, name: bytes, *, known: bool) -> Entry:
         if not parent.is_directory:
             raise NotADirectory(f"{parent.spec} is not a directory")
         if parent.is_pool_list:
             return await self._find_pool(_parsed(parse_directory_name, name)[0])
         if name.startswith(b"@"):
-            return await self._find_namespace(parent, _parsed(parse_directory_name, name)[0])
+            namespace = _parsed(parse_directory_name, name)[0]
+            return await self._find_namespace(parent, namespace, known=known)
         wanted = _parsed(parse_file_name, name)
         try:
-            return await self.find_image(parent, wanted)
+            return await self.find_image(parent, wanted, known=known)
         except Missing:
             # What a name means as it stands comes before a partition.
             if wanted == FileName(wanted.image):
                 with contextlib.suppress(Missing):
-                    return await self._find_namespace(parent, wanted.image)
+                    return await self._find_namespace(parent, wanted.image, known=known)
             split = split_partition(name)
             if split is None or self._partition_tables is None:
                 raise
-            return await self._find_partition(await self.find(parent, split[0]), split[1])
+            whole = await self._find(parent, split[0], known=known)
+            return await self._find_partition(whole, split[1], known=known)
 
-    async def find_image(self, parent: Entry, wanted: FileName) -> Entry:
+    async def find_image(self, parent: Entry, wanted: FileName, *, known: bool = False) -> Entry:
         """Return the image or snapshot *wanted* in directory *parent*; raise OSError ENOENT."""
         try:
-            return await self._find_image(parent, wanted)
+            return await self._find_image(parent, wanted, known=known)
         except NotUnderstood as exc:
             spec = ImageSpec(parent.pool, parent.namespace, wanted.image, wanted.snap)
             raise NotUnderstood(f"{spec}: {exc.strerror}") from exc
 
-    async def _find_image(self, parent: Entry, wanted: FileName) -> Entry:
-        image_id = await self._cache.image_id(parent.pool, parent.namespace, wanted.image)
+    async def _find_image(self, parent: Entry, wanted: FileName, *, known: bool) -> Entry:
+        image_id = await self._cache.image_id(
+            parent.pool, parent.namespace, wanted.image, known=known
+        )
         parent = await self.present(parent)
-        attributes = await self._cache.attributes(parent, wanted.image, image_id)
+        attributes = await self._cache.attributes(parent, wanted.image, image_id, known=known)
         image = image_entry(parent, wanted.image, attributes)
         if wanted == FileName(wanted.image):
-            return await self.measured(image, attributes, None)
+            return await self.measured(image, attributes, None, known=known)
         for snap in attributes.snaps if self._snapshots != "off" else ():
             by_name = wanted.snap == snap.name and snap.namespace_type == USER
             if by_name or (wanted.snap_id == snap.snap_id and self._snapshots == "all"):
-                return await self.measured(snap_entry(image, snap), attributes, snap)
+                whole = snap_entry(image, snap)
+                return await self.measured(whole, attributes, snap, known=known)
         raise NoSuchName(f"{image.spec} has no such snapshot")
 
-    async def attributes(self, entry: Entry, *, newer: bool = False) -> ImageAttributes:
+    async def attributes(
+        self, entry: Entry, *, known: bool = False, newer: bool = False
+    ) -> ImageAttributes:
         """Return the attributes of the image that *entry* is, or is a snapshot of, as of now.
 
         *newer* ones are of after the call. Raises OSError ESTALE where the image is gone.
         """
         try:
             name, image_id = entry.image, entry.image_id or ""
-            return await self._cache.attributes(entry, name, image_id, newer=newer)
+            return await self._cache.attributes(entry, name, image_id, known=known, newer=newer)
         except Missing:
             raise ImageGone(f"{entry.spec} was removed") from None
 
@@ -175,21 +190,24 @@ class Catalog:
         """Raise OSError for an image that librbd must not open: its parents have no end."""
         await self._lineages.check(entry)
 
-    async def current(self, entry: Entry) -> Entry:
-        """Return *entry* as it is now. Raises OSError ESTALE where it is gone."""
+    async def current(self, entry: Entry, *, known: bool = False) -> Entry:
+        """Return *entry* as it is now. Raises OSError ESTALE where it is gone.
+
+        With *known*, as it was last will do where the cluster does not answer in time.
+        """
         if entry.is_directory:
             return entry
-        attributes = await self.attributes(entry)
+        attributes = await self.attributes(entry, known=known)
         whole, snap = image_entry(entry, entry.image, attributes), None
         if entry.is_snapshot:
             snap = find_snap(attributes, entry.key.snap_id)
             if snap is None:
                 raise SnapshotGone(f"{entry.spec} was removed")
             whole = snap_entry(whole, snap)
-        whole = await self.measured(whole, attributes, snap)
+        whole = await self.measured(whole, attributes, snap, known=known)
         if not entry.key.partition:
             return whole
-        return await self._find_partition(whole, entry.key.partition)
+        return await self._find_partition(whole, entry.key.partition, known=known)
 
     def changed(self, entry: Entry) -> None:
         """Forget the attributes of *entry*, which this mount has changed."""
@@ -230,10 +248,15 @@ class Catalog:
         return replace(parent, key=parent.key._replace(pool_id=pool_id))
 
     async def measured(
-        self, entry: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
+        self,
+        entry: Entry,
+        attributes: ImageAttributes,
+        snap: SnapAttributes | None,
+        *,
+        known: bool = False,
     ) -> Entry:
         """Return *entry* with the bytes that it takes."""
-        allocated = await self._cache.allocated(entry, attributes, snap)
+        allocated = await self._cache.allocated(entry, attributes, snap, known=known)
         return replace(entry, allocated=allocated)
 
     async def _find_pool(self, name: str) -> Entry:
@@ -241,16 +264,17 @@ class Catalog:
             raise NoSuchPool(f"no pool for rbd is named {name!a}")
         return await self.directory(name)
 
-    async def _find_namespace(self, parent: Entry, name: str) -> Entry:
+    async def _find_namespace(self, parent: Entry, name: str, *, known: bool) -> Entry:
         # Namespaces do not nest.
-        if parent.namespace or name not in await self._cache.namespaces(parent.pool):
+        if parent.namespace or name not in await self._cache.namespaces(parent.pool, known=known):
             raise NoSuchName(f"nothing is named {name!a} in {parent.spec}")
         return namespace_entry(await self.present(parent), name)
 
-    async def _find_partition(self, whole: Entry, number: int) -> Entry:
+    async def _find_partition(self, whole: Entry, number: int, *, known: bool) -> Entry:
         if whole.is_directory or whole.key.partition or self._partition_tables is None:
             raise NoSuchName(f"{whole.spec} has no partitions")
-        for found in await self._partition_tables.partitions(whole):
+        lane = self._cache.lane(whole.pool, known=known)
+        for found in await self._partition_tables.partitions(whole, lane):
             if found.number == number:
                 return partition_entry(whole, number, found.offset, found.length)
         raise NoSuchName(f"{whole.spec} has no partition {number}")

@@ -48,7 +48,7 @@ class Contents:
         """Return the parts of directory *parent* in order, each a function that returns items."""
         if parent.is_pool_list:
             return [partial(self._pool_items, pool) for pool in await self._cache.pools()]
-        names = await self._cache.image_names(parent.pool, parent.namespace)
+        names = await self._cache.image_names(parent.pool, parent.namespace, known=True)
         namespaces = [] if parent.namespace else await self._namespaces(parent)
         parent = await self._catalog.present(parent)
         parts: list[Expand] = [
@@ -63,7 +63,7 @@ class Contents:
 
     async def _namespaces(self, parent: Entry) -> list[str]:
         try:
-            return await self._cache.namespaces(parent.pool)
+            return await self._cache.namespaces(parent.pool, known=True)
         except NotUnderstood as exc:
             self._leave_out(f"the namespaces of {parent.spec}", exc)
             return []
@@ -82,9 +82,9 @@ class Contents:
         self, parent: Entry, name: str, image_id: str, taken: Collection[str]
     ) -> list[Item]:
         try:
-            attributes = await self._cache.attributes(parent, name, image_id)
+            attributes = await self._cache.attributes(parent, name, image_id, known=True)
             image = image_entry(parent, name, attributes)
-            entry = await self._catalog.measured(image, attributes, None)
+            entry = await self._catalog.measured(image, attributes, None, known=True)
             named = self._named(entry, partial(file_name, name))
             items = await self._with_partitions(named, name, taken)
         except Missing as exc:
@@ -126,7 +126,9 @@ class Contents:
         taken: Collection[str],
     ) -> list[Item]:
         try:
-            entry = await self._catalog.measured(snap_entry(image, snap), attributes, snap)
+            entry = await self._catalog.measured(
+                snap_entry(image, snap), attributes, snap, known=True
+            )
             named = self._named(entry, partial(file_name, image.image, snap.name))
             return await self._with_partitions(named, snap.name, taken)
         except Exception as exc:
@@ -141,9 +143,10 @@ class Contents:
             return items
         result = []
         for name, whole in items:
+            lane = self._cache.lane(whole.pool, known=True)
             result.append((name, whole))
             try:
-                partitions = await self._partition_tables.partitions(whole)
+                partitions = await self._partition_tables.partitions(whole, lane)
             except Exception as exc:
                 self._leave_out(f"the partitions of {whole.spec}", exc)
                 continue

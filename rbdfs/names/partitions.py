@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.ceph.single_flight import Lane, SingleFlight
 from rbdfs.model.partition_table import read_partitions_async
 
 if TYPE_CHECKING:
@@ -28,20 +28,27 @@ class PartitionTables:
     *sector* is the sector size, in bytes, of an MBR that does not tell it.
     """
 
-    def __init__(self, opener: Opener, lineages: Lineages, sector: int) -> None:
+    def __init__(
+        self, opener: Opener, lineages: Lineages, sector: int, nursery: trio.Nursery | None = None
+    ) -> None:
         self._opener = opener
         self._lineages = lineages
         self._sector = sector
-        self._of_images: SingleFlight[list[Partition]] = SingleFlight(_IMAGE_TTL_S, _KEPT)
-        self._of_snaps: SingleFlight[list[Partition]] = SingleFlight(_SNAP_TTL_S, _KEPT)
+        self._of_images: SingleFlight[list[Partition]] = SingleFlight(
+            _IMAGE_TTL_S, _KEPT, nursery=nursery
+        )
+        self._of_snaps: SingleFlight[list[Partition]] = SingleFlight(
+            _SNAP_TTL_S, _KEPT, nursery=nursery
+        )
 
-    async def partitions(self, whole: Entry) -> list[Partition]:
+    async def partitions(self, whole: Entry, lane: Lane | None = None) -> list[Partition]:
         """Return the partitions of an image or snapshot, none where the table is not sound.
 
-        Raises OSError where the image cannot be read.
+        With *lane*, those known last will do where its pool does not answer in time. Raises OSError
+        where the image cannot be read.
         """
         tables = self._of_snaps if whole.is_snapshot else self._of_images
-        return await tables.get(whole.key, lambda: self._read(whole))
+        return await tables.get(whole.key, lambda: self._read(whole), lane)
 
     def changed(self, entry: Entry) -> None:
         """Forget the table of the image of *entry*, which somebody has written to."""

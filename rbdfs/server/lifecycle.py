@@ -12,6 +12,7 @@ import pyfuse3
 import trio
 
 from rbdfs.ceph.aio import AioBridge
+from rbdfs.ceph.background import background
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.ceph.opener import PythonOpener
 from rbdfs.errors import Missing, NotPermitted, UserError
@@ -61,9 +62,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         connection = Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
         cluster = await stack.enter_async_context(connection)
         dead, fenced = await _fence(cluster, keeping, options, predecessor)
-        cache = MetadataCache(cluster)
-        lineages = Lineages(cluster, cache)
-        catalog = _catalog(cluster, cache, lineages, options)
+        catalog, lineages = _catalog(cluster, options)
         deadline.awaited = f"reading {options.source}"
         root = await _root(cluster, catalog, options, predecessor)
         keeping.rooted(root)
@@ -76,7 +75,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         executor = Executor(catalog, handles, Copiers(cluster, path.opener, keeping, options))
         make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, executor)
         moves = await stack.enter_async_context(_moving(make_moves, options, predecessor))
-        background = await stack.enter_async_context(_background())
+        nursery = await stack.enter_async_context(background())
         # Closed before the moves are interrupted, as Copier.stoppable() wants it.
         await stack.enter_async_context(_closing(handles, moves))
         directories = OpenDirectories(catalog, keeping)
@@ -90,9 +89,9 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
             moves=moves,
         )
         if predecessor is not None:
-            await takeover.restore(mounted, predecessor, background, fenced=fenced)
+            await takeover.restore(mounted, predecessor, nursery, fenced=fenced)
         elif not options.read_only:
-            background.start_soon(takeover.warn_unless_fencing_is_allowed, cluster)
+            nursery.start_soon(takeover.warn_unless_fencing_is_allowed, cluster)
         operations = Operations(mounted)
         device = _device(options, keeping, predecessor)
         descriptor, mount = await stack.enter_async_context(device)
@@ -124,13 +123,15 @@ async def _data_path(
         yield NativePath(opener, ignore_sync=options.cache == "unsafe")
 
 
-def _catalog(
-    cluster: Cluster, cache: MetadataCache, lineages: Lineages, options: MountOptions
-) -> Catalog:
+def _catalog(cluster: Cluster, options: MountOptions) -> tuple[Catalog, Lineages]:
+    cache = MetadataCache(cluster)
+    lineages = Lineages(cluster, cache)
     tables = None
     if options.partitions:
-        tables = PartitionTables(PythonOpener(cluster), lineages, options.sector_size)
-    return Catalog(
+        tables = PartitionTables(
+            PythonOpener(cluster), lineages, options.sector_size, cluster.background
+        )
+    catalog = Catalog(
         cluster,
         cache,
         lineages,
@@ -138,6 +139,7 @@ def _catalog(
         partition_tables=tables,
         data_pool=options.data_pool,
     )
+    return catalog, lineages
 
 
 def _management(cluster: Cluster, catalog: Catalog, options: MountOptions) -> Management | None:
@@ -220,26 +222,11 @@ async def _moving(
     predecessor: Estate | None,
 ) -> AsyncIterator[Moves | None]:
     """Yield what moves images, in a managed mount; interrupt it at the end of the context."""
-    async with _background() as nursery:
+    async with background() as nursery:
         moves = make_moves(nursery, options.data_pool) if options.manage else None
         if moves is not None and predecessor is None:
             nursery.start_soon(moves.survey)
         yield moves
-
-
-@contextlib.asynccontextmanager
-async def _background() -> AsyncIterator[trio.Nursery]:
-    """Yield a nursery for what goes on beside the context, and is cancelled at its end."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except Exception as exc:
-            # As it is, and not in a group of the nursery's.
-            failure = exc
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 @contextlib.asynccontextmanager
