@@ -251,6 +251,11 @@ class Cluster:
         """Return how many bytes fit in the cluster, before replication; raise OSError."""
         return await self._in_thread(monitors.room, self._client)
 
+    @property
+    def trash_expire_s(self) -> int:
+        """How long, in seconds, `rbd trash purge` leaves what is moved to the trash."""
+        return int(self._client.conf_get("rbd_move_to_trash_on_remove_expire_seconds") or 0)
+
     async def default_data_pool(self) -> int | None:
         """Return the id of the pool that the configuration sends the data of new images to."""
         name = self._client.conf_get("rbd_default_data_pool")

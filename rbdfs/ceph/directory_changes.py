@@ -2,12 +2,18 @@
 
 Every function raises rbd.Error, rados.Error and OSError: the caller has blocking_image.changing()
 translate them. *action* begins the message of a refusal: what is done to which image.
+
+librbd moves to the trash and renames by name only. Between the look at an image, by its id, and the
+change another client can have given its name to another image: which one it was is looked at
+afterwards, and undone if it was the wrong one.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+import rados
 import rbd
 
 from rbdfs.ceph.blocking_image import (
@@ -18,12 +24,14 @@ from rbdfs.ceph.blocking_image import (
     refuse_advisory_lock,
     refuse_watched,
 )
-from rbdfs.errors import InUse
+from rbdfs.errors import InUse, Missing
 
 if TYPE_CHECKING:
-    import rados
-
     from rbdfs.model.entry import Entry
+
+_DIRECTORY = "rbd_directory"
+_TRASH = "rbd_trash"
+_PAGE_KEYS = 512
 
 
 def create_image(ioctx: rados.Ioctx, name: str, order: int | None, data_pool: str | None) -> None:
@@ -31,15 +39,52 @@ def create_image(ioctx: rados.Ioctx, name: str, order: int | None, data_pool: st
     rbd.RBD().create(ioctx, encoded(name), 0, order=order, old_format=False, data_pool=data_pool)
 
 
-def move_to_trash(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
-    """Move the image of *entry* to the trash; raise InUse where a client watches or locks it."""
+def move_to_trash(ioctx: rados.Ioctx, entry: Entry, action: str, expire_s: int) -> None:
+    """Move the image of *entry* to the trash, where a purge leaves it for *expire_s* seconds.
+
+    Raises InUse where a client watches or locks it, and Missing where another image has its name.
+    """
     with opened(ioctx, entry) as image:
         # librbd itself looks at the owner of the exclusive lock only. Who opens the image from
         # now on keeps it, in the trash.
         for client, _cookie, address in lockers(image):
             raise InUse(f"{action}: locked by {client} at {address}")
         refuse_watched(image, f"{action}: the image")
-    rbd.RBD().trash_move(ioctx, encoded(entry.image), 0)
+    name, begun = encoded(entry.image), int(time.time())
+    rbd.RBD().trash_move(ioctx, name, expire_s)
+    if entry.image_id is None or _omap_values(ioctx, _TRASH, (f"id_{entry.image_id}",)):
+        return
+    for image_id in _trashed_since(ioctx, name, begun):
+        rbd.RBD().trash_restore(ioctx, image_id, name)
+    raise Missing(f"{action}: another image has this name now")
+
+
+def _trashed_since(ioctx: rados.Ioctx, name: bytes, begun: int) -> list[str]:
+    """Return the ids of what was moved to the trash under *name* since *begun*, in seconds."""
+    found, last = [], ""
+    while page := _omap_page(ioctx, _TRASH, last):
+        for key, value in page.items():
+            # A cls::rbd::TrashImageSpec: version, compat, length; source, name, deletion time.
+            length = int.from_bytes(value[7:11], "little")
+            seconds = int.from_bytes(value[11 + length : 15 + length], "little")
+            if value[11 : 11 + length] == name and seconds >= begun:
+                found.append(key.removeprefix("id_"))
+        last = max(page)
+    return found
+
+
+def _omap_page(ioctx: rados.Ioctx, oid: str, last: str) -> dict[str, bytes]:
+    with rados.ReadOpCtx() as operation:
+        values, _ = ioctx.get_omap_vals(operation, last, "", _PAGE_KEYS)
+        ioctx.operate_read_op(operation, oid)
+        return {key: value or b"" for key, value in values}
+
+
+def _omap_values(ioctx: rados.Ioctx, oid: str, keys: tuple[str, ...]) -> dict[str, bytes]:
+    with rados.ReadOpCtx() as operation:
+        values, _ = ioctx.get_omap_vals_by_keys(operation, keys)
+        ioctx.operate_read_op(operation, oid)
+        return {key: value or b"" for key, value in values}
 
 
 def remove_snapshot(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
@@ -50,10 +95,21 @@ def remove_snapshot(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
 
 
 def rename_image(ioctx: rados.Ioctx, entry: Entry, name: str, action: str) -> None:
-    """Rename the image of *entry* to *name*, within its namespace."""
+    """Rename the image of *entry* to *name*, within its namespace.
+
+    Raises Missing where another image has its name.
+    """
     with opened(ioctx, entry) as image:
         refuse_advisory_lock(image, action)
-    rbd.RBD().rename(ioctx, encoded(entry.image), encoded(name))
+    old, new = encoded(entry.image), encoded(name)
+    rbd.RBD().rename(ioctx, old, new)
+    if entry.image_id is None:
+        return
+    key = f"id_{entry.image_id}"
+    # Its name, as an encoded string.
+    if _omap_values(ioctx, _DIRECTORY, (key,)).get(key, b"")[4:] != new:
+        rbd.RBD().rename(ioctx, new, old)
+        raise Missing(f"{action}: another image has this name now")
 
 
 def rename_snapshot(ioctx: rados.Ioctx, entry: Entry, name: str, action: str) -> None:

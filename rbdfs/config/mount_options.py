@@ -48,6 +48,7 @@ class MountOptions:
         direct_io: never use the kernel's page cache.
         trim: whether discards reach the cluster.
         data_path: native or python; None means native where the extension is there.
+        quiet: whether a change of mode or owner that cannot be kept succeeds all the same.
         manage: whether images can be made, removed, renamed and moved to other pools.
         remove_snapshots: whether snapshots can be removed, which cannot be undone.
         data_pool, object_size: for images that are made; None means the cluster's default.
@@ -72,6 +73,7 @@ class MountOptions:
     cache: str = "none"
     direct_io: bool = False
     trim: bool = True
+    quiet: bool = False
     manage: bool = False
     remove_snapshots: bool = False
     data_path: str | None = None
@@ -196,6 +198,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "partitions": {"partitions": True},
     "direct_io": {"direct_io": True},
     "notrim": {"trim": False},
+    "quiet": {"quiet": True},
     "manage": {"manage": True, "remove_snapshots": False},
     "manage=snapshots": {"manage": True, "remove_snapshots": True},
     "abort_on_full": {"abort_on_full": True},

@@ -52,7 +52,7 @@ class NameOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         entry = await self.mounted.catalog.current(await self.mounted.entry(inode))
         known = self.mounted.attributes(entry, inode)
-        if (
+        if not self.mounted.options.quiet and (
             (fields.update_mode and attr.st_mode != known.st_mode)
             or (fields.update_uid and attr.st_uid != known.st_uid)
             or (fields.update_gid and attr.st_gid != known.st_gid)

@@ -114,9 +114,11 @@ class Management:
                 entry, action, partial(directory_changes.remove_snapshot, ioctx, entry, action)
             )
         else:
-            await self._change(
-                entry, action, partial(directory_changes.move_to_trash, ioctx, entry, action)
-            )
+            expire_s = self._cluster.trash_expire_s
+            move = partial(directory_changes.move_to_trash, ioctx, entry, action, expire_s)
+            await self._change(entry, action, move)
+            trashed = ImageSpec(entry.pool, entry.namespace, entry.image_id or entry.image)
+            log.info("%s is in the trash: rbd trash restore %s", entry.spec, trashed)
 
     async def snapshot(
         self, image: Entry, parent: Entry, name: bytes, begin: Begin = _nothing

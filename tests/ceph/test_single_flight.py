@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
 
-from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.ceph.single_flight import Lane, SingleFlight
+from rbdfs.errors import Missing, TimedOut
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -218,3 +220,85 @@ async def test_a_value_that_was_loaded_anew_is_among_the_youngest(mock_clock: Mo
     assert await cache.get("a", source.load) == "value 3"
     await cache.get("c", source.load)
     assert await cache.get("a", source.load) == "value 3"
+
+
+async def test_the_value_known_last_is_told_where_the_load_takes_too_long(
+    autojump_clock: MockClock,
+) -> None:
+    source, lane = Source(), Lane()
+    async with trio.open_nursery() as nursery:
+        cache = SingleFlight[str](TTL_S, 10, nursery=nursery)
+        assert await cache.get("a", source.load, lane) == "value 1"
+        await trio.sleep(TTL_S * 2)
+        source.gate = trio.Event()
+        begun = trio.current_time()
+        assert await cache.get("a", source.load, lane) == "value 1"
+        assert 0.1 < trio.current_time() - begun < 0.5
+        # That one is late is known: nobody waits as long again, for no key of the lane.
+        begun = trio.current_time()
+        cache.suppose("b", "listed")
+        assert await cache.get("a", source.load, lane) == "value 1"
+        assert await cache.get("b", source.load, lane) == "listed"
+        assert trio.current_time() - begun < 0.05
+        assert source.loads == 3
+        # Who wants to be sure waits, and so does who asks for what is not known.
+        with trio.move_on_after(5) as waiting:
+            await cache.get("a", source.load)
+        assert waiting.cancelled_caught
+        with trio.move_on_after(5) as waiting:
+            await cache.get("c", source.load, lane)
+        assert waiting.cancelled_caught
+        source.gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        # What was loaded meanwhile is too old already.
+        assert await cache.get("a", source.load, lane) == "value 5"
+        assert await cache.get("b", source.load, lane) == "value 6"
+        assert lane.patience_s > 0.1
+
+
+async def test_no_more_loads_are_begun_than_may_be_late(autojump_clock: MockClock) -> None:
+    source, lane = Source(ready=False), Lane()
+    async with trio.open_nursery() as nursery:
+        cache = SingleFlight[str](TTL_S, 1000, nursery=nursery)
+        for number in range(500):
+            cache.suppose(number, "listed")
+        begun = trio.current_time()
+        for number in range(500):
+            assert await cache.get(number, source.load, lane) == "listed"
+        assert source.loads == 64
+        assert trio.current_time() - begun < 1.1
+        source.gate.set()
+
+
+@pytest.mark.parametrize(("error", "kept"), [(TimedOut("late"), True), (Missing("gone"), False)])
+async def test_what_a_load_ends_with_decides_whether_the_last_value_is_kept(
+    autojump_clock: MockClock, error: OSError, kept: bool
+) -> None:
+    source, lane = Source(), Lane()
+    async with trio.open_nursery() as nursery:
+        cache = SingleFlight[str](TTL_S, 10, nursery=nursery)
+        await cache.get("a", source.load, lane)
+        await trio.sleep(TTL_S * 2)
+        source.error = error
+        if kept:
+            assert await cache.get("a", source.load, lane) == "value 1"
+        else:
+            with pytest.raises(Missing):
+                await cache.get("a", source.load, lane)
+        assert (cache.last("a") is not None) == kept
+
+
+async def test_values_are_kept_by_weight_and_use(autojump_clock: MockClock) -> None:
+    async def load(text: str) -> str:
+        return text
+
+    cache = SingleFlight[str](TTL_S, 10, weigh=len)
+    await cache.get("a", partial(load, "aaaa"))
+    await cache.get("b", partial(load, "bbbb"))
+    assert await cache.get("a", partial(load, "other")) == "aaaa"
+    await cache.get("c", partial(load, "cccc"))
+    assert (cache.last("a"), cache.last("b"), cache.last("c")) == ("aaaa", None, "cccc")
+    # What nobody asks for goes, expired or not.
+    await trio.sleep(601)
+    await cache.get("d", partial(load, "d"))
+    assert len(cache) == 1

@@ -49,6 +49,7 @@ def test_the_defaults_are_private_and_read_write() -> None:
         ("notrim", "trim", False),
         ("abort_on_full", "abort_on_full", True),
         ("sector_size=4096", "sector_size", 4096),
+        ("quiet", "quiet", True),
         ("manage", "manage", True),
         ("manage", "remove_snapshots", False),
         ("manage=snapshots", "manage", True),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from functools import partial
+from stat import S_IFBLK
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,7 +53,7 @@ def changing_calls(image: Path, new: Path) -> dict[str, Callable[[], object]]:
         "mkdir": lambda: os.mkdir(new),
         "mknod": lambda: os.mknod(new),
         "mkfifo": lambda: os.mkfifo(new),
-        "mknod device": lambda: os.mknod(new, stat.S_IFBLK | 0o600, os.makedev(7, 0)),
+        "mknod device": lambda: os.mknod(new, S_IFBLK | 0o600, os.makedev(7, 0)),
         "symlink": lambda: os.symlink("target", new),
         "link": lambda: os.link(image, new),
         "link snapshot": lambda: os.link(image, f"{image}@new"),
@@ -83,6 +83,21 @@ def test_nothing_is_created_removed_or_renamed(
         assert not mount.file("new").exists()
         assert (pool_objects(ceph, pool), mount.file(image).stat()) == before
         assert mount.alive
+
+
+def test_a_mode_that_cannot_be_kept_is_no_error_where_it_is_asked_for(
+    image: str, pool: str, mounting: Mounting
+) -> None:
+    with mounting(pool, "-o", "quiet,umask=007,gid=5") as mount:
+        path = mount.file(image)
+        os.chmod(path, 0o600)
+        os.chown(path, 64055, 108)
+        assert (path.stat().st_mode & 0o777, path.stat().st_uid, path.stat().st_gid) == (
+            0o660,
+            0,
+            5,
+        )
+        assert refusal(lambda: os.truncate(path, 0)) == "EPERM"
 
 
 def test_other_refusals(image: str, mount: Mount) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import rbd
 
+from rbdfs.ceph import directory_changes
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
@@ -161,6 +162,48 @@ async def test_an_image_goes_to_the_trash_with_its_snapshots(
     assert entry.image_id is not None
     ceph.rbd("trash", "restore", f"{pool}/{entry.image_id}")
     assert (await managed.find(f"{image_name}@s")).image_id == entry.image_id
+
+
+async def test_an_image_that_got_the_name_meanwhile_stays(
+    ceph: Ceph, managed: Managed, ioctx: Any, pool: str, image_name: str, monkeypatch: Any
+) -> None:
+    """librbd moves and renames by name, which another client gives to another image meanwhile."""
+    first = await managed.create(image_name)
+
+    def swap(*_: object) -> None:
+        rbd.RBD().rename(ioctx, image_name, f"{image_name}-mine")
+        rbd.RBD().create(ioctx, image_name, MIB)
+
+    for module_function, change in (
+        ("refuse_watched", managed.management.unlink(first)),
+        ("refuse_advisory_lock", managed.management.rename(first, managed.parent, b"new-name", 0)),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(directory_changes, module_function, swap)
+            with refused(errno.ENOENT):
+                await change
+        assert image_name not in trashed(ceph, pool)
+        assert (await managed.find(f"{image_name}-mine")).image_id == first.image_id
+        other = await managed.find(image_name)
+        assert other.image_id != first.image_id
+        assert other.size == MIB
+        assert not await managed.exists("new-name")
+        rbd.RBD().remove(ioctx, image_name)
+        rbd.RBD().rename(ioctx, f"{image_name}-mine", image_name)
+
+
+async def test_the_trash_keeps_what_is_removed_for_as_long_as_the_cluster_says(
+    ceph: Ceph, pool: str, image_name: str
+) -> None:
+    settings = CephSettings(
+        "admin", ceph.conf, pairs=(("rbd_move_to_trash_on_remove_expire_seconds", "3600"),)
+    )
+    async with Cluster.connect(settings, AioBridge(), 10) as cluster:
+        managed = await managed_as(cluster, pool)
+        await managed.create(image_name)
+        await managed.unlink(image_name)
+    ceph.rbd("trash", "purge", "--no-progress", pool)
+    assert image_name in trashed(ceph, pool)
 
 
 async def test_an_image_in_use_is_not_removed(
