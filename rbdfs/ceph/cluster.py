@@ -36,8 +36,6 @@ T = TypeVar("T")
 Ioctx: TypeAlias = rados.Ioctx
 """For the annotations of rooms that do not import rados."""
 
-# How long a fenced client stays fenced: Ceph's own default.
-_FENCE_S = 3600
 # RadosClient.connect gives up by itself after client_mount_timeout; this is the grace in which
 # its own, better worded error may arrive before the caller stops waiting.
 _CONNECT_GRACE_S = 2.0
@@ -217,27 +215,12 @@ class Cluster:
             return bool(await self._in_thread(rbd.RBD().namespace_exists, ioctx, namespace))
 
     async def fence(self, address: str) -> None:
-        """Blocklist the client at *address*; on return nothing that it sent can take effect.
-
-        Raises OSError; profile rbd permits it.
-        """
-        with from_ceph(f"fencing {address}"):
-            await self._in_thread(self._client.blocklist_add, address, _FENCE_S)
-            await self._in_thread(self._client.wait_for_latest_osdmap)
+        """Blocklist the client at *address*, as monitors.fence() does."""
+        await self._in_thread(monitors.fence, self._client, address)
 
     async def may_fence(self) -> bool:
-        """Tell whether this client may blocklist others. Raises OSError.
-
-        The address is none, so nothing is fenced: monitors look at permissions first, and refuse
-        what they cannot parse with EINVAL. It has the form that profile rbd allows.
-        """
-        return await self._in_thread(self._may_fence)
-
-    def _may_fence(self) -> bool:
-        command = {"prefix": "osd blocklist", "blocklistop": "add", "addr": "nobody/0"}
-        with from_ceph("trying to fence nobody"):
-            code, _, _ = self._client.mon_command(json.dumps(command), b"")
-        return code not in (-errno.EACCES, -errno.EPERM)
+        """Tell whether this client may blocklist others, as monitors.may_fence() does."""
+        return await self._in_thread(monitors.may_fence, self._client)
 
     async def blocklist(self) -> set[str]:
         """Return the addresses that are blocklisted now. Raises OSError; profile rbd permits it."""
@@ -251,15 +234,9 @@ class Cluster:
         """Return how many bytes fit in the cluster, before replication; raise OSError."""
         return await self._in_thread(monitors.room, self._client)
 
-    @property
-    def trash_expire_s(self) -> int:
-        """How long, in seconds, `rbd trash purge` leaves what is moved to the trash."""
-        return int(self._client.conf_get("rbd_move_to_trash_on_remove_expire_seconds") or 0)
-
-    async def default_data_pool(self) -> int | None:
-        """Return the id of the pool that the configuration sends the data of new images to."""
-        name = self._client.conf_get("rbd_default_data_pool")
-        return (await self.ioctx(name)).get_pool_id() if name else None
+    def setting(self, name: str) -> str:
+        """Return what the configuration says of a setting of Ceph; "" where it says nothing."""
+        return self._client.conf_get(name) or ""
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await trio.to_thread.run_sync(partial(function, *args), limiter=self._limiter)

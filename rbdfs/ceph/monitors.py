@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ from rbdfs.errors import NotUnderstood, failure
 
 if TYPE_CHECKING:
     import rados
+
+# How long a fenced client stays fenced: Ceph's own default.
+_FENCE_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,28 @@ def blocklist(client: rados.Rados) -> set[str]:
     # A second list, of address ranges, may follow: the whole is not JSON.
     clients, _ = json.JSONDecoder().raw_decode(answer.decode())
     return {client["addr"] for client in clients}
+
+
+def fence(client: rados.Rados, address: str) -> None:
+    """Blocklist the client at *address*; on return nothing that it sent can take effect.
+
+    Blocks. Raises OSError; profile rbd permits it.
+    """
+    with from_ceph(f"fencing {address}"):
+        client.blocklist_add(address, _FENCE_S)
+        client.wait_for_latest_osdmap()
+
+
+def may_fence(client: rados.Rados) -> bool:
+    """Tell whether *client* may blocklist others; blocks. Raises OSError.
+
+    The address is none, so nothing is fenced: monitors look at permissions first, and refuse
+    what they cannot parse with EINVAL. It has the form that profile rbd allows.
+    """
+    command = {"prefix": "osd blocklist", "blocklistop": "add", "addr": "nobody/0"}
+    with from_ceph("trying to fence nobody"):
+        code, _, _ = client.mon_command(json.dumps(command), b"")
+    return code not in (-errno.EACCES, -errno.EPERM)
 
 
 def _ask(client: rados.Rados, action: str, **command: str) -> bytes:

@@ -238,9 +238,8 @@ class Catalog:
         return sum(usage.used for usage in usages.values()), room
 
     async def _new_data_pool(self) -> int | None:
-        if self._data_pool is not None:
-            return int((await self._cluster.ioctx(self._data_pool)).get_pool_id())
-        return await self._cluster.default_data_pool()
+        name = self._data_pool or self._cluster.setting("rbd_default_data_pool")
+        return (await self._cluster.ioctx(name)).get_pool_id() if name else None
 
     async def present(self, parent: Entry) -> Entry:
         """Return directory *parent* in the pool that has its name now."""

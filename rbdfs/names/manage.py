@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RENAME_NOREPLACE = 1
+# How long, in seconds, `rbd trash purge` leaves what is moved to the trash.
+_TRASH_EXPIRY = "rbd_move_to_trash_on_remove_expire_seconds"
 # A pool that does not answer keeps its own threads, not those of other pools.
 _THREADS_A_POOL = 4
 
@@ -114,7 +116,7 @@ class Management:
                 entry, action, partial(directory_changes.remove_snapshot, ioctx, entry, action)
             )
         else:
-            expire_s = self._cluster.trash_expire_s
+            expire_s = int(self._cluster.setting(_TRASH_EXPIRY) or 0)
             move = partial(directory_changes.move_to_trash, ioctx, entry, action, expire_s)
             await self._change(entry, action, move)
             trashed = ImageSpec(entry.pool, entry.namespace, entry.image_id or entry.image)
