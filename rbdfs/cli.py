@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rbdfs.config.command_line import parse_arguments
-from rbdfs.config.logging_setup import configure_logging, finish
+from rbdfs.config.logging_setup import configure_logging, finish, flush
 from rbdfs.config.secrets import conceal_arguments
-from rbdfs.errors import EXIT_FAILURE, UserError
+from rbdfs.errors import UserError
 from rbdfs.keeper import command_socket
 from rbdfs.keeper.daemonise import Starter, daemonise, open_standard_descriptors
 from rbdfs.keeper.keeper import Keeper
@@ -47,12 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
         configure_logging(options)
         return finish(Keeper(options, starter).run() if kept else _serve_alone(options, starter))
     except UserError as exc:
-        starter.failed(exc)
-        return finish(exc.exit_code)
+        error = exc
     except Exception as exc:
         log.exception("rbdfs ends")
-        starter.failed(UserError(f"unexpected error: {type(exc).__name__}: {exc}"))
-        return finish(EXIT_FAILURE)
+        error = UserError(f"unexpected error: {type(exc).__name__}: {exc}")
+    # The last line is why: in the foreground the log goes to the same place.
+    flush()
+    starter.failed(error)
+    return finish(error.exit_code)
 
 
 def _leave_the_caller() -> None:

@@ -168,13 +168,18 @@ def configure_logging(options: MountOptions) -> None:
     logging.getLogger("pyfuse3").setLevel(logging.INFO)
 
 
+def flush() -> bool:
+    """Have written what was logged until now; return False where that takes too long."""
+    handlers = [each for each in logging.getLogger().handlers if isinstance(each, Queued)]
+    return all(each.last_words() for each in handlers)
+
+
 def finish(exit_code: int) -> int:
     """Have the log written and return *exit_code*; leave at once where the log cannot be written.
 
     The interpreter's own end would wait for it without an end.
     """
-    written = [each.last_words() for each in logging.getLogger().handlers if type(each) is Queued]
-    if not all(written):
+    if not flush():
         os._exit(exit_code)
     return exit_code
 

@@ -3,5 +3,5 @@
 Owns the mount from its beginning to its end, the child process that serves it, the estate that is
 handed over, and the socket for commands. It must not know Ceph, nor anything that is likely to
 fail: there is so little of it that it should live as long as the mount. It is one thread, a loop
-over descriptors, and has no locks.
+over descriptors, beside the one that writes the log, and has no locks.
 """

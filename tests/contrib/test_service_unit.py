@@ -205,6 +205,9 @@ def work(sandbox: Sandbox, file: Path, keeper: int) -> None:
     assert done.returncode == 0, done.stderr
     assert '"generation": 3' in done.stdout
     assert sandbox.run("cmp", data, file).returncode == 0
+    # Root may ask, though it may not look into the mount.
+    done = Namespace(sandbox.holder).run(RBDFS, "status", mountpoint)
+    assert '"generation": 3' in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("name", ["a,allow_other,dev", "back\\slash,suid", "with space"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -130,7 +131,7 @@ def test_a_keeper_that_takes_no_questions(pool: str, mounting: Mounting) -> None
 
 # Listens on an address as some user, and answers everybody with the same bytes.
 IMPOSTOR = """
-import os, socket, sys
+import contextlib, os, socket, sys
 address, uid, answer = sys.argv[1], int(sys.argv[2]), os.fsencode(sys.argv[3])
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
     listener.bind(address.replace("@", chr(0)))
@@ -138,7 +139,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
     listener.listen()
     print(flush=True)
     while True:
-        with listener.accept()[0] as caller:
+        with contextlib.suppress(OSError), listener.accept()[0] as caller:
             caller.recv(256)
             caller.send(answer)
 """
@@ -181,6 +182,28 @@ def test_answers_that_are_none(
         with impostor(str(path), uid, answer):
             assert_refused(asked("status", mount.path), refusal)
         path.unlink()
+
+
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_keeper_of_the_version_before(
+    pool: str, mounting: Mounting, tmp_path: Path, uid: int
+) -> None:
+    """It goes on after an upgrade, and listens on an abstract address made of the path.
+
+    Of anybody: whoever has it answers for no mount that is not his own.
+    """
+    link = tmp_path / "link"
+    with mounting(pool) as mount:
+        link.symlink_to(mount.path)
+        socket_of(mount).unlink()
+        digest = hashlib.sha256(os.fsencode(mount.path)).hexdigest()[:32]
+        with impostor(f"@rbdfs-keeper-{digest}", uid, ANSWER):
+            for path in (mount.path, link):
+                done = asked("status", path)
+                if uid:
+                    assert_refused(done, "uid 65534 listens there")
+                else:
+                    assert json.loads(done.stdout)["state"] == "serving", done.stderr
 
 
 def test_somebody_else_has_the_name(pool: str, mounting: Mounting) -> None:
