@@ -85,8 +85,10 @@ def replies_nothing(method: Method) -> Method:
 def answers_with_errno(operations: AnswersWithErrno) -> AnswersWithErrno:
     """Put replies_errno() around every operation of a class, inherited ones included."""
     for name, method in inspect.getmembers(operations, inspect.iscoroutinefunction):
-        boundary = replies_nothing if name == "forget" else replies_errno
-        setattr(operations, name, boundary(method))
+        # What they call among themselves keeps its errors' names.
+        if not name.startswith("_"):
+            boundary = replies_nothing if name == "forget" else replies_errno
+            setattr(operations, name, boundary(method))
     return operations
 
 

@@ -77,7 +77,7 @@ def make(ceph: Ceph, spec: str, *, snapshot: bool, order: int = 22, size: int = 
 
 def move(source: Path, target: Path) -> None:
     done = subprocess.run(["mv", "-nT", source, target], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
 def refused(code: int, source: Path, target: Path) -> None:
