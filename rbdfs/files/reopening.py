@@ -11,7 +11,7 @@ import trio
 from rbdfs.errors import Failure, ImageGone, Missing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.model.entry import Entry
@@ -25,6 +25,29 @@ log = logging.getLogger(__name__)
 class _Reopening:
     over: trio.Event = field(default_factory=trio.Event)
     length: int | None = None
+    begun: bool = False
+
+
+class Latecomers:
+    """Files that another server had open, of which this one cannot tell yet where they are."""
+
+    def __init__(self) -> None:
+        self._arrivals: dict[int, trio.Event] = {}
+
+    def expect(self, fhs: Iterable[int]) -> None:
+        """Have those who use *fhs* wait, until they have arrived."""
+        for fh in fhs:
+            self._arrivals[fh] = trio.Event()
+
+    def arrived(self, fhs: Iterable[int]) -> None:
+        """Let those go on who use *fhs*: they are in the table of open files, or lost."""
+        for fh in fhs:
+            self._arrivals.pop(fh).set()
+
+    async def wait(self, fh: int) -> None:
+        """Return when file *fh*, if it is expected, has arrived."""
+        if fh in self._arrivals:
+            await self._arrivals[fh].wait()
 
 
 class Reopenings:
@@ -61,8 +84,10 @@ class Reopenings:
 
         What *check* raises an OSError for is not opened, and lost.
         """
-        for shared in list(self._reopenings):
-            await nursery.start(self._reopen, shared, check)
+        for shared, reopening in list(self._reopenings.items()):
+            if not reopening.begun:
+                reopening.begun = True
+                await nursery.start(self._reopen, shared, check)
 
     async def _reopen(
         self,

@@ -11,7 +11,7 @@ import trio
 from rbdfs.errors import InUse, NotOpen, failure
 from rbdfs.files.handle import Handle, Use
 from rbdfs.files.keeping import fresh_numbers
-from rbdfs.files.reopening import Reopenings
+from rbdfs.files.reopening import Latecomers, Reopenings
 from rbdfs.files.shared_image import SharedImage
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class HandleTable:
         self._quiesced: dict[Key, trio.Event] = {}
         self._relocations: dict[Key, Relocation] = {}
         self._numbers = fresh_numbers()
+        self.late = Latecomers()
 
     def __getitem__(self, fh: int) -> Handle:
         """Return the open file *fh*; raise OSError EBADF where there is none."""
@@ -89,6 +90,7 @@ class HandleTable:
 
     async def ready(self, fh: int) -> Handle:
         """Return the open file *fh* once its image is open, or known to be lost; as [] does."""
+        await self.late.wait(fh)
         handle = self[fh]
         await self._reopenings.over(handle.shared)
         return handle
@@ -190,6 +192,7 @@ class HandleTable:
 
     async def release(self, fh: int) -> Handle:
         """Close file *fh*, and its image if it was the last; return what was closed."""
+        await self.late.wait(fh)
         handle = self[fh]
         self._data_path.forget(handle)
         del self._handles[fh]

@@ -52,6 +52,7 @@ class FileOperations(pyfuse3.Operations):
             await handle.flush()
 
     async def flush(self, fh: FileHandleT) -> None:
+        await self.mounted.handles.late.wait(fh)
         handle = self.mounted.handles[fh]
         # One that has nothing to flush has nothing to wait for.
         if handle.dirty:

@@ -104,12 +104,13 @@ class ManageOperations(pyfuse3.Operations):
                 entry = await self._left(request, old_parent, name_old)
             except Missing:
                 # A server that is gone has begun a move and did not say.
-                moves = mounted.moves
-                if moves is not None and moves.inheritance.was_made(
-                    old_parent, name_old, parent, name_new
-                ):
+                if mounted.moves is None:
+                    raise
+                inheritance = mounted.moves.inheritance
+                if await inheritance.was_made(old_parent, name_old, parent, name_new):
                     return
-                raise
+                # It may have been undone meanwhile.
+                entry = await self._left(request, old_parent, name_old)
             if entry is not None:
                 await self._rename(request, entry, parent, name_new, flags)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -24,11 +25,24 @@ if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.files.keeping import Keeping
     from rbdfs.model.entry import Entry
-    from rbdfs.model.relocation import Relocation
     from rbdfs.moves.moves import Moves
     from rbdfs.names.catalog import Catalog
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Inherited:
+    """A move of another server.
+
+    Attributes:
+        found: set when it is known how far the move has come: it is relocated then, or over.
+        restored: to be set when its files are open again, or known to be lost.
+    """
+
+    move: Move
+    found: trio.Event = field(default_factory=trio.Event)
+    restored: trio.Event = field(default_factory=trio.Event)
 
 
 class Inheritance:
@@ -47,33 +61,26 @@ class Inheritance:
         self._keeping = keeping
         self._moves = moves
         self._nursery = nursery
-        self._relocated: list[Move] = []
+        self._inherited: list[Inherited] = []
         # Sources and targets of those that have come to their target.
         self._made: set[tuple[ImageSpec, ImageSpec]] = set()
 
-    async def inherit(self, records: dict[int, dict[str, Any]]) -> list[Relocation]:
-        """Take over the moves of another server, which is gone; return where their images are.
+    def inherit(self, records: dict[int, dict[str, Any]]) -> list[Inherited]:
+        """Take over the moves of another server, which is gone, each by itself in the background.
 
         Each is finished, but for one that had not got as far as to have a whole target.
         """
-        relocations = []
         for number, record in records.items():
-            move = Move.from_record(number, record)
-            self._moves.reserve(move.number)
-            try:
-                await self._inherit(move)
-            except OSError as exc:
-                log.error("the %s is not taken over: %s", move, exc)
-            except Exception:
-                # One move that nobody expected must not take all files along.
-                log.exception("the %s is not taken over", move)
-            if move.relocation is not None:
-                relocations.append(move.relocation)
-                self._relocated.append(move)
-        return relocations
+            one = Inherited(Move.from_record(number, record))
+            self._moves.reserve(number)
+            self._inherited.append(one)
+            self._nursery.start_soon(self._find, one)
+        return self._inherited
 
-    def was_made(self, parent: Entry, name: bytes, new_parent: Entry, new_name: bytes) -> bool:
-        """Tell whether a server before this one has made this move, if its source is not there."""
+    async def was_made(
+        self, parent: Entry, name: bytes, new_parent: Entry, new_name: bytes
+    ) -> bool:
+        """Tell whether a server before this one has made this move; wait until that is known."""
         try:
             source, target = parse_file_name(name).image, parse_file_name(new_name).image
         except ValueError:
@@ -82,12 +89,14 @@ class Inheritance:
             ImageSpec(parent.pool, parent.namespace, source),
             ImageSpec(new_parent.pool, new_parent.namespace, target),
         )
+        for one in self._inherited:
+            if (one.move.source, one.move.target) == move:
+                await one.found.wait()
         return move in self._made
 
-    async def go_on(self) -> None:
-        """Go on in the background with what was inherited, when all files are open again."""
-        while self._relocated:
-            await self._nursery.start(self._go_on, self._relocated.pop())
+    async def go_on(self, move: Move) -> None:
+        """Go on with *move*, whose files are being opened, in the background; quiesce it first."""
+        await self._nursery.start(self._go_on, move)
 
     async def _go_on(
         self, move: Move, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -101,6 +110,16 @@ class Inheritance:
         finally:
             with trio.CancelScope(shield=True):
                 await quiescence.thaw()
+
+    async def _find(self, one: Inherited) -> None:
+        try:
+            await self._inherit(one.move)
+        except OSError as exc:
+            log.error("the %s is not taken over: %s", one.move, exc)
+        except Exception:
+            # One move that nobody expected must not take all files along.
+            log.exception("the %s is not taken over", one.move)
+        one.found.set()
 
     async def _inherit(self, move: Move) -> None:
         """Learn how far *move* has come: it is relocated then, or over."""

@@ -40,6 +40,12 @@ class Move:
         )
         return {"source": source, "image_id": self.source_id, "target": target}
 
+    def concerns(self, entry: Entry) -> bool:
+        """Tell whether *entry* is the image, or something in it, where it was or is going."""
+        if entry.namespace == self.source.namespace and entry.image_id == self.source_id:
+            return True
+        return ImageSpec(entry.pool, entry.namespace, entry.image) == self.target
+
     @classmethod
     def from_record(cls, number: int, record: dict[str, Any]) -> Move:
         """Return move *number* that record() has written, in this version or another one."""

@@ -6,8 +6,9 @@
   1 fence()             blocklist the clients of the dead server
         v  before 4 and 7: none of its late writes may land after one of ours
   2 lifecycle           the root from the estate, by its key: it may have been renamed
-  3 restore(): moves    finish or undo what it had begun to move
-        v  before 4: a file is opened where its image is by now
+  3 restore(): moves    find out how far what it had begun to move is; each move by itself
+        v  before 4: a file is opened where its image is by now. Where a pool does not answer
+        |            within 2 s, the files of the move wait in Latecomers, and nobody else
   4 restore(): files    handles, directories and inodes under the numbers that the kernel has
         |               their images are opened in the background, each by itself; requests to them
         |               wait in HandleTable.ready()
@@ -35,6 +36,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import trio
+
 from rbdfs.errors import Failure, Fenced, ImageGone, NotPermitted
 from rbdfs.files.keeping import OpenFile
 from rbdfs.fuse.inherited_inodes import InheritedInodes
@@ -44,8 +47,6 @@ from rbdfs.kernel import raw_requests
 from rbdfs.model.entry import Entry
 
 if TYPE_CHECKING:
-    import trio
-
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.files.keeping import Keeping
     from rbdfs.fuse.mounted import Mounted
@@ -54,8 +55,12 @@ if TYPE_CHECKING:
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Key
     from rbdfs.model.relocation import Relocation
+    from rbdfs.moves.inheritance import Inherited
 
 log = logging.getLogger(__name__)
+
+# How long the first answer waits for what is known of moves of the last server, in seconds.
+_FOUND_S = 2.0
 
 
 async def fence(cluster: Cluster, keeping: Keeping, estate: Estate) -> bool:
@@ -140,10 +145,6 @@ async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fe
     """
     mounted.inherited = InheritedInodes(mounted.catalog, mounted.inodes, nursery)
     files = [OpenFile.from_record(fh, left) for fh, left in estate.of_kind(Kind.FILE).items()]
-    relocations: list[Relocation] = []
-    if mounted.moves is not None:
-        relocations = await mounted.moves.inheritance.inherit(estate.of_kind(Kind.MOVE))
-        files = [replace(file, entry=_relocated(file.entry, relocations)) for file in files]
     for fh, record in estate.of_kind(Kind.DIRECTORY).items():
         entry = Entry.from_record(record["entry"])
         mounted.inodes.restore(entry, record["inode"])
@@ -153,12 +154,59 @@ async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fe
         # What has moved has kept a number that does not follow from its key.
         mounted.inodes.restore(file.entry, file.inode)
         mounted.inodes.opened(file.inode, file.entry)
+    inherited: list[Inherited] = []
+    if mounted.moves is not None:
+        inherited = mounted.moves.inheritance.inherit(estate.of_kind(Kind.MOVE))
+    for one in inherited:
+        moved = [file for file in files if one.move.concerns(file.entry)]
+        files = [file for file in files if file not in moved]
+        mounted.handles.late.expect(file.fh for file in moved)
+        nursery.start_soon(_restore_moved, mounted, one, moved, lost, nursery)
+    await _open(mounted, files, lost, nursery)
+    # Where the cluster answers, there are none that wait.
+    with trio.move_on_after(_FOUND_S):
+        for one in inherited:
+            await one.restored.wait()
+
+
+async def _open(
+    mounted: Mounted,
+    files: list[OpenFile],
+    lost: dict[Key, OSError],
+    nursery: trio.Nursery,
+    moved: Key | None = None,
+) -> None:
+    for file in files:
         mounted.handles.restore(file, lost.get(file.entry.whole_key))
-    moved = {relocation.target.image_key for relocation in relocations}
     await mounted.handles.reopen(nursery, partial(_check_copied, mounted.lineages, moved))
     log.info("%d open files taken over", len(files))
-    if mounted.moves is not None:
-        await mounted.moves.inheritance.go_on()
+
+
+async def _restore_moved(
+    mounted: Mounted,
+    one: Inherited,
+    files: list[OpenFile],
+    lost: dict[Key, OSError],
+    nursery: trio.Nursery,
+) -> None:
+    """Open the files of one move, once it is known where they are: they alone wait for that."""
+    try:
+        await one.found.wait()
+        relocation = one.move.relocation
+        if mounted.moves is None or relocation is None:
+            await _open(mounted, files, lost, nursery)
+        else:
+            mounted.inodes.relocate(relocation)
+            files = [replace(file, entry=_relocated(file.entry, relocation)) for file in files]
+            lost = {_relocated_key(key, relocation): error for key, error in lost.items()}
+            await _open(mounted, files, lost, nursery, relocation.target.image_key)
+            await mounted.moves.inheritance.go_on(one.move)
+    except Exception:
+        # Nobody awaits this task: what it raised would take the mount down.
+        log.exception("the files of the %s are lost", one.move)
+    finally:
+        mounted.handles.late.arrived(file.fh for file in files)
+        one.restored.set()
 
 
 def have_sent_again(descriptor: int, estate: Estate, mount: Mount) -> None:
@@ -177,13 +225,17 @@ def have_sent_again(descriptor: int, estate: Estate, mount: Mount) -> None:
     )
 
 
-def _relocated(entry: Entry, relocations: list[Relocation]) -> Entry:
+def _relocated(entry: Entry, relocation: Relocation) -> Entry:
     """Return the entry of an open file where it is now."""
-    for relocation in relocations:
-        # A snapshot that did not move along fails to open, and then its file is lost.
-        with contextlib.suppress(OSError):
-            entry = relocation.follow(entry)
+    # A snapshot that did not move along fails to open, and then its file is lost.
+    with contextlib.suppress(OSError):
+        return relocation.follow(entry)
     return entry
+
+
+def _relocated_key(key: Key, relocation: Relocation) -> Key:
+    # What is lost was open for writing: the image itself.
+    return relocation.target.key if key == relocation.source else key
 
 
 def _lost_images(
@@ -212,12 +264,12 @@ def _lost_images(
     return {entry.whole_key: kind(f"{entry.spec}: {reason}") for entry in written}
 
 
-async def _check_copied(lineages: Lineages, moved: set[Key], entry: Entry) -> None:
+async def _check_copied(lineages: Lineages, moved: Key | None, entry: Entry) -> None:
     """Raise OSError ESTALE for what cannot be opened again while what it comes from is copied.
 
-    Not for images that are *moved* by this mount: they are quiesced for that long.
+    Not for the image that is *moved* by this mount: it is quiesced for that long.
     """
-    if entry.image_key in moved:
+    if entry.image_key == moved:
         return
     try:
         lineage = await lineages.of(entry)

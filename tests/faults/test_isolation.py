@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import changed
 from tests.support.ceph import Ceph
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
 from tests.support.mounts import TIMEOUT_S, Mounting, opened
+from tests.support.moves import wait_for_progress, wait_until_done
 from tests.support.servers import ask, killed_server, standing_still
 
 if TYPE_CHECKING:
@@ -178,3 +180,35 @@ def test_server_killed_while_a_pool_is_stuck(pools: Ceph, tmp_path: Path) -> Non
         assert (stuck / "image@s").read_bytes() == (stuck / "image").read_bytes() == data
     assert export_image(pools, "stuck/image") == data
     assert export_image(pools, "free/image") == ours
+
+
+def test_server_killed_while_an_image_is_moved_out_of_a_stuck_pool(
+    pools: Ceph, tmp_path: Path
+) -> None:
+    """Its own files wait until the pool answers, and no others."""
+    data = random_bytes(16 * MIB, seed=2)
+    # Of objects so small that the copy takes seconds.
+    import_image(pools, "stuck/moving", data, "--object-size=4K")
+    pools.rbd("snap", "create", "--no-progress", "stuck/moving@before")
+    mounting = Mounting(pools, tmp_path)
+    with (
+        mounting(None, "-o", "manage", program=changed.program(notice=1)) as mount,
+        ThreadPoolExecutor(4) as threads,
+        opened(mount.path / "stuck/moving", os.O_RDWR | os.O_DIRECT) as moving,
+        opened(mount.path / "free/image", os.O_RDWR | os.O_DIRECT) as file,
+    ):
+        os.rename(mount.path / "stuck/moving", mount.path / "free/moved")
+        wait_for_progress(mount)
+        with standing_still(pools, 1):
+            killed_server(mount)
+            waiting = threads.submit(os.pread, moving, MIB, 0)
+            at_once("pread", lambda: os.pread(file, MIB, 0))
+            at_once("pwrite", lambda: os.pwrite(file, bytes(4096), 0))
+            at_once("listdir", lambda: os.listdir(mount.path / "free"))
+            assert not waiting.done()
+        assert waiting.result(TIMEOUT_S) == data[:MIB]
+        wait_until_done(mount, "moved")
+        assert os.pread(moving, 16 * MIB, 0) == data
+        assert os.pwrite(moving, bytes(4096), 0) == 4096
+    assert export_image(pools, "free/moved") == bytes(4096) + data[4096:]
+    assert export_image(pools, "free/moved@before") == data
