@@ -61,6 +61,9 @@ cdef extern from "src/registration.h" nogil:
     registration *table_remove(table *table, uint64_t fh)
     void registration_unref(registration *registration)
 
+cdef extern from "src/ledger.h" nogil:
+    enum: LEDGER_BYTES
+
 cdef extern from "src/block.h" nogil:
     enum: LARGE_BYTES
 
@@ -76,6 +79,7 @@ cdef extern from "src/mux.h" nogil:
     struct mux_stats:
         uint64_t reads, writes, flushes, bytes_read, bytes_written, errors, passed_on, extra
         uint64_t malformed, undelivered, unwanted, reply_errors, read_errors, interrupted
+        uint64_t resent, refused
 
     struct mux_gauges:
         size_t active
@@ -102,7 +106,8 @@ cdef extern from "src/reply.h" nogil:
     int mux_reply_extra(mux *mux, const char *message, size_t length)
 
 cdef extern from "src/lifecycle.h" nogil:
-    mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, const mux_settings *settings)
+    mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, int ledger_fd,
+                 const mux_settings *settings)
     int mux_start(mux *mux, const char *init, size_t init_length)
     int mux_drain(mux *mux, bint everything, const timespec *deadline)
     int mux_stop(mux *mux, const timespec *deadline)

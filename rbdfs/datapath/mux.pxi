@@ -3,6 +3,7 @@
 FOPEN_PARALLEL_DIRECT_WRITES = c_mux.FOPEN_PARALLEL_DIRECT_WRITES
 FUSE_WRITEBACK_CACHE = c_mux.FUSE_WRITEBACK_CACHE
 MAX_WRITE = c_mux.LARGE_BYTES
+LEDGER_BYTES = c_mux.LEDGER_BYTES
 # What pyfuse3 with libfuse 3.14 does not ask for, or does not know.
 INIT_FLAGS = (
     c_mux.FUSE_PARALLEL_DIROPS
@@ -29,6 +30,10 @@ cdef class Mux:
     number of asynchronous ones in the whole connection, `page_bytes` is the kernel's page.  One image has `image_requests` requests and
     `image_bytes` bytes in librbd at a time; more wait for their turn.  `init_set` and `init_clear` are
     INIT flags (linux/fuse.h) to set where the kernel offers them, and to clear.
+
+    `ledger` is a descriptor of LEDGER_BYTES, zeros at first, that outlives this process: in it, requests
+    that the kernel sends again are counted until they are answered.  One that comes for the third time
+    goes to extra_socket as `extra_requests.Refused`.
     """
 
     cdef c_mux.mux *mux
@@ -40,7 +45,7 @@ cdef class Mux:
     def __init__(self, fuse_fd, pyfuse3_socket, extra_socket, *,
                  uint32_t max_write=c_mux.LARGE_BYTES, max_background=1024, unsigned page_bytes=sysconf(_SC_PAGESIZE),
                  unsigned image_requests=256, size_t image_bytes=64 << 20,
-                 uint64_t init_set=INIT_FLAGS, uint64_t init_clear=0):
+                 uint64_t init_set=INIT_FLAGS, uint64_t init_clear=0, ledger=None):
         cdef c_mux.mux_settings settings
         if self.mux != NULL:
             raise RuntimeError("a Mux is set up once")
@@ -59,7 +64,8 @@ cdef class Mux:
         settings.image_bytes = image_bytes
         settings.init_set, settings.init_clear = init_set, init_clear
         self.mux = c_mux.mux_new(descriptor(fuse_fd), descriptor(pyfuse3_socket),
-                                 descriptor(extra_socket), &settings)
+                                 descriptor(extra_socket),
+                                 -1 if ledger is None else descriptor(ledger), &settings)
         if self.mux == NULL:
             raise OSError(errno, os.strerror(errno))
 
@@ -176,6 +182,8 @@ cdef class Mux:
             "unwanted": stats.unwanted,
             "reply_errors": stats.reply_errors,
             "interrupted": stats.interrupted,
+            "resent": stats.resent,
+            "refused": stats.refused,
             "read_errors": stats.read_errors,
             "active": gauges.active,
             "unreplied": gauges.unreplied,

@@ -14,6 +14,7 @@ FOPEN_PARALLEL_DIRECT_WRITES: int
 FUSE_WRITEBACK_CACHE: int
 INIT_FLAGS: int
 MAX_WRITE: int
+LEDGER_BYTES: int
 
 class Client:
     def __init__(
@@ -112,6 +113,7 @@ class Mux:
         image_bytes: int = ...,
         init_set: int = ...,
         init_clear: int = 0,
+        ledger: _Descriptor | None = None,
     ) -> None: ...
     def start(self, init_request: bytes = b"") -> None: ...
     @property

@@ -36,8 +36,12 @@ class NativePath:
     It is made before the kernel connection, which start() brings.
     """
 
-    def __init__(self, opener: NativeOpener, *, ignore_sync: bool) -> None:
+    def __init__(
+        self, opener: NativeOpener, *, ignore_sync: bool, ledger: int | None = None
+    ) -> None:
+        """*ledger* counts what the kernel sends again, over servers: native.Mux has more of it."""
         self.opener = opener
+        self._ledger = ledger
         self._ignore_sync = ignore_sync
         self._mux: native.Mux | None = None
         self._registered: dict[int, _Registration] = {}
@@ -107,6 +111,7 @@ class NativePath:
                 max_write=pair.max_request,
                 init_set=native.INIT_FLAGS | _HANDLE_KILLPRIV_V2,
                 init_clear=_AUTO_INVAL_DATA,
+                ledger=self._ledger,
             )
             extra_pair.ours.close()
             # Those of another server; before the kernel can ask for them.
@@ -203,6 +208,13 @@ async def _end_with(mux: native.Mux) -> None:
 async def _carry_out(request: extra_requests.AnyRequest, operations: Operations) -> bytes:
     try:
         match request:
+            case extra_requests.Refused():
+                log.error(
+                    "servers have ended with a request of process %d under way (opcode %d on inode"
+                    " %d), sent again each time: it fails with EIO",
+                    *(request.pid, request.opcode, request.nodeid),
+                )
+                return extra_requests.error_reply(request.unique, errno.EIO)
             case extra_requests.DurableWrite():
                 count = await operations.write_durably(request.fh, request.offset, request.data)
                 return extra_requests.write_reply(request, count)

@@ -19,6 +19,7 @@ tests/keeper/records/, which hold the next version to this one's records.
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,9 @@ from rbdfs.config.mount_options import MountOptions
 from rbdfs.keeper import version_1
 from rbdfs.keeper.messages import VERSION
 from rbdfs.kernel.mount import Mount
+
+# As native.LEDGER_BYTES, of which the keeper knows nothing.
+LEDGER_BYTES = 4096
 
 
 class Kind(enum.StrEnum):
@@ -50,6 +54,8 @@ class Estate:
     Attributes:
         options: what the mount was asked for, with absolute paths.
         fuse: the kernel's descriptor; None before the mount.
+        ledger: memory in which servers count what the kernel sends again to each of them; None from
+            a keeper that has none.
         mount: which mount it is of; None before the mount, and from a keeper that does not know.
         init: how the kernel introduced itself to the first server: its INIT request.
         addresses: the Ceph clients of the last server.
@@ -63,6 +69,7 @@ class Estate:
 
     options: MountOptions
     fuse: int | None = None
+    ledger: int | None = None
     mount: Mount | None = None
     init: bytes = b""
     addresses: list[str] = field(default_factory=list)
@@ -98,6 +105,7 @@ class Estate:
             "version": VERSION,
             "options": self.options.record(),
             "fuse": self.fuse,
+            "ledger": self.ledger,
             "mount": None if self.mount is None else self.mount.record(),
             "init": self.init.hex(),
             "addresses": self.addresses,
@@ -118,6 +126,7 @@ class Estate:
         return cls(
             options=MountOptions.from_record(record["options"]),
             fuse=record["fuse"],
+            ledger=record.get("ledger"),
             mount=None if record.get("mount") is None else Mount.from_record(record["mount"]),
             init=bytes.fromhex(record["init"]),
             addresses=record["addresses"],
@@ -125,3 +134,10 @@ class Estate:
             records={kind: dict(of) for kind, of in record["records"].items()},
             crashed=record["crashed"],
         )
+
+
+def new_ledger() -> int:
+    """Return memory for Estate.ledger, by a descriptor that its servers inherit."""
+    ledger = os.memfd_create("rbdfs-ledger")
+    os.ftruncate(ledger, LEDGER_BYTES)
+    return ledger

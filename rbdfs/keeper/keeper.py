@@ -19,7 +19,7 @@ from rbdfs.errors import EXIT_FAILURE, PASSING, UserError
 from rbdfs.keeper.command_socket import CommandSocket
 from rbdfs.keeper.daemonise import SignalSocket
 from rbdfs.keeper.endurance import Endurance
-from rbdfs.keeper.estate import Estate
+from rbdfs.keeper.estate import Estate, new_ledger
 from rbdfs.keeper.messages import Listener
 from rbdfs.keeper.refusal import Refusal
 from rbdfs.keeper.remains import Remains
@@ -49,7 +49,7 @@ class Keeper:
         self._starter = starter
         self._stack = contextlib.ExitStack()
         self._selector = self._stack.enter_context(selectors.DefaultSelector())
-        self._estate = Estate(options)
+        self._estate = Estate(options, ledger=new_ledger())
         self._server: ServerProcess | None = None
         self._remains = Remains(options.mountpoint)
         self._commands = CommandSocket()

@@ -39,7 +39,7 @@ class ServerProcess:
         """
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         state = estate.record() | {"control": theirs.fileno(), "keeper": os.getpid()}
-        descriptors = [theirs.fileno(), *([] if estate.fuse is None else [estate.fuse])]
+        descriptors = [fd for fd in (theirs.fileno(), estate.fuse, estate.ledger) if fd is not None]
         try:
             with theirs:
                 self._process = _spawn(state, descriptors, quiet=quiet)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 FUSE_WRITE, FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE = 16, 43, 46, 47
 FUSE_COPY_FILE_RANGE_64 = 53
+# In the opcode of a request that is refused, of which there is the header alone.
+REFUSED = 1 << 31
 
 _IN = struct.Struct("=IIQQIIIHH")  # struct fuse_in_header
 _OUT = struct.Struct("=IiQ")  # struct fuse_out_header
@@ -83,7 +85,14 @@ class CopyFileRange(Request):
     wide: bool  # the answer has 64 bits for the count
 
 
-AnyRequest = DurableWrite | Fallocate | Lseek | CopyFileRange
+@dataclass(frozen=True)
+class Refused(Request):
+    """A request that was on its way when several servers ended.  Answer: error_reply()."""
+
+    opcode: int
+
+
+AnyRequest = Refused | DurableWrite | Fallocate | Lseek | CopyFileRange
 
 
 def parse(message: bytes) -> AnyRequest:
@@ -94,6 +103,8 @@ def parse(message: bytes) -> AnyRequest:
     if length != len(message):
         raise MalformedRequestError(f"length {length} in {len(message)} bytes", unique)
     common = (unique, nodeid, uid, gid, pid)
+    if opcode & REFUSED:
+        return Refused(*common, opcode & ~REFUSED)
     if opcode == FUSE_WRITE:
         return _write(message, common)
     if opcode == FUSE_FALLOCATE:

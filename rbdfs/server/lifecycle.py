@@ -67,7 +67,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         root = await _root(cluster, catalog, options, predecessor)
         keeping.rooted(root)
         deadline.awaited = "connecting a second client"
-        path = await stack.enter_async_context(_data_path(options, cluster, dead))
+        path = await stack.enter_async_context(_data_path(options, cluster, dead, predecessor))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
         deadline.over()
         handles = HandleTable(path, keeping, lineages, catalog.changed, exclusive=options.exclusive)
@@ -103,11 +103,11 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
 
 @contextlib.asynccontextmanager
 async def _data_path(
-    options: MountOptions, cluster: Cluster, dead: list[str]
+    options: MountOptions, cluster: Cluster, dead: list[str], predecessor: Estate | None
 ) -> AsyncIterator[DataPath]:
     """Yield the data path that *options* ask for, and say in the log which it is.
 
-    *dead* are the addresses of clients that this mount succeeds.
+    *dead* are the addresses of clients that this mount succeeds, whether it has a *predecessor*.
     """
     # Where it was not built, the command line has chosen already.
     if options.data_path == "python":
@@ -120,7 +120,11 @@ async def _data_path(
     log.info("data path: native")
     others = [cluster.address, *dead]
     async with NativeOpener.connect(options.ceph_settings, cluster.bridge, others) as opener:
-        yield NativePath(opener, ignore_sync=options.cache == "unsafe")
+        yield NativePath(
+            opener,
+            ignore_sync=options.cache == "unsafe",
+            ledger=None if predecessor is None else predecessor.ledger,
+        )
 
 
 def _catalog(cluster: Cluster, options: MountOptions) -> tuple[Catalog, Lineages]:

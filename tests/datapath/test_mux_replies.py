@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from typing import TYPE_CHECKING
 
-from rbdfs.datapath.native import FOPEN_PARALLEL_DIRECT_WRITES, FUSE_WRITEBACK_CACHE, INIT_FLAGS
+from rbdfs.datapath.native import (
+    FOPEN_PARALLEL_DIRECT_WRITES,
+    FUSE_WRITEBACK_CACHE,
+    INIT_FLAGS,
+    LEDGER_BYTES,
+)
+from rbdfs.keeper import estate
+from rbdfs.kernel import extra_requests
 from tests.datapath.conftest import SIZE
 from tests.support import fake_kernel as fuse
 from tests.support.fake_kernel import FakeKernel, fake_kernel
@@ -131,3 +140,34 @@ def test_requests_that_must_not_run_twice_are_found_by_who_waits_for_them() -> N
             kernel.receive()
         # What was answered is nobody's any more.
         assert kernel.mux.take_request(fuse.OPEN, 1, 11) == 0
+
+
+def test_what_takes_servers_down_is_refused() -> None:
+    """A request that three servers did not answer is sent again, and not tried a fourth time."""
+    unique = 1 << 63 | 2
+    assert LEDGER_BYTES == estate.LEDGER_BYTES
+    ledger = estate.new_ledger()
+    try:
+        for _ in range(2):
+            with fake_kernel(ledger=ledger) as kernel:
+                kernel.send(fuse.LOOKUP, b"name\0", unique)
+                assert kernel.passed_on().unique == unique
+                answered = kernel.send(fuse.LOOKUP, b"other\0", unique + 2)
+                kernel.passed_on()
+                kernel.answer(answered, error=errno.ENOENT)
+                kernel.receive()
+                assert kernel.mux.stats()["resent"] == 2
+        for pid in (7, 8):
+            with fake_kernel(ledger=ledger) as kernel:
+                kernel.send(fuse.LOOKUP, b"name\0", unique, pid=pid)
+                if pid == 8:
+                    # It was answered then: if the number comes again, it is another request.
+                    assert kernel.passed_on().unique == unique
+                    continue
+                request = extra_requests.parse(kernel.extra.recv(4096))
+                assert request == extra_requests.Refused(unique, 1, 0, 0, pid, fuse.LOOKUP)
+                kernel.mux.reply(extra_requests.error_reply(unique, errno.EIO))
+                assert kernel.receive() == (unique, errno.EIO, b"")
+                assert kernel.mux.stats()["refused"] == 1
+    finally:
+        os.close(ledger)

@@ -15,6 +15,7 @@ from tests.support import crashes
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
 from tests.support.mounts import opened, wait_for_end
+from tests.support.refusals import refusal
 from tests.support.servers import ask, kill_server, server_of, wait_for_server
 
 if TYPE_CHECKING:
@@ -187,3 +188,25 @@ def test_requests_of_an_outage_run_once(ceph: Ceph, place: str, mounting: Mounti
         assert_nothing_is_open(mount)
     data = export_image(ceph, f"{place}/vm1")
     assert [data[4096 * n : 4096 * n + 4] for n in range(32)] == [b"%04d" % n for n in range(32)]
+
+
+def test_a_request_that_kills_each_server_fails_alone(
+    ceph: Ceph, place: str, mounting: Mounting
+) -> None:
+    """It is given up when it has been sent again three times; what waits beside it is served."""
+    control = mounting.directory / "step"
+    control.write_text(f"always {OPERATIONS}.getxattr")
+    program = [sys.executable, crashes.__file__, str(control)]
+    with mounting(place, program=program) as mount, ThreadPoolExecutor(1) as threads:
+        path = mount.file("vm1")
+        with opened(path, os.O_RDONLY) as file:
+            poison = threads.submit(os.getxattr, path, "user.rbd.id")
+            wait_for_server(mount, 4)
+            assert refusal(poison.result) == "EIO"
+            assert os.pread(file, MIB, 0) == random_bytes(MIB)
+        status = ask(mount, "status")
+        assert status["generation"] == 4
+        assert status["requests"]["refused"] == 1
+        mount.expect_log(
+            ENDED, r"opcode 22 on inode \d+\), sent again each time: it fails with EIO"
+        )

@@ -2,8 +2,8 @@
 
 FILE holds `before MODULE:NAME` or `after MODULE:NAME`, where NAME is a coroutine function or a
 CLASS.METHOD, or `within` and the method that has a migration prepared. The server that gets there
-first removes FILE and kills itself; its successors do not know of it any more. The ARGUMENTS are
-those of rbdfs.
+first removes FILE and kills itself; its successors do not know of it any more. With `always`
+instead of `before`, each of them dies there too. The ARGUMENTS are those of rbdfs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def inject(control: Path) -> None:
     step: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
     def crash() -> None:
-        control.unlink()
+        if when != "always":
+            control.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 
     async def crashing(*args: Any, **kwargs: Any) -> Any:

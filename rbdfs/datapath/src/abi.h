@@ -19,6 +19,9 @@
 /* An opcode is an enum constant, which the preprocessor cannot ask for: so a name of our own. */
 #define OPCODE_COPY_FILE_RANGE_64 53
 
+/* Set in the opcode of what Python gets of a request that is refused: its header alone. */
+#define OPCODE_REFUSED 0x80000000u
+
 /* What stands before the data of a WRITE. The kernel refuses a read of the device that leaves no
  * room for this and max_write bytes. */
 #define WRITE_HEAD_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))

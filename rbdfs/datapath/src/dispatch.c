@@ -113,7 +113,8 @@ static void on_write(const struct arrival *arrival)
     if (!registration || !can_write(registration, write)) {
         if (registration)
             registration_unref(registration);
-        /* pyfuse3 does not tell the flags of a request: O_DSYNC of one alone (RWF_DSYNC) would be lost. */
+        /* pyfuse3 does not tell the flags of a request: O_DSYNC of one alone (RWF_DSYNC) would be
+         * lost. */
         if (write->flags & O_DSYNC)
             on_extra(arrival, 0);
         else
@@ -177,6 +178,13 @@ void dispatch(struct mux *mux, struct block **block, size_t length)
     if (in->len != length) {
         reject(&arrival, EIO);
         return;
+    }
+    if (in->unique & FUSE_UNIQUE_RESEND && has_reply(in->opcode)) {
+        mux_count(&mux->stats.resent, 1);
+        if (ledger_note(&mux->ledger, in->unique) >= RESENDS_MAX) {
+            refuse(&arrival);
+            return;
+        }
     }
     switch (in->opcode) {
     case FUSE_READ:

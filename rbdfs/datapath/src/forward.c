@@ -75,6 +75,22 @@ void pass_on(const struct arrival *arrival)
     outlet_send(&mux->pyfuse3, (const void *)arrival->in, arrival->in->len);
 }
 
+void refuse(const struct arrival *arrival)
+{
+    struct mux *mux = arrival->mux;
+    struct fuse_in_header in = *arrival->in;
+
+    in.len = sizeof in;
+    in.opcode |= OPCODE_REFUSED;
+    mux_count(&mux->stats.refused, 1);
+    if (!add_pending(arrival, true)) {
+        mux_reply_error(mux, in.unique, EIO);
+        return;
+    }
+    mux_add_unreplied(mux, 1);
+    outlet_send(&mux->extra, (const void *)&in, sizeof in);
+}
+
 /* Python changes the image for this request: a later FLUSH has something to flush. */
 static void mark_dirty(struct mux *mux, uint64_t fh)
 {

@@ -9,6 +9,8 @@
 /* Answer a message that is not as it should be. */
 void reject(const struct arrival *arrival, int error);
 void pass_on(const struct arrival *arrival);
+/* Have Python answer with EIO, and say so: servers have died of this request. */
+void refuse(const struct arrival *arrival);
 
 void on_release(const struct arrival *arrival);
 /* What pyfuse3 does not know. `fh_offset` is the place in the body of the fh of the file that it

@@ -83,7 +83,8 @@ static void close_descriptors(struct mux *mux)
             close(fds[i]);
 }
 
-struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, const struct mux_settings *settings)
+struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, int ledger_fd,
+                    const struct mux_settings *settings)
 {
     struct mux *mux = calloc(1, sizeof *mux);
 
@@ -91,7 +92,7 @@ struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, const struct mux_
         return NULL;
     mux->reply = malloc(REPLY_BYTES);
     if (!open_descriptors(mux, fuse_fd, pyfuse3_fd, extra_fd) || !mux->reply ||
-        table_init(&mux->table)) {
+        table_init(&mux->table) || (errno = ledger_init(&mux->ledger, ledger_fd))) {
         int error = errno;
         close_descriptors(mux);
         free(mux->reply);
@@ -118,6 +119,7 @@ void mux_free(struct mux *mux)
     outlet_destroy(&mux->extra);
     outlet_destroy(&mux->notifier);
     pending_destroy(&mux->pending);
+    ledger_destroy(&mux->ledger);
     free(mux->interrupts.items);
     callers_destroy(&mux->callers);
     pool_destroy(&mux->pool);

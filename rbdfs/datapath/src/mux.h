@@ -7,7 +7,7 @@
  * lifecycle.h sets it up, starts its threads and ends them. Includes point down only:
  *
  *     lifecycle > reader, replier > dispatch > forward > request > amend > reply > mux
- *               > registration > open_image, outlet > inflight, pending, callers, block, thread,
+ *               > registration > open_image, outlet > inflight, pending, callers, ledger, block, thread,
  *               abi
  *
  * NOTES ON THE THREAD MODEL
@@ -34,9 +34,9 @@
  * LOCKS
  *
  * The table's is taken before an image's, and an image's before an outlet's. Those of the pool, the
- * pending, the callers and the mux itself are taken last, and no other is taken while one of them
- * is held. Two places answer a request while they hold a lock, so that it cannot end meanwhile:
- * request_fail_all() the image's, request_interrupt() the mux's.
+ * pending, the callers, the ledger and the mux itself are taken last, and no other is taken while
+ * one of them is held. Two places answer a request while they hold a lock, so that it cannot end
+ * meanwhile: request_fail_all() the image's, request_interrupt() the mux's.
  *
  * A request's memory, its registration and the registration's image live until librbd's completion,
  * whatever was answered before. The mux is freed only after the last request: mux_stop() says
@@ -55,6 +55,7 @@
 #include "block.h"
 #include "callers.h"
 #include "inflight.h"
+#include "ledger.h"
 #include "outlet.h"
 #include "pending.h"
 #include "registration.h"
@@ -79,6 +80,8 @@ struct mux_stats {
     atomic_ullong undelivered;  /* messages that pyfuse3 or Python did not take */
     atomic_ullong unwanted;     /* replies that the kernel did not want any more */
     atomic_ullong reply_errors; /* replies that the kernel refused */
+    atomic_ullong resent;       /* requests that a server before this one had not answered */
+    atomic_ullong refused;      /* those that were sent again too often */
     atomic_ullong interrupted;  /* requests that were answered with EINTR */
     atomic_ullong read_errors;  /* reads of the device that failed, and were tried again */
 };
@@ -117,6 +120,7 @@ struct mux {
     struct pending pending; /* requests that pyfuse3 has and that can be interrupted, or are opens; and
                              * all that Python has */
     struct interrupts interrupts;
+    struct ledger ledger;
     atomic_ullong own_uniques; /* numbers of requests to pyfuse3 that are the mux's own */
     struct callers callers; /* requests that pyfuse3 has, and that must not run twice */
 

@@ -8,8 +8,11 @@
 #include "mux.h"
 
 /* 0 or an errno. */
-static int write_device(struct mux *mux, const struct iovec *parts, int count)
+static int write_device(struct mux *mux, uint64_t unique, const struct iovec *parts, int count)
 {
+    /* What is answered takes no server down any more. */
+    if (unique & FUSE_UNIQUE_RESEND)
+        ledger_forget(&mux->ledger, unique);
     while (writev(mux->fuse_fd, parts, count) < 0) {
         struct pollfd device = {.fd = mux->fuse_fd, .events = POLLOUT};
 
@@ -45,7 +48,7 @@ static int write_error(struct mux *mux, uint64_t unique, int error)
     struct fuse_out_header out = {.len = sizeof out, .error = -error, .unique = unique};
     struct iovec part = {&out, sizeof out};
 
-    return write_device(mux, &part, 1);
+    return write_device(mux, unique, &part, 1);
 }
 
 void mux_reply_error(struct mux *mux, uint64_t unique, int error)
@@ -66,7 +69,7 @@ void mux_reply(struct mux *mux, uint64_t unique, const void *payload, size_t len
     struct fuse_out_header out = {.len = sizeof out + length, .unique = unique};
     struct iovec parts[] = {{&out, sizeof out}, {(void *)payload, length}};
 
-    answer_refused(mux, unique, write_device(mux, parts, length ? 2 : 1));
+    answer_refused(mux, unique, write_device(mux, unique, parts, length ? 2 : 1));
 }
 
 void mux_reply_in_place(struct mux *mux, uint64_t unique, char *payload, size_t length)
@@ -75,13 +78,13 @@ void mux_reply_in_place(struct mux *mux, uint64_t unique, char *payload, size_t 
     struct iovec part = {out, sizeof *out + length};
 
     *out = (struct fuse_out_header){.len = part.iov_len, .unique = unique};
-    answer_refused(mux, unique, write_device(mux, &part, 1));
+    answer_refused(mux, unique, write_device(mux, unique, &part, 1));
 }
 
 int mux_reply_message(struct mux *mux, uint64_t unique, const char *message, size_t length)
 {
     struct iovec part = {(void *)message, length};
-    int error = write_device(mux, &part, 1);
+    int error = write_device(mux, unique, &part, 1);
 
     answer_refused(mux, unique, error);
     return error;
