@@ -67,7 +67,7 @@ def handle_on(image: Image, fh: int) -> Any:
         error=None,
         image=SimpleNamespace(binding=image),
         gate=SimpleNamespace(closed=False),
-        growth=None,
+        exact=True,
     )
     return SimpleNamespace(
         fh=fh,

@@ -6,6 +6,8 @@ import errno
 import os
 import select
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -235,3 +237,33 @@ def test_memory_is_that_of_the_data(
     # The first large blocks are of a huge page each.
     assert used < (96 << 20) * 5 // 4 + (64 << 20)
     assert resident_bytes() - before < 96 << 20
+
+
+def test_an_image_is_closed_beside_calls_on_it(librbd: FakeLibrbd) -> None:
+    """A call that has begun keeps it; one that comes later is refused."""
+    with librbd.image() as first, ThreadPoolExecutor(4) as threads:
+        for _ in range(100):
+            image = librbd.native.Image(first.ioctx, "image")
+            calls = [threads.submit(image.size) for _ in range(8)]
+            image.close(fuse.TIMEOUT_S)
+            for call in calls:
+                error = call.exception()
+                assert error is None or getattr(error, "errno", 0) == errno.EBADF
+
+
+def test_interrupts_do_not_look_through_all_files(
+    kernel: FakeKernel, image: Any, librbd: FakeLibrbd
+) -> None:
+    """A program with a timer has many of them: with 5000 files open, each took as many locks."""
+    for fh in range(1000, 6000):
+        kernel.mux.register(fh, image, 0, SIZE, readable=True, writable=True)
+    with librbd.held():
+        reads = send_reads(kernel, 1000)
+        began = time.monotonic()
+        for unique in range(1 << 40, (1 << 40) + 2000, 2):
+            kernel.send(fuse.INTERRUPT, struct.pack("=Q", unique), unique | 1)
+        # The reader takes one message after the other.
+        lookup = kernel.send(fuse.LOOKUP, b"name\0")
+        assert kernel.passed_on().unique == lookup
+        assert time.monotonic() - began < 2
+    assert len({kernel.receive().unique for _ in reads}) == 1000
