@@ -312,6 +312,28 @@ void rbd_watchers_list_cleanup(rbd_image_watcher_t *watchers, size_t count)
     (void)watchers, (void)count;
 }
 
+int rbd_config_image_list(rbd_image_t image, rbd_config_option_t *options, int *count)
+{
+    (void)image, (void)options;
+    *count = 0;
+    return result_of(CALL_OTHER);
+}
+
+void rbd_config_image_list_cleanup(rbd_config_option_t *options, int count)
+{
+    (void)options, (void)count;
+}
+
+ssize_t rbd_list_lockers(rbd_image_t image, int *exclusive, char *tag, size_t *tag_length,
+                         char *clients, size_t *clients_length, char *cookies,
+                         size_t *cookies_length, char *addresses, size_t *addresses_length)
+{
+    (void)image, (void)tag, (void)clients, (void)cookies, (void)addresses;
+    *exclusive = 0;
+    *tag_length = *clients_length = *cookies_length = *addresses_length = 0;
+    return result_of(CALL_OTHER);
+}
+
 int rbd_diff_iterate2(rbd_image_t image, const char *from, uint64_t offset, uint64_t length,
                       uint8_t include_parent, uint8_t whole_object,
                       int (*callback)(uint64_t, size_t, int, void *), void *arg)
