@@ -107,6 +107,19 @@ def test_imports_point_down(path: Path) -> None:
     assert up == set()
 
 
+@every_module
+def test_threads_are_of_a_kind(path: Path) -> None:
+    """Trio's own limiter is one for all: whoever waits in it holds up everybody else."""
+    bare = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith("to_thread.run_sync")
+        and not any(keyword.arg == "limiter" for keyword in node.keywords)
+    ]
+    assert bare == []
+
+
 def test_no_circles_within_a_room() -> None:
     modules = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in MODULES}
     edges: dict[str, set[str]] = {}

@@ -17,8 +17,9 @@ from rbdfs.ceph import monitors
 from rbdfs.ceph.background import background
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
-from rbdfs.ceph.pool_threads import PoolThreads
+from rbdfs.ceph.pool_threads import PoolThreads, in_own_thread
 from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.config.ceph_settings import UNTHROTTLED
 from rbdfs.errors import ClusterAway, Missing, NoSuchPool, PoolGone, UserError, failure
 
 if TYPE_CHECKING:
@@ -89,10 +90,10 @@ class Cluster:
         Raises UserError, saying in one line what is wrong with the configuration, the key or
         the way to the monitors, within *timeout_s* seconds.
         """
-        client = await trio.to_thread.run_sync(_configure, settings, timeout_s)
+        client = await in_own_thread(_configure, settings, timeout_s)
         with trio.move_on_after(timeout_s + _CONNECT_GRACE_S) as scope:
             # A connect that hangs in spite of its timeout is left behind: the process ends.
-            await trio.to_thread.run_sync(_connect, client, settings, abandon_on_cancel=True)
+            await in_own_thread(_connect, client, settings, abandon_on_cancel=True)
         if scope.cancelled_caught:
             raise ClusterAway(f"the cluster did not answer within {timeout_s:g} s")
         ioctxs: dict[tuple[int, str], rados.Ioctx] = {}
@@ -101,7 +102,7 @@ class Cluster:
                 yield cls(client, bridge, settings, nursery, ioctxs)
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_shut_down, client, ioctxs)
+                await in_own_thread(_shut_down, client, ioctxs)
 
     async def ioctx(self, pool: str, namespace: str = "") -> rados.Ioctx:
         """Return the I/O context of *namespace* in the pool that is named *pool* now.
@@ -265,7 +266,7 @@ def _configure(settings: CephSettings, timeout_s: float) -> rados.Rados:
             raise UserError(f"cannot read configuration file {settings.conf}: {exc}") from exc
     # Before the user's own settings, which may say otherwise. Ceph's default is 300 s.
     client.conf_set("client_mount_timeout", str(math.ceil(timeout_s)))
-    for key, value in settings.pairs:
+    for key, value in (*UNTHROTTLED, *settings.pairs):
         try:
             client.conf_set(key, value)
         except rados.Error as exc:

@@ -10,6 +10,8 @@ import trio
 
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.image import Extent, Image
+from rbdfs.ceph.pool_threads import PoolThreads, in_own_thread
+from rbdfs.config.ceph_settings import UNTHROTTLED
 from rbdfs.datapath import native
 from rbdfs.errors import PoolGone
 
@@ -38,7 +40,7 @@ class NativeOpener:
         self._full_try = full_try
         # By the pool's id: its name may be given to another pool.
         self._ioctxs: dict[tuple[int, str], native.Ioctx] = {}
-        self._limiters: dict[str, trio.CapacityLimiter] = {}
+        self._threads = PoolThreads(_OPENING_A_POOL)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -52,11 +54,11 @@ class NativeOpener:
         client = native.Client(
             settings.user or "admin",
             settings.conf,
-            (*native.UNTHROTTLED, *settings.pairs),
+            (*UNTHROTTLED, *settings.pairs),
             cluster=settings.cluster or "ceph",
         )
         try:
-            await trio.to_thread.run_sync(client.connect)
+            await in_own_thread(client.connect)
             opener = cls(client, bridge, others, full_try=settings.full_try)
             try:
                 async with _calling_back(client):
@@ -66,14 +68,13 @@ class NativeOpener:
                     opener._ioctxs.popitem()[1].close()
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(client.close)
+                await in_own_thread(client.close)
 
     async def open(self, entry: Entry, *, read_only: bool) -> Image:
         """Open, as Opener.open() says, in a thread."""
-        limiter = self._limiters.setdefault(entry.pool, trio.CapacityLimiter(_OPENING_A_POOL))
         open_binding = partial(self._open, entry, read_only=read_only)
         with from_ceph(f"{entry.spec}: open"):
-            binding = await trio.to_thread.run_sync(open_binding, limiter=limiter)
+            binding = await self._threads.run(entry.pool, open_binding)
         return Image(
             self._bridge,
             binding,

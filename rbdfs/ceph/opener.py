@@ -11,6 +11,7 @@ import trio
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.image import Image
+from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import Missing
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.model.entry import Entry
+
+# Images whose snapshot is set at once in one pool.
+_OPENING_A_POOL = 16
 
 
 class Opener(Protocol):
@@ -47,6 +51,7 @@ class PythonOpener:
         self.address = cluster.address
         self.addresses = frozenset({cluster.address})
         self._cluster = cluster
+        self._threads = PoolThreads(_OPENING_A_POOL)
 
     async def open(self, entry: Entry, *, read_only: bool) -> Image:
         """Open, as Opener.open() says, by librbd's asynchronous call."""
@@ -71,9 +76,9 @@ class PythonOpener:
                 if entry.is_snapshot:
                     # By id: a name may have been given to another snapshot meanwhile.
                     set_snap = partial(binding.set_snap_by_id, entry.key.snap_id)
-                    await trio.to_thread.run_sync(set_snap)
+                    await self._threads.run(entry.pool, set_snap)
             except BaseException:
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(binding.close)
+                    await self._threads.run(entry.pool, binding.close)
                 raise
         return Image(self._cluster.bridge, binding, entry.spec, read_only=read_only)

@@ -29,3 +29,17 @@ class PoolThreads:
         if limiter is None:
             limiter = self._limiters[pool] = trio.CapacityLimiter(self._a_pool)
         return await trio.to_thread.run_sync(partial(call, *args), limiter=limiter)
+
+
+async def in_own_thread(
+    call: Callable[..., T], *args: object, abandon_on_cancel: bool = False
+) -> T:
+    """Return what *call* returns in a thread of its own, however many others are at work.
+
+    For what a process does once or twice in its life.
+    """
+    return await trio.to_thread.run_sync(
+        partial(call, *args),
+        abandon_on_cancel=abandon_on_cancel,
+        limiter=trio.CapacityLimiter(1),
+    )

@@ -8,6 +8,11 @@ from typing import Any
 
 from rbdfs.model.record import known_fields
 
+# librados makes whoever submits a request wait when its client has this many under way (1024,
+# 100 MiB): a stuck image would stop all others of the client, and Python's only thread with them.
+# 0: no limit; the requests of each image are bounded by the data path.
+UNTHROTTLED = (("objecter_inflight_ops", "0"), ("objecter_inflight_op_bytes", "0"))
+
 
 @dataclass(frozen=True, slots=True)
 class CephSettings:

@@ -1,10 +1,5 @@
 # The connection to a cluster, and a pool's namespace in it.
 
-# librados makes whoever submits a request wait when its client has this many under way (1024, 100 MiB).
-# The images of a client share that limit, so a stuck one would stop the others.  0: no limit; the
-# requests of each image are bounded by the data path.
-UNTHROTTLED = (("objecter_inflight_ops", "0"), ("objecter_inflight_op_bytes", "0"))
-
 
 cdef class Client:
     """One client of a cluster, configured in QEMU's order: the id, the file, each setting in order.

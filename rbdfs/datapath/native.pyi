@@ -8,7 +8,6 @@ class _HasFileno(Protocol):
 _Descriptor = int | _HasFileno
 _Name = str | bytes
 
-UNTHROTTLED: tuple[tuple[str, str], ...]
 LOCK_MODE_EXCLUSIVE: int
 FOPEN_PARALLEL_DIRECT_WRITES: int
 FUSE_WRITEBACK_CACHE: int

@@ -14,6 +14,7 @@ import trio
 
 from rbdfs.config.logging_setup import repeats
 from rbdfs.errors import Fenced, Gone, ImageGone, TimedOut
+from rbdfs.files.lost_images import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +32,11 @@ log = logging.getLogger(__name__)
 _PERIOD_S = 0.9
 # How long a close(2) waits for a cluster that does not answer, in seconds.
 _CONFIRM_S = 5.0
+# When the cluster is said to be slow, and not to answer at all, in seconds.
+_SLOW_S = 2.0
+_STUCK_S = 5.0
+# More than answer at once; those that do not answer must not be all of them.
+_LOOKS_A_POOL = 64
 # Removed, fenced: no open file gets over that. A look that has timed out says nothing of the file.
 _FINAL = (Gone, Fenced)
 
@@ -49,7 +55,10 @@ class Freshness:
         self._lineages = lineages
         self._handles = handles
         self._invalidate = invalidate
-        self._looking: set[SharedImage] = set()
+        # Since when.
+        self._looking: dict[SharedImage, float] = {}
+        self._reported: set[SharedImage] = set()
+        self._slots: dict[str, trio.Semaphore] = {}
         # What was locked, and cannot be any more.
         self._unguarded: WeakSet[Image | None] = WeakSet()
 
@@ -57,12 +66,36 @@ class Freshness:
         """Look at every open image once a period, until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
+                for entry in self._handles.lost.take_cached():
+                    nursery.start_soon(self._drop_pages, entry)
                 await trio.sleep(_PERIOD_S)
                 # One that does not answer is not asked again, and keeps nobody else waiting.
                 for shared in self._handles.images():
                     if shared not in self._looking and shared.error is None:
-                        self._looking.add(shared)
+                        self._looking[shared] = trio.current_time()
                         nursery.start_soon(self._look, shared)
+                self._report_waiting()
+
+    def waits_s(self, shared: SharedImage) -> float:
+        """Return for how long the cluster has not answered what was asked of *shared*, in seconds.
+
+        0 where that is less than what a look takes.
+        """
+        waits = trio.current_time() - self._looking.get(shared, trio.current_time())
+        return waits if waits > _SLOW_S else 0.0
+
+    def _report_waiting(self) -> None:
+        for shared, since in self._looking.items():
+            waits = trio.current_time() - since
+            if waits > _STUCK_S and shared not in self._reported:
+                self._reported.add(shared)
+                log.warning("%s waits for the cluster since %.0f s", shared.entry.spec, waits)
+
+    async def _drop_pages(self, entry: Entry) -> None:
+        try:
+            await self._invalidate(entry)
+        except OSError as exc:
+            log.warning("pages of %s may be old: %s", entry.spec, exc)
 
     async def confirm(self, shared: SharedImage) -> None:
         """Raise OSError where what was read of *shared* until now may be zeros, for it is gone.
@@ -86,7 +119,9 @@ class Freshness:
 
     async def _look(self, shared: SharedImage) -> None:
         try:
-            await self._compare(shared)
+            # So many threads and requests a pool, however many are open.
+            async with self._slots.setdefault(shared.entry.pool, trio.Semaphore(_LOOKS_A_POOL)):
+                await self._compare(shared)
         except OSError as exc:
             spec = shared.entry.spec
             log.warning("cannot tell whether %s has changed: %s", spec, exc, extra=repeats(exc))
@@ -94,7 +129,10 @@ class Freshness:
             # Nobody awaits this task: what it raised would take the mount down.
             log.exception("looking at %s failed", shared.entry.spec)
         finally:
-            self._looking.discard(shared)
+            del self._looking[shared]
+            if shared in self._reported:
+                self._reported.discard(shared)
+                log.info("%s: the cluster answers again", shared.entry.spec)
 
     async def _compare(self, shared: SharedImage) -> None:
         known = shared.entry
@@ -139,8 +177,7 @@ class Freshness:
         """Refuse all that is asked of *shared* from now on, unless this mount moves the image."""
         if shared.gate.closed or shared.error is not None:
             return
-        log.warning("open files of %s are lost: %s", shared.entry.spec, reason)
-        shared.fail(reason)
+        self._handles.lose(shared, reason)
         # What was read since it was gone is zeros.
         await self._invalidate(shared.entry)
 
@@ -161,9 +198,4 @@ class Freshness:
 
 def _reason_to_fail(shared: SharedImage, found: OSError) -> OSError | None:
     """Return why the files of *shared* are lost, if they are, when a look *found* an error."""
-    try:
-        if shared.image is not None:
-            shared.image.check()
-    except OSError as failure:
-        return failure
-    return found if isinstance(found, _FINAL) else None
+    return failure_of(shared) or (found if isinstance(found, _FINAL) else None)

@@ -47,10 +47,10 @@ class SharedImage:
         self,
         opener: Opener,
         entry: Entry,
+        lineages: Lineages | None = None,
         *,
         exclusive: bool,
         changed: Callable[[SharedImage], None],
-        lineages: Lineages | None = None,
     ) -> None:
         self.entry = entry
         self.image: Image | None = None

@@ -11,6 +11,7 @@ import trio
 from rbdfs.errors import InUse, NotOpen, failure
 from rbdfs.files.handle import Handle, Use
 from rbdfs.files.keeping import fresh_numbers
+from rbdfs.files.lost_images import LostImages, failure_of
 from rbdfs.files.reopening import Latecomers, Reopenings
 from rbdfs.files.shared_image import SharedImage
 
@@ -52,6 +53,7 @@ class HandleTable:
         self._handles: dict[int, Handle] = {}
         self._shared: dict[Key, SharedImage] = {}
         self._reopenings = Reopenings(self._reopened)
+        self.lost = LostImages()
         # Images that are quiesced for a move, and where those are that have moved.
         self._quiesced: dict[Key, trio.Event] = {}
         self._relocations: dict[Key, Relocation] = {}
@@ -154,7 +156,7 @@ class HandleTable:
         handle.dirty = left.length is not None
         self._handles[handle.fh] = handle
         if error is not None:
-            self._lose(shared, error)
+            self.lose(shared, error)
 
     async def reopen(self, nursery: trio.Nursery, check: Check) -> None:
         """Have *nursery* open the images of the restored files; requests wait by ready().
@@ -167,11 +169,11 @@ class HandleTable:
         if error is None:
             self._changed(shared)
         else:
-            self._lose(shared, error)
+            self.lose(shared, error)
 
-    def _lose(self, shared: SharedImage, error: OSError) -> None:
-        spec = shared.entry.spec
-        log.warning("%s was open and is lost until it is opened anew: %s", spec, error)
+    def lose(self, shared: SharedImage, error: OSError) -> None:
+        """Refuse all that is asked of the files of *shared*, until they are opened anew."""
+        log.warning("open files of %s are lost: %s", shared.entry.spec, error)
         # Whoever opens the file from now on has nothing to do with it.
         if self._shared.get(shared.entry.whole_key) is shared:
             del self._shared[shared.entry.whole_key]
@@ -179,16 +181,12 @@ class HandleTable:
             # So that close(2) says it too.
             if handle.shared is shared:
                 handle.dirty = handle.writable
+        self.lost.add(shared)
         shared.fail(error)
 
     def _new_shared(self, entry: Entry) -> SharedImage:
-        return SharedImage(
-            self._opener,
-            entry.whole,
-            exclusive=self._exclusive,
-            changed=self._changed,
-            lineages=self._lineages,
-        )
+        shares = (self._opener, entry.whole, self._lineages)
+        return SharedImage(*shares, exclusive=self._exclusive, changed=self._changed)
 
     async def release(self, fh: int) -> Handle:
         """Close file *fh*, and its image if it was the last; return what was closed."""
@@ -270,10 +268,11 @@ class HandleTable:
 
     async def _acquire(self, entry: Entry, use: Use) -> SharedImage:
         key = entry.whole_key
-        if key not in self._shared:
-            self._shared[key] = self._new_shared(entry)
-        shared = self._shared[key]
+        if (known := self._shared.get(key)) and (error := failure_of(known)):
+            self.lose(known, error)
+        shared = self._shared.setdefault(key, self._new_shared(entry))
         try:
+            await self.lost.closed(key)
             await shared.acquire(use)
         except BaseException:
             self._drop_unused(shared)
@@ -295,6 +294,7 @@ class HandleTable:
                 self._data_path.serve(handle)
 
     def _drop_unused(self, shared: SharedImage) -> None:
-        key = shared.entry.whole_key
-        if shared.unused and self._shared.get(key) is shared:
-            del self._shared[key]
+        if shared.unused:
+            self.lost.forget(shared)
+            if self._shared.get(shared.entry.whole_key) is shared:
+                del self._shared[shared.entry.whole_key]

@@ -191,10 +191,11 @@ class Mounted:
         trusted = snapshot or (
             handle.writable and image.lock_held and not handle.entry.key.partition
         )
+        # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
+        direct_io = self.options.direct_io or bool(flags & os.O_DIRECT) or not trusted
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(handle.fh),
-            # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
-            direct_io=self.options.direct_io or bool(flags & os.O_DIRECT) or not trusted,
+            direct_io=direct_io,
             keep_cache=snapshot,
         )
 
@@ -216,8 +217,8 @@ class Mounted:
     async def invalidate(self, entry: Entry) -> None:
         """Make the kernel forget pages and attributes of the image or snapshot of *entry*.
 
-        Of its partitions too, which have pages of their own. Waits until the kernel has written
-        back what is dirty.
+        Of its partitions too, which have pages of their own. The kernel writes back first what is
+        dirty, which the native data path does not wait for.
         """
         for number in self.inodes.numbers_of(entry.whole_key):
             await self.invalidating.run(entry.pool, _invalidate, number)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyfuse3
 import trio
 
+from rbdfs.ceph.pool_threads import in_own_thread
 from rbdfs.datapath import native
 from rbdfs.errors import Failure
 from rbdfs.kernel import connection, extra_requests
@@ -128,7 +129,7 @@ class NativePath:
             finally:
                 mux, self._mux = self._mux, None
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(mux.stop, _STOP_S)
+                    await in_own_thread(mux.stop, _STOP_S)
 
     def init_request(self) -> bytes:
         """Return how the kernel introduced itself, for the next server."""
@@ -140,7 +141,7 @@ class NativePath:
         Raises OSError ETIMEDOUT.
         """
         assert self._mux is not None
-        await trio.to_thread.run_sync(self._mux.drain, timeout_s)
+        await in_own_thread(self._mux.drain, timeout_s)
 
     def take_request(self, opcode: int, inode: int, pid: int) -> int:
         """Return the kernel's number of the request that thread *pid* waits for at *inode*."""

@@ -15,6 +15,7 @@ from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.background import background
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.ceph.opener import PythonOpener
+from rbdfs.ceph.pool_threads import in_own_thread
 from rbdfs.errors import Missing, NotPermitted, UserError
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.table import HandleTable
@@ -242,7 +243,7 @@ async def _device(
     What a server that has crashed had read is on its way again then, ready to be read.
     """
     if predecessor is None:
-        descriptor, mount = await trio.to_thread.run_sync(keeping.mount)
+        descriptor, mount = await in_own_thread(keeping.mount)
     else:
         assert predecessor.fuse is not None
         descriptor = predecessor.fuse
@@ -254,7 +255,7 @@ async def _device(
         yield descriptor, mount
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(keeping.detach, mount)
+            await in_own_thread(keeping.detach, mount)
         os.close(descriptor)
 
 

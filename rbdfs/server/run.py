@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyfuse3
 import trio
 
+from rbdfs.ceph.pool_threads import in_own_thread
 from rbdfs.config.logging_setup import leave
 from rbdfs.errors import EXIT_FAILURE
 from rbdfs.kernel import mountpoint
@@ -96,7 +97,7 @@ class Serving:
             self._watch_signals(nursery)
             nursery.start_soon(self._report_ready)
             nursery.start_soon(self._obey, nursery)
-            nursery.start_soon(self._freshness.run)
+            nursery.start_soon(self._look_after_files)
             await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
             nursery.cancel_scope.cancel()
         if self._replaced:
@@ -110,6 +111,11 @@ class Serving:
     def _written_files(self) -> list[str]:
         return [file.entry.spec for file in self._operations.mounted.handles if file.writable]
 
+    async def _look_after_files(self) -> None:
+        # The kernel cannot be told to drop pages before the connection is open.
+        await self._operations.ready.wait()
+        await self._freshness.run()
+
     async def _report_ready(self) -> None:
         await self._operations.ready.wait()
         log.info("mounted at %a", self._mount.path)
@@ -118,7 +124,7 @@ class Serving:
         # the mount would be sure, but whoever kills this server then finds the mount busy.
         for pause_s in (0.05, 0.5):
             await trio.sleep(pause_s)
-            await trio.to_thread.run_sync(mountpoint.raise_read_ahead, self._mount)
+            await in_own_thread(mountpoint.raise_read_ahead, self._mount)
 
     async def _obey(self, nursery: trio.Nursery) -> None:
         async for command in self._keeping.commands():
@@ -161,6 +167,7 @@ class Serving:
                     "spec": handle.entry.spec,
                     "writable": handle.writable,
                     "locked": handle.shared.image is not None and handle.shared.image.lock_held,
+                    "waits_s": round(self._freshness.waits_s(handle.shared), 1),
                     "error": None if handle.shared.error is None else str(handle.shared.error),
                 }
                 for handle in itertools.islice(handles, _REPORTED_FILES)
@@ -200,7 +207,7 @@ class Serving:
 
     async def _end(self) -> None:
         """Unmount if nobody uses the mount; otherwise drain, and leave users to their errors."""
-        await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
+        await in_own_thread(self._unmount, abandon_on_cancel=True)
         pyfuse3.terminate()
 
     def _unmount(self) -> None:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rbdfs.config.ceph_settings import UNTHROTTLED
+
 # The plain Python half of the package is tested without the extension too.
 collect_ignore = []
+
 try:
     from rbdfs.datapath import native
 except ImportError:
@@ -52,7 +55,7 @@ def pytest_report_header() -> list[str]:
 
 @pytest.fixture(scope="module")
 def ioctx(ceph: Ceph, pool: str) -> Iterator[Ioctx]:
-    settings = [*native.UNTHROTTLED, ("rbd_cache", "false")]
+    settings = [*UNTHROTTLED, ("rbd_cache", "false")]
     with native.Client("admin", ceph.conf, settings) as client:
         client.connect()
         with client.open_ioctx(pool) as ioctx:

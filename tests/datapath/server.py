@@ -23,9 +23,9 @@ from typing import Any
 import pyfuse3
 import trio
 
+from rbdfs.config.ceph_settings import UNTHROTTLED
 from rbdfs.datapath.native import (
     INIT_FLAGS,
-    UNTHROTTLED,
     Client,
     Completion,
     Image,

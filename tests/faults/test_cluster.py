@@ -198,14 +198,17 @@ def test_timeout(
         assert Direct(untouched).write(b"u") == BLOCK
         os.fsync(untouched)
         eventually(lambda: "are lost" in mount.log_text, what="the log")
-        for each in (file, untouched):
-            with contextlib.suppress(OSError):
-                os.close(each)
-        with opened(mount.file(image), os.O_RDWR | os.O_DIRECT) as file:
-            found = Direct(file).read(BLOCK)
+        with contextlib.suppress(OSError):
+            os.close(untouched)
+        # Opened anew it is a file like any other, also while somebody still has the old one.
+        with opened(mount.file(image), os.O_RDWR | os.O_DIRECT) as anew:
+            found = Direct(anew).read(BLOCK)
             assert found in (b"l" * BLOCK, data[BLOCK : 2 * BLOCK])
-            assert Direct(file).write(b"a", 2 * BLOCK) == BLOCK
-            os.fsync(file)
+            assert Direct(anew).write(b"a", 2 * BLOCK) == BLOCK
+            os.fsync(anew)
+            assert refusal(direct.read) == "ETIMEDOUT"
+        with contextlib.suppress(OSError):
+            os.close(file)
         assert mount.alive
     data[: 3 * BLOCK] = b"b" * BLOCK + found + b"a" * BLOCK
     assert export_image(ceph, f"{pool}/{image}") == data
@@ -325,3 +328,17 @@ def test_signal_while_writes_wait_for_ever(ceph: Ceph, image_name: str, mounting
                 write.result(TIMEOUT_S)
             with pytest.raises(OSError, match="not connected"):
                 os.close(file)
+
+
+def test_log_and_status_tell_who_waits(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting
+) -> None:
+    with mounting(pool) as mount, opened(mount.file(image), os.O_RDWR) as file:
+        assert os.pread(file, 4096, 0) == random_bytes(4096)
+        assert [each["waits_s"] for each in ask(mount, "status")["files"]] == [0.0]
+        with standing_still(ceph, 0):
+            text = f"{pool}/{image} waits for the cluster since"
+            eventually(lambda: text in mount.log_text, 10.0, "the log")
+            (waits_s,) = [each["waits_s"] for each in ask(mount, "status")["files"]]
+            assert 5.0 <= waits_s <= 12.0
+        eventually(lambda: "the cluster answers again" in mount.log_text, what="the log")

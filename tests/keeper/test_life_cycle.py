@@ -335,6 +335,8 @@ def test_fenced_by_somebody_else_while_no_server_was_there(
     with mounting(pool) as mount:
         path = mount.file(image)
         file = os.open(path, os.O_RDWR | os.O_DIRECT)
+        buffered = os.open(path, os.O_RDWR)
+        assert os.pread(buffered, 4096, 512 << 10)  # into the page cache
         reader = os.open(mount.file(f"{image}-other"), os.O_RDONLY)
         (owner,) = ceph.lock_owners(f"{pool}/{image}")
         server = signal_server(mount, signal.SIGSTOP)
@@ -348,7 +350,9 @@ def test_fenced_by_somebody_else_while_no_server_was_there(
         wait_for_end(server)
         wait_for_server(mount, 2)
         mount.expect_log("ERROR .*server 1 ended", "ERROR .*fenced by somebody else")
-        mount.expect_log("WARNING .*was open and is lost", "WARNING .*(read|write|fsync|flush):")
+        mount.expect_log(
+            "WARNING .*open files of .* are lost", "WARNING .*(read|write|fsync|flush):"
+        )
         buffer = mmap.mmap(-1, 4096)
         for call in (
             lambda: os.preadv(file, [buffer], 0),
@@ -356,6 +360,13 @@ def test_fenced_by_somebody_else_while_no_server_was_there(
             lambda: os.fsync(file),
         ):
             assert refusal(call) == "ESHUTDOWN"
+        # What others have written since, its pages do not have.
+        eventually(
+            lambda: refusal(lambda: os.pread(buffered, 4096, 512 << 10)) == "ESHUTDOWN",
+            what="the pages to be dropped",
+        )
+        with contextlib.suppress(OSError):
+            os.close(buffered)
         # Neither for the next server.
         assert ask(mount, "restart")["generation"] == 3
         assert refusal(lambda: os.fsync(file)) == "ESHUTDOWN"

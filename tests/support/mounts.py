@@ -31,7 +31,11 @@ LIFETIME_S = 60.0
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} rbdfs\[\d+\] ([A-Z]+) ", re.MULTILINE)
 _QUIET = ("DEBUG", "INFO")
 # The kernel awaits no answer to a RELEASE: pyfuse3's may come after the end of the mount.
-_RACES = (r"fuse_release\(\): fuse_reply_\* failed with No such file or directory",)
+# And a host that is busy enough makes a cluster that does not answer.
+_RACES = (
+    r"fuse_release\(\): fuse_reply_\* failed with No such file or directory",
+    r"waits for the cluster since \d+ s",
+)
 
 
 class MountError(Exception):

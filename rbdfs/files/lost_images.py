@@ -1,0 +1,58 @@
+"""Images whose files are lost, until these are closed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rbdfs.files.claim import close_image
+
+if TYPE_CHECKING:
+    from rbdfs.files.shared_image import SharedImage
+    from rbdfs.model.entry import Entry, Key
+
+
+class LostImages:
+    """What has failed for good. Their files refuse everything; whoever opens one anew has another.
+
+    An image that was lost may still be open, and have the lock that the new one needs.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[Key, SharedImage] = {}
+        self._cached: list[Entry] = []
+
+    def add(self, shared: SharedImage) -> None:
+        """Remember *shared*, which refuses everything from now on."""
+        self._last[shared.entry.whole_key] = shared
+        self._cached.append(shared.entry)
+
+    def forget(self, shared: SharedImage) -> None:
+        """Forget *shared*, which nobody has open any more."""
+        if self._last.get(shared.entry.whole_key) is shared:
+            del self._last[shared.entry.whole_key]
+
+    async def closed(self, key: Key) -> None:
+        """Return when the image of *key* that was lost, if there is one, is closed."""
+        shared = self._last.get(key)
+        if shared is None:
+            return
+        async with shared.quiesced():
+            image, shared.image = shared.image, None
+            if image is not None:
+                await close_image(image)
+
+    def take_cached(self) -> list[Entry]:
+        """Return those whose pages the kernel may still have, each of them once."""
+        cached, self._cached = self._cached, []
+        return cached
+
+
+def failure_of(shared: SharedImage) -> OSError | None:
+    """Return why nothing can be asked of *shared* any more: fenced, timed out, gone; or None."""
+    if shared.error is not None or shared.image is None:
+        return shared.error
+    try:
+        shared.image.check()
+    except OSError as exc:
+        return exc
+    return None
