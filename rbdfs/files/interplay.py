@@ -1,12 +1,23 @@
-"""What open files do for those who change names: close, trim, or stand aside for a moment."""
+"""What open files do for those who change names: close, trim, or let go for a moment."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from typing import TYPE_CHECKING
 
+import trio
+
+from rbdfs.files.claim import lost
+
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.model.entry import Entry
+
+log = logging.getLogger(__name__)
 
 
 async def closed(handles: HandleTable, entry: Entry) -> None:
@@ -17,3 +28,50 @@ async def closed(handles: HandleTable, entry: Entry) -> None:
     shared = handles.shared(entry)
     if shared is not None and shared.unused:
         await shared.unchanging()
+
+
+@contextlib.asynccontextmanager
+async def trimmed(handles: HandleTable, entry: Entry) -> AsyncIterator[None]:
+    """Keep an image exactly as long as its file for the time of the context; requests wait.
+
+    So a snapshot of a file that grows has its true size. Raises OSError.
+    """
+    shared = handles.shared(entry)
+    if shared is None or shared.exact:
+        yield
+        return
+    async with shared.quiesced():
+        if shared.growth is not None and shared.image is not None:
+            await shared.growth.trim(shared.image)
+        yield
+
+
+@contextlib.asynccontextmanager
+async def released(handles: HandleTable, entry: Entry) -> AsyncIterator[None]:
+    """Have nobody here watch or lock an image for the time of the context; requests wait.
+
+    Its files go on afterwards, wherever the image is then: it is opened by its id. Raises OSError.
+    """
+    shared = None if entry.is_snapshot or entry.is_directory else handles.shared(entry)
+    if shared is None or shared.image is None or shared.image.read_only:
+        # Who reads leaves no watch.
+        yield
+        return
+    async with shared.quiesced():
+        was_open = shared.image is not None
+        if was_open:
+            await shared.close()
+        try:
+            yield
+        finally:
+            if was_open:
+                await _reopen(shared)
+
+
+async def _reopen(shared: SharedImage) -> None:
+    with trio.CancelScope(shield=True):
+        try:
+            await shared.reopen(shared.entry)
+        except OSError as exc:
+            log.error("open files of %s are lost: %s", shared.entry.spec, exc)
+            shared.fail(lost(shared.entry, exc))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pyfuse3
 
 from rbdfs.errors import Missing, NotPermitted
-from rbdfs.files.interplay import closed
+from rbdfs.files.interplay import closed, released, trimmed
 from rbdfs.fuse.begun_requests import CREATE, LINK, MKDIR, RENAME, RENAME2, RMDIR, UNLINK
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class ManageOperations(pyfuse3.Operations):
             entry = await self._made(request, parent, new_name)
             if entry is None:
                 image = await self.mounted.entry(inode)
-                entry = await management.snapshot(image, parent, new_name, request.begin)
+                async with trimmed(self.mounted.handles, image):
+                    entry = await management.snapshot(image, parent, new_name, request.begin)
         return self.mounted.attributes(entry, inodes.remember(entry))
 
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
@@ -75,8 +76,9 @@ class ManageOperations(pyfuse3.Operations):
             entry = await self._left(request, await mounted.entry(parent_inode), name)
             if entry is not None:
                 await closed(mounted.handles, entry)
-                request.begin(entry)
-                await management.unlink(entry)
+                async with released(mounted.handles, entry):
+                    request.begin(entry)
+                    await management.unlink(entry)
 
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         management, mounted = self.mounted.check_managed(), self.mounted
@@ -122,7 +124,8 @@ class ManageOperations(pyfuse3.Operations):
         target = await management.destination(entry, parent, name, flags)
         if target is None:
             request.begin(entry)
-            await management.rename(entry, parent, name, flags)
+            renamed = await management.rename(entry, parent, name, flags)
+            mounted.inodes.rename(renamed.image_key, renamed.image)
         elif mounted.moves is not None:
             # The keeper is told of a move by itself, and the next server ends it.
             await mounted.moves.move(entry, target)

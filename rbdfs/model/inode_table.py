@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rbdfs.errors import Gone
@@ -90,6 +90,12 @@ class InodeTable:
                 inode.entry = relocation.follow(old)
                 self._numbers.pop(old.key, None)
                 self._numbers.setdefault(inode.entry.key, number)
+
+    def rename(self, image: Key, name: str) -> None:
+        """Have the inodes of *image*, its snapshots and partitions tell its new *name*."""
+        for inode in self._inodes.values():
+            if inode.entry.image_key == image:
+                inode.entry = replace(inode.entry, image=name)
 
     def refresh(self, entry: Entry) -> int:
         """Keep *entry* as the last seen state of its inode, if that is known; return the number."""

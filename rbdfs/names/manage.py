@@ -6,6 +6,7 @@ Every method raises OSError with the errno that the system call behind it would 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
@@ -134,7 +135,9 @@ class Management:
         wanted = _parse(name)
         if image.is_directory or image.is_snapshot or image.key.partition or wanted.snap is None:
             _refuse(action)
-        if not _holds(parent, image) or wanted.image != image.image:
+        # By its id: it may have been renamed since *image* was looked at.
+        image = replace(image, image=wanted.image)
+        if not _holds(parent, image) or not await self._names(parent, image):
             raise Elsewhere(f"{action}: not a snapshot of this image")
         await self._require_absent(parent, name)
         ioctx = await self._cluster.ioctx_of(image)
@@ -148,8 +151,8 @@ class Management:
         await self._change(image, action, take)
         return await self._catalog.find(parent, name)
 
-    async def rename(self, entry: Entry, parent: Entry, name: bytes, flags: int) -> None:
-        """Rename an image within its namespace, or a snapshot within its image.
+    async def rename(self, entry: Entry, parent: Entry, name: bytes, flags: int) -> Entry:
+        """Rename an image within its namespace, or a snapshot within its image; return it.
 
         Who has it open goes on undisturbed. A target that exists is not replaced, as rename(2)
         would: a disk cannot be brought back from a mistyped name. Raises OSError: EEXIST, EXDEV
@@ -167,7 +170,7 @@ class Management:
         if not _holds(parent, entry) or (entry.is_snapshot and wanted.image != entry.image):
             raise Elsewhere(action)
         if (wanted.image, wanted.snap) == (entry.image, entry.snap):
-            return
+            return entry
         await self._require_absent(parent, name)
         ioctx = await self._cluster.ioctx_of(entry)
         if wanted.snap is None:
@@ -175,6 +178,7 @@ class Management:
         else:
             rename = partial(directory_changes.rename_snapshot, ioctx, entry, wanted.snap, action)
         await self._change(entry, action, rename)
+        return replace(entry, image=wanted.image, snap=wanted.snap)
 
     async def destination(
         self, entry: Entry, parent: Entry, name: bytes, flags: int
@@ -244,6 +248,14 @@ class Management:
             self._has_refused = True
             log.warning("%s is refused: only -o manage=snapshots allows it, for good", action)
         _refuse(action)
+
+    async def _names(self, parent: Entry, image: Entry) -> bool:
+        """Tell whether *image* has its name in *parent* at this moment."""
+        try:
+            found = await self._catalog.find_image(parent, FileName(image.image))
+        except Missing:
+            return False
+        return found.key == image.key
 
     async def _require_absent(self, parent: Entry, name: bytes) -> None:
         """Raise OSError EEXIST where *name* means anything in *parent*, a namespace for instance.
