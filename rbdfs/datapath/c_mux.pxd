@@ -117,3 +117,4 @@ cdef extern from "src/abi.h" nogil:
     const uint64_t FUSE_PARALLEL_DIROPS, FUSE_ASYNC_DIO, FUSE_MAX_PAGES
     const uint64_t FUSE_DIRECT_IO_ALLOW_MMAP, FUSE_HAS_RESEND, FUSE_WRITEBACK_CACHE
     const int FOPEN_PARALLEL_DIRECT_WRITES
+    const uint64_t FH_DIRECT

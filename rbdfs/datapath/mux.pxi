@@ -1,6 +1,7 @@
 # The multiplexer. src/mux.h has its thread model and the order of its locks.
 
 FOPEN_PARALLEL_DIRECT_WRITES = c_mux.FOPEN_PARALLEL_DIRECT_WRITES
+FH_DIRECT = c_mux.FH_DIRECT
 FUSE_WRITEBACK_CACHE = c_mux.FUSE_WRITEBACK_CACHE
 MAX_WRITE = c_mux.LARGE_BYTES
 LEDGER_BYTES = c_mux.LEDGER_BYTES

@@ -45,6 +45,8 @@ class Handle:
         grown: called when a write has made the file longer.
         sync: whether each write is flushed, as O_DSYNC wants it; the kernel leaves that to us
             where it does not use its page cache.
+        direct_io: whether the kernel was told to use no page cache for this file. It is taken for
+            true of a file that another server has opened.
         dirty: written to since its last flush.
         request: the kernel's number of the request that opened it, or 0 where nobody counts.
     """
@@ -65,6 +67,7 @@ class Handle:
         self.use = use
         self.grown = grown
         self.sync = False
+        self.direct_io = True
         self.dirty = False
         self.request = 0
 
@@ -103,6 +106,10 @@ class Handle:
         """Read as Image.read() does, up to the end of the file."""
         async with self.shared.using() as image:
             return await image.read(self.entry.offset + off, min(size, self.length - off))
+
+    def crosses_end(self, off: int, size: int) -> bool:
+        """Tell whether a write of ``off~size`` would be short."""
+        return not self.growing and off < self.length < off + size
 
     async def write(self, off: int, data: bytes) -> int:
         """Write as Image.write() does, and remember that there is something to flush."""

@@ -11,6 +11,7 @@ import pyfuse3
 from rbdfs.errors import BadArgument, NoSpace, NotOpen, NotSupported
 from rbdfs.fuse.begun_requests import OPEN
 from rbdfs.fuse.copy_range import copy_range
+from rbdfs.kernel.extra_requests import FH_DIRECT
 
 if TYPE_CHECKING:
     from pyfuse3 import FileHandleT, FlagT, InodeT, RequestContext
@@ -38,9 +39,13 @@ class FileOperations(pyfuse3.Operations):
         return await (await self.mounted.handles.ready(fh)).read(off, size)
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        handle = await self.mounted.handles.ready(fh)
+        handle = await self.mounted.handles.ready(fh & ~FH_DIRECT)
         if not handle.writable:
             raise NotOpen(f"{handle.entry.spec} is not open for writing")
+        if fh & FH_DIRECT and not handle.direct_io and handle.crosses_end(off, len(buf)):
+            # O_DIRECT came after the open, and so the kernel would make EIO of a short write. This
+            # is what a disk says to direct I/O that does not fit: shred goes on without it.
+            raise BadArgument(f"{handle.entry.spec}: write {off}~{len(buf)} crosses the end")
         return await handle.write(off, buf)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
@@ -64,7 +69,7 @@ class FileOperations(pyfuse3.Operations):
     async def write_durably(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write as write() does, and flush: O_DSYNC of one request alone; for the data path."""
         written = await self.write(fh, off, buf)
-        await self.fsync(fh, True)
+        await self.fsync(pyfuse3.FileHandleT(fh & ~FH_DIRECT), True)
         return written
 
     async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _INVALIDATING_A_POOL = 8
+# What a QEMU copy-on-write image of version 2 or 3 begins with.
+_QCOW2 = b"QFI\xfb"
 
 
 @dataclass(slots=True)
@@ -113,8 +115,8 @@ class Mounted:
         try:
             if flags & os.O_TRUNC:
                 await self.set_length(handle.entry, 0)
-            if handle.writable:
-                self._let_grow(handle.shared)
+            if handle.writable and not handle.entry.key.partition:
+                await self._let_grow(handle.shared)
             async with handle.shared.using() as image:
                 self._warn_of_cache(handle.entry, image)
                 return self._file_info(handle, image, flags)
@@ -145,13 +147,18 @@ class Mounted:
         if self.management is None and await self.length(entry) != 0:
             self.check_managed()
 
-    def _let_grow(self, shared: SharedImage) -> None:
-        """Let an empty file grow as it is written: to whoever opens it, it is one that is new.
+    async def _let_grow(self, shared: SharedImage) -> None:
+        """Let a file grow as it is written that is empty, or whose format needs it.
 
         Only in a managed mount, where `touch` and `cp` make files; else nothing grows by accident.
+        An empty one is new to whoever opens it. qemu-img writes a qcow2 in several opens.
         """
-        if self.management is not None and shared.length == 0:
-            shared.start_growth()
+        if self.management is None or shared.growth is not None:
+            return
+        async with shared.using() as image:
+            if image.size and await image.read(0, len(_QCOW2)) != _QCOW2:
+                return
+        shared.start_growth()
 
     async def length(self, entry: Entry) -> int:
         """Return how long the file of *entry* is, for a decision about its data.
@@ -192,10 +199,10 @@ class Mounted:
             handle.writable and image.lock_held and not handle.entry.key.partition
         )
         # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
-        direct_io = self.options.direct_io or bool(flags & os.O_DIRECT) or not trusted
+        handle.direct_io = self.options.direct_io or bool(flags & os.O_DIRECT) or not trusted
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(handle.fh),
-            direct_io=direct_io,
+            direct_io=handle.direct_io,
             keep_cache=snapshot,
         )
 
@@ -211,7 +218,8 @@ class Mounted:
             if length != now:
                 await shared.resize(length)
             # Those who have it open for writing: vim and sort empty a file by its descriptor.
-            self._let_grow(shared)
+            if not length:
+                await self._let_grow(shared)
         self.catalog.changed(entry)
 
     async def invalidate(self, entry: Entry) -> None:

@@ -14,6 +14,8 @@ FUSE_WRITE, FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE = 16, 43, 46, 47
 FUSE_COPY_FILE_RANGE_64 = 53
 # In the opcode of a request that is refused, of which there is the header alone.
 REFUSED = 1 << 31
+# O_DIRECT of a WRITE, which pyfuse3 is not told, in a bit of its fh (datapath/src/abi.h).
+FH_DIRECT = 1 << 62
 
 _IN = struct.Struct("=IIQQIIIHH")  # struct fuse_in_header
 _OUT = struct.Struct("=IiQ")  # struct fuse_out_header

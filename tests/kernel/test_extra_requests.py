@@ -100,3 +100,8 @@ def test_any_body(opcode: int, body: bytes) -> None:
         return
     if isinstance(request, extra_requests.Fallocate):
         assert request.offset + request.length < 1 << 63
+
+
+def test_the_mark_of_a_direct_write_is_that_of_the_data_path() -> None:
+    native = pytest.importorskip("rbdfs.datapath.native")
+    assert native.FH_DIRECT == extra_requests.FH_DIRECT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 import rbd
 
-from tests.support.ceph import run
+from tests.support.ceph import CommandError, run
 from tests.support.conditions import SEEN_S, eventually
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.support.mounts import opened
@@ -173,3 +174,89 @@ def test_an_open_that_fails_leaves_nothing_open(
         other.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)
         assert refusal(lambda: os.open(new, os.O_RDONLY | os.O_TRUNC)) == "EBUSY"
         eventually(lambda: ask(managed, "status")["open_files"] == before, 4, "no open file")
+
+
+def test_a_snapshot_of_a_file_that_was_renamed(ceph: Ceph, pool: str, new: Path) -> None:
+    for number in range(4):
+        old, now = f"{new}-{number}", f"{new}-{number}-now"
+        with open(old, "wb") as file:
+            file.write(b"content")
+        with open(old, "rb") as file:
+            os.rename(old, now)
+            os.link(now, f"{now}@s")
+            assert file.read() == b"content"
+        assert export_image(ceph, f"{pool}/{new.name}-{number}-now@s") == b"content"
+
+
+def test_a_snapshot_of_a_file_that_grows(ceph: Ceph, pool: str, new: Path) -> None:
+    data = random_bytes(MIB + 17)
+    with opened(new, NEW) as file:
+        os.pwrite(file, data, 0)
+        os.link(new, f"{new}@s")
+        assert os.stat(f"{new}@s").st_size == len(data)
+        os.pwrite(file, data, len(data))
+    assert export_image(ceph, f"{pool}/{new.name}@s") == data
+    assert export_image(ceph, f"{pool}/{new.name}") == data + data
+
+
+def test_a_file_is_removed_that_is_open_here_alone(ceph: Ceph, pool: str, new: Path) -> None:
+    with opened(new, NEW) as file:
+        os.pwrite(file, b"before", 0)
+        os.unlink(new)
+        assert not new.exists()
+        assert os.pwrite(file, b"after", MIB) == 5
+        assert os.pread(file, 6, 0) == b"before"
+        assert os.fstat(file).st_size == MIB + 5
+    trash = json.loads(ceph.rbd("trash", "ls", "--format=json", pool))
+    (image_id,) = [entry["id"] for entry in trash if entry["name"] == new.name]
+    ceph.rbd("trash", "restore", "-p", pool, image_id)
+    assert export_image(ceph, f"{pool}/{new.name}") == b"before".ljust(MIB, b"\0") + b"after"
+
+
+@pytest.mark.parametrize("length", [511, 4 * MIB + 1, 5 * MIB + 512])
+def test_shred(ceph: Ceph, pool: str, new: Path, length: int) -> None:
+    import_image(ceph, f"{pool}/{new.name}", bytes(length))
+    eventually(new.exists, SEEN_S, "the image")
+    # It rounds the size up to whole blocks, for whose rest there is no room.
+    with pytest.raises(CommandError, match=f"offset {length}: No space left on device") as refused:
+        run("shred", "-n1", str(new))
+    assert "Input/output error" not in str(refused.value)
+    assert bytes(512) not in export_image(ceph, f"{pool}/{new.name}")
+    assert size(ceph, f"{pool}/{new.name}") == length
+
+
+@pytest.mark.parametrize("flags", ["buffered", "O_DIRECT", "O_SYNC", "O_DSYNC"])
+def test_a_write_across_the_end_is_short(ceph: Ceph, pool: str, new: Path, flags: str) -> None:
+    import_image(ceph, f"{pool}/{new.name}", bytes(MIB + 512))
+    eventually(new.exists, SEEN_S, "the image")
+    with opened(new, os.O_RDWR | getattr(os, flags, 0)) as file:
+        page = mmap.mmap(-1, 8192)
+        page[:] = b"x" * 8192
+        assert os.pwritev(file, [page], MIB) == 512
+        assert refusal(lambda: os.pwritev(file, [page], MIB + 512)) == "ENOSPC"
+    assert export_image(ceph, f"{pool}/{new.name}")[MIB:] == b"x" * 512
+
+
+def test_qcow2(ceph: Ceph, pool: str, new: Path, source: Path, tmp_path: Path) -> None:
+    run("qemu-img", "create", "-q", "-f", "qcow2", str(new), "64M")
+    run("qemu-img", "check", "-q", str(new))
+    run("qemu-img", "convert", "-O", "qcow2", "-f", "raw", str(source), f"{new}-2")
+    run("qemu-img", "convert", "-O", "raw", f"{new}-2", str(tmp_path / "raw"))
+    assert (tmp_path / "raw").read_bytes()[:SIZE] == source.read_bytes()
+
+
+def test_a_write_that_asks_for_its_own_flush(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """RWF_DSYNC is a flag of the request alone, which libfuse keeps to itself."""
+    page = mmap.mmap(-1, 4096)
+    page[:] = b"y" * 4096
+    with mounting(pool, "-o", "manage,cache=writeback") as mount:
+        flags = NEW | os.O_DIRECT
+        with opened(mount.file(image_name), flags) as file:
+            os.pwritev(file, [page], 0)
+            # librbd writes through until it sees the first flush.
+            os.fsync(file)
+            os.pwritev(file, [page], 4096, os.RWF_DSYNC)
+            with open_image(ceph, pool, image_name, read_only=True) as image:
+                assert image.read(0, 8192) == b"y" * 8192

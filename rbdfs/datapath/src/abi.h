@@ -16,6 +16,9 @@
 #define FUSE_UNIQUE_RESEND (1ULL << 63)
 #endif
 
+/* O_DIRECT of a WRITE, which libfuse keeps from pyfuse3, in a bit of its fh that no number reaches. */
+#define FH_DIRECT (1ULL << 62)
+
 /* An opcode is an enum constant, which the preprocessor cannot ask for: so a name of our own. */
 #define OPCODE_COPY_FILE_RANGE_64 53
 

@@ -96,6 +96,21 @@ static bool can_write(struct registration *registration, const struct fuse_write
            write->size <= length - write->offset;
 }
 
+/* To Python, which pyfuse3 does not tell the flags of a request: O_DSYNC of one alone (RWF_DSYNC) would
+ * be lost, and what O_DIRECT was set on after the open. */
+static void pass_on_write(const struct arrival *arrival)
+{
+    struct fuse_write_in *write =
+        (void *)(block_message(*arrival->block) + sizeof(struct fuse_in_header));
+
+    if (write->flags & O_DIRECT)
+        write->fh |= FH_DIRECT;
+    if (write->flags & O_DSYNC)
+        on_extra(arrival, 0);
+    else
+        pass_on(arrival);
+}
+
 static void on_write(const struct arrival *arrival)
 {
     const struct fuse_write_in *write = arrival->body;
@@ -113,12 +128,7 @@ static void on_write(const struct arrival *arrival)
     if (!registration || !can_write(registration, write)) {
         if (registration)
             registration_unref(registration);
-        /* pyfuse3 does not tell the flags of a request: O_DSYNC of one alone (RWF_DSYNC) would be
-         * lost. */
-        if (write->flags & O_DSYNC)
-            on_extra(arrival, 0);
-        else
-            pass_on(arrival);
+        pass_on_write(arrival);
         return;
     }
     mux_count(&mux->stats.writes, 1);
