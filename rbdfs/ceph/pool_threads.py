@@ -23,12 +23,19 @@ class PoolThreads:
         self._a_pool = a_pool
         self._limiters: dict[str, trio.CapacityLimiter] = {}
 
-    async def run(self, pool: str, call: Callable[..., T], *args: object) -> T:
-        """Return what *call*, which asks *pool*, returns in a thread; raise what it raises."""
+    async def run(
+        self, pool: str, call: Callable[..., T], *args: object, abandon_on_cancel: bool = False
+    ) -> T:
+        """Return what *call*, which asks *pool*, returns in a thread; raise what it raises.
+
+        With *abandon_on_cancel* whoever is cancelled does not wait for its end.
+        """
         limiter = self._limiters.get(pool)
         if limiter is None:
             limiter = self._limiters[pool] = trio.CapacityLimiter(self._a_pool)
-        return await trio.to_thread.run_sync(partial(call, *args), limiter=limiter)
+        return await trio.to_thread.run_sync(
+            partial(call, *args), limiter=limiter, abandon_on_cancel=abandon_on_cancel
+        )
 
 
 async def in_own_thread(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
+    from rbdfs.files.timestamps import Timestamps
     from rbdfs.metadata.lineage import Lineage, Lineages
     from rbdfs.model.entry import Entry
     from rbdfs.names.catalog import Catalog
@@ -50,11 +51,13 @@ class Freshness:
         lineages: Lineages,
         handles: HandleTable,
         invalidate: Callable[[Entry], Awaitable[None]],
+        timestamps: Timestamps,
     ) -> None:
         self._catalog = catalog
         self._lineages = lineages
         self._handles = handles
         self._invalidate = invalidate
+        self._timestamps = timestamps
         # Since when.
         self._looking: dict[SharedImage, float] = {}
         self._reported: set[SharedImage] = set()
@@ -121,6 +124,7 @@ class Freshness:
         try:
             # So many threads and requests a pool, however many are open.
             async with self._slots.setdefault(shared.entry.pool, trio.Semaphore(_LOOKS_A_POOL)):
+                await self._timestamps.catch_up(shared)
                 await self._compare(shared)
         except OSError as exc:
             spec = shared.entry.spec

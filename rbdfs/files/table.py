@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.keeping import Keeping, OpenFile
     from rbdfs.files.reopening import Check
+    from rbdfs.files.timestamps import Timestamps
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Entry, Key
     from rbdfs.model.relocation import Relocation
@@ -36,17 +37,16 @@ class HandleTable:
         data_path: DataPath,
         keeping: Keeping,
         lineages: Lineages | None = None,
+        timestamps: Timestamps | None = None,
         outdated: Callable[[Entry], None] = lambda _entry: None,
         *,
         exclusive: bool,
     ) -> None:
-        """Without *lineages* nobody can tell where librbd has found the data of what is open.
-
-        *outdated* is called when what the cluster's header told of an image may be old.
-        """
+        """*outdated* is called when what the header told of an image may be old."""
         self._outdated = outdated
         self._opener = data_path.opener
         self._lineages = lineages
+        self._timestamps = timestamps
         self._data_path = data_path
         self._keeping = keeping
         self._exclusive = exclusive
@@ -98,13 +98,7 @@ class HandleTable:
         return handle
 
     async def open(
-        self,
-        entry: Entry,
-        inode: int,
-        *,
-        writable: bool,
-        sync: bool = False,
-        request: int = 0,
+        self, entry: Entry, inode: int, *, writable: bool, sync: bool = False, request: int = 0
     ) -> Handle:
         """Open a file on *entry*, opening or upgrading its image where that is needed.
 
@@ -167,6 +161,8 @@ class HandleTable:
 
     def _reopened(self, shared: SharedImage, error: OSError | None) -> None:
         if error is None:
+            if self._timestamps is not None:
+                self._timestamps.suspect(shared)
             self._changed(shared)
         else:
             self.lose(shared, error)
@@ -280,6 +276,8 @@ class HandleTable:
         return shared
 
     async def _put(self, shared: SharedImage, use: Use) -> None:
+        if self._timestamps is not None and use is not Use.READ:
+            await self._timestamps.catch_up(shared)
         await shared.put(use)
         self._drop_unused(shared)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -12,7 +13,7 @@ import pyfuse3
 import trio
 
 from rbdfs.ceph.pool_threads import PoolThreads
-from rbdfs.errors import Fenced, InUse, NotPermitted, ReadOnly
+from rbdfs.errors import Fenced, Gone, InUse, NotPermitted, ReadOnly
 from rbdfs.files.freshness import Freshness
 from rbdfs.fuse.stat import entry_attributes
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rbdfs.files.handle import Handle
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
+    from rbdfs.files.timestamps import Timestamps
     from rbdfs.fuse.begun_requests import BegunRequests
     from rbdfs.fuse.directory_handles import OpenDirectories
     from rbdfs.fuse.inherited_inodes import InheritedInodes
@@ -63,6 +65,7 @@ class Mounted:
     xattrs: Xattrs
     lineages: Lineages
     requests: BegunRequests
+    timestamps: Timestamps
     management: Management | None = None
     moves: Moves | None = None
     inherited: InheritedInodes | None = None
@@ -72,7 +75,9 @@ class Mounted:
     warned: set[Key] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.freshness = Freshness(self.catalog, self.lineages, self.handles, self.invalidate)
+        self.freshness = Freshness(
+            self.catalog, self.lineages, self.handles, self.invalidate, self.timestamps
+        )
         self.invalidating = PoolThreads(_INVALIDATING_A_POOL)
 
     async def entry(self, inode: int) -> Entry:
@@ -80,6 +85,16 @@ class Mounted:
         if self.inherited is None:
             return self.inodes.entry(inode)
         return await self.inherited.entry(inode)
+
+    async def told(self, entry: Entry) -> Entry:
+        """Return *entry*, looked at again if its times do not tell yet of what was written here."""
+        shared = self.handles.shared(entry)
+        if shared is None or not self.timestamps.behind(shared):
+            return entry
+        await self.timestamps.catch_up(shared)
+        with contextlib.suppress(Gone):
+            entry = await self.catalog.current(entry, known=True)
+        return entry
 
     def attributes(self, entry: Entry, inode: int) -> pyfuse3.EntryAttributes:
         """Return what the kernel is told of *entry*.

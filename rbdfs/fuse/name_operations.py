@@ -31,6 +31,7 @@ class NameOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         mounted = self.mounted
         entry = await mounted.catalog.find(await mounted.entry(parent_inode), name, known=True)
+        entry = await mounted.told(entry)
         return mounted.attributes(entry, mounted.inodes.remember(entry))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -39,6 +40,7 @@ class NameOperations(pyfuse3.Operations):
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
         entry = await self.mounted.catalog.current(await self.mounted.entry(inode), known=True)
+        entry = await self.mounted.told(entry)
         self.mounted.inodes.refresh(entry)
         return self.mounted.attributes(entry, inode)
 
@@ -106,6 +108,7 @@ class NameOperations(pyfuse3.Operations):
             if item is None:
                 return
             name, entry = item
+            entry = await self.mounted.told(entry)
             attr = self.mounted.attributes(entry, inodes.number(entry.key))
             if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), attr, index + 1):
                 return

@@ -128,6 +128,7 @@ def image_entry(parent: Entry, name: str, attributes: ImageAttributes) -> Entry:
     Raises NotUnderstood where it is larger than a file can be.
     """
     _check_size(attributes.size)
+    modify_ns = attributes.modify_ns
     return Entry(
         Key(parent.key.pool_id, parent.namespace, attributes.image_id or f"/{name}"),
         parent.pool,
@@ -135,7 +136,8 @@ def image_entry(parent: Entry, name: str, attributes: ImageAttributes) -> Entry:
         name,
         size=attributes.size,
         order=attributes.order,
-        times=Times(attributes.access_ns, attributes.modify_ns, attributes.create_ns),
+        # What has changed nothing but the metadata has no time of its own.
+        times=Times(attributes.access_ns, modify_ns, max(attributes.create_ns, modify_ns)),
     )
 
 

@@ -19,6 +19,7 @@ from rbdfs.ceph.pool_threads import in_own_thread
 from rbdfs.errors import Missing, NotPermitted, UserError
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.table import HandleTable
+from rbdfs.files.timestamps import Timestamps
 from rbdfs.fuse.begun_requests import BegunRequests
 from rbdfs.fuse.directory_handles import OpenDirectories
 from rbdfs.fuse.mounted import Mounted
@@ -27,6 +28,7 @@ from rbdfs.keeper.estate import Kind
 from rbdfs.kernel.mount import Mount
 from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.lineage import Lineages
+from rbdfs.metadata.stamps import HeaderStamps
 from rbdfs.model.entry import Entry
 from rbdfs.model.inode_table import InodeTable
 from rbdfs.moves.copiers import Copiers
@@ -71,7 +73,9 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         path = await stack.enter_async_context(_data_path(options, cluster, dead, predecessor))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
         deadline.over()
-        handles = HandleTable(path, keeping, lineages, catalog.changed, exclusive=options.exclusive)
+        timestamps = Timestamps(HeaderStamps(cluster, cache))
+        facts = (lineages, timestamps, catalog.changed)
+        handles = HandleTable(path, keeping, *facts, exclusive=options.exclusive)
         inodes = InodeTable(root)
         executor = Executor(catalog, handles, Copiers(cluster, path.opener, keeping, options))
         make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, executor)
@@ -81,14 +85,11 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         await stack.enter_async_context(_closing(handles, moves))
         directories = OpenDirectories(catalog, keeping)
         xattrs = Xattrs(cluster, catalog, options.ceph)
-        management = _management(cluster, catalog, options)
         begun = {} if predecessor is None else predecessor.of_kind(Kind.REQUEST)
         requests = BegunRequests(path, keeping, begun)
-        mounted = Mounted(
-            *(options, inodes, catalog, handles, directories, xattrs, lineages, requests),
-            management=management,
-            moves=moves,
-        )
+        parts = (options, inodes, catalog, handles, directories, xattrs, lineages, requests)
+        management = _management(cluster, catalog, options)
+        mounted = Mounted(*parts, timestamps, management=management, moves=moves)
         if predecessor is not None:
             await takeover.restore(mounted, predecessor, nursery, fenced=fenced)
         elif not options.read_only:

@@ -1,0 +1,72 @@
+"""When images were modified: in the cluster before anybody is told the times of a file.
+
+librbd stamps an image at most once a minute, at the first write after that: what is written in the
+rest of the minute no time tells of, and a backup that goes by times leaves it out for good. So an
+image that was written to here since its last stamp is stamped, with the clock of its OSD, before
+its times are told here, when a writer closes it, and within a second in any case, for others.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
+
+import trio
+
+if TYPE_CHECKING:
+    from rbdfs.ceph.image import Image
+    from rbdfs.files.shared_image import SharedImage
+    from rbdfs.model.entry import Entry
+
+log = logging.getLogger(__name__)
+
+# How long whoever asks for the times waits for the stamp; then it is told what is known.
+_PATIENCE_S = 0.5
+
+
+class Stamps(Protocol):
+    """Who can set the modification time of an image."""
+
+    async def stamp(self, entry: Entry) -> None:
+        """Have the header of the image of *entry* say that it was modified now; raise OSError.
+
+        May be cancelled, and then does it all the same, or not.
+        """
+
+
+class Timestamps:
+    """Knows which open images were written to since they were stamped."""
+
+    def __init__(self, stamps: Stamps) -> None:
+        self._stamps = stamps
+        # Image.changes as of the last stamp; an image that was just opened has none.
+        self._stamped: WeakKeyDictionary[Image, int] = WeakKeyDictionary()
+
+    def suspect(self, shared: SharedImage) -> None:
+        """Have *shared* stamped in any case: the server before may have died before it did it."""
+        if shared.image is not None:
+            self._stamped[shared.image] = -1
+
+    def behind(self, shared: SharedImage) -> bool:
+        """Tell whether *shared* was written to since it was stamped."""
+        image = shared.image
+        if image is None or image.read_only or shared.entry.image_id is None:
+            return False
+        return self._stamped.get(image, 0) != image.changes
+
+    async def catch_up(self, shared: SharedImage) -> None:
+        """Stamp *shared* if that is behind. What fails is only logged: the next one tries again."""
+        image = shared.image
+        if image is None or not self.behind(shared):
+            return
+        # Before the stamp: a write that ends after this is stamped once more.
+        changes = image.changes
+        try:
+            with trio.move_on_after(_PATIENCE_S) as patience:
+                await self._stamps.stamp(shared.entry)
+        except OSError as exc:
+            log.debug("the time of a change is not on record: %s", exc)
+        else:
+            if not patience.cancelled_caught:
+                self._stamped[image] = changes
