@@ -42,7 +42,7 @@ class Handle:
         inode: the inode that it was opened by.
         entry: what was opened, as it was then.
         shared: the open image under it.
-        grown: called when a write has made the file longer.
+        grown: called with `fh` and the length when a write has made the file longer.
         sync: whether each write is flushed, as O_DSYNC wants it; the kernel leaves that to us
             where it does not use its page cache.
         direct_io: whether the kernel was told to use no page cache for this file. It is taken for
@@ -58,7 +58,7 @@ class Handle:
         entry: Entry,
         shared: SharedImage,
         use: Use,
-        grown: Callable[[Handle], None],
+        grown: Callable[[int, int], None],
     ) -> None:
         self.fh = fh
         self.inode = inode
@@ -144,7 +144,7 @@ class Handle:
         async with growth.written_up_to(image, end):
             yield
         if growth.length != before:
-            self.grown(self)
+            self.grown(self.fh, growth.length)
 
     async def extend(self, end: int) -> None:
         """Make a file that grows at least *end* bytes long; any other is what it is."""

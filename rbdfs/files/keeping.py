@@ -82,6 +82,9 @@ class Keeping(Protocol):
     def opened(self, handle: Handle) -> None:
         """Remember an open file, as it is now: how long it has grown, and whether it is lost."""
 
+    def grown(self, fh: int, length: int) -> None:
+        """Remember how long an open file is: each write beyond its end sends this message."""
+
     def released(self, fh: int) -> None:
         """Forget a file that was closed."""
 
@@ -120,6 +123,8 @@ class Unremembered:
     def fencing(self, addresses: list[str]) -> None: ...
 
     def opened(self, handle: Handle) -> None: ...
+
+    def grown(self, fh: int, length: int) -> None: ...
 
     def released(self, fh: int) -> None: ...
 

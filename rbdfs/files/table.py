@@ -110,7 +110,7 @@ class HandleTable:
         entry = await self.where(entry)
         use = Use.of(entry, writable=writable)
         shared = await self._acquire(entry, use)
-        handle = Handle(next(self._numbers), inode, entry, shared, use, self._keeping.opened)
+        handle = Handle(next(self._numbers), inode, entry, shared, use, self._keeping.grown)
         handle.sync, handle.request = sync, request
         self._handles[handle.fh] = handle
         # Before the kernel hears of it: what it knows, a successor has to know.
@@ -144,7 +144,7 @@ class HandleTable:
             shared = self._shared.setdefault(entry.whole_key, shared)
             self._reopenings.add(shared, left.length)
         shared.expect(use)
-        handle = Handle(left.fh, left.inode, entry, shared, use, self._keeping.opened)
+        handle = Handle(left.fh, left.inode, entry, shared, use, self._keeping.grown)
         handle.sync, handle.request = left.sync, left.request
         # A file that grew has room at its end to give back; what else was acknowledged is there.
         handle.dirty = left.length is not None

@@ -37,6 +37,8 @@ class Kind(enum.StrEnum):
 
     FILE = "file"
     """An open file, by file handle: files.keeping.OpenFile."""
+    LENGTH = "length"
+    """How long a file that grows has grown, by file handle; written as often as it grows."""
     DIRECTORY = "directory"
     """An open directory, by file handle; those of files are other numbers."""
     MOVE = "move"

@@ -92,6 +92,8 @@ class KeeperLink:
     def __init__(self, control: socket.socket, version: int) -> None:
         self._control = control
         self._version = version
+        # The file handles that a length is on record for.
+        self._grown: set[int] = set()
         self.background = False
 
     def close(self) -> None:
@@ -155,10 +157,21 @@ class KeeperLink:
         self.tell("left", fenced=addresses)
 
     def opened(self, handle: Handle) -> None:
-        self.remember(Kind.FILE, handle.fh, handle.left().record())
+        left = handle.left()
+        self.remember(Kind.FILE, handle.fh, left.record())
+        if left.length is not None:
+            # In place of one that is on record from before, from the last server even.
+            self.grown(handle.fh, left.length)
+
+    def grown(self, fh: int, length: int) -> None:
+        self._grown.add(fh)
+        self.remember(Kind.LENGTH, fh, {"length": length})
 
     def released(self, fh: int) -> None:
         self.forget(Kind.FILE, fh)
+        if fh in self._grown:
+            self._grown.discard(fh)
+            self.forget(Kind.LENGTH, fh)
 
     def opened_directory(self, fh: int, inode: int, entry: Entry, request: int) -> None:
         record = {"inode": inode, "entry": entry.record(), "request": request}

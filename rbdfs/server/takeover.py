@@ -144,7 +144,7 @@ async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fe
     others waiting. *fenced* says that others may have written to what it had open for writing.
     """
     mounted.inherited = InheritedInodes(mounted.catalog, mounted.inodes, nursery)
-    files = [OpenFile.from_record(fh, left) for fh, left in estate.of_kind(Kind.FILE).items()]
+    files = _open_files(estate)
     for fh, record in estate.of_kind(Kind.DIRECTORY).items():
         entry = Entry.from_record(record["entry"])
         mounted.inodes.restore(entry, record["inode"])
@@ -223,6 +223,15 @@ def have_sent_again(descriptor: int, estate: Estate, mount: Mount) -> None:
         "hang until `echo 1 > /sys/fs/fuse/connections/%s/abort` ends the mount",
         mount.device.partition(":")[2],
     )
+
+
+def _open_files(estate: Estate) -> list[OpenFile]:
+    files = [OpenFile.from_record(fh, left) for fh, left in estate.of_kind(Kind.FILE).items()]
+    lengths = estate.of_kind(Kind.LENGTH)
+    return [
+        replace(file, length=lengths[file.fh]["length"]) if file.fh in lengths else file
+        for file in files
+    ]
 
 
 def _relocated(entry: Entry, relocation: Relocation) -> Entry:

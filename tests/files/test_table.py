@@ -117,9 +117,15 @@ class RecordingKeeping(Unremembered):
 
     def __init__(self) -> None:
         self.open: set[int] = set()
+        self.told: list[str] = []
 
     def opened(self, handle: Handle) -> None:
         self.open.add(handle.fh)
+        self.told.append("opened")
+
+    def grown(self, fh: int, length: int) -> None:
+        assert fh in self.open
+        self.told.append(f"{length}")
 
     def released(self, fh: int) -> None:
         self.open.discard(fh)
@@ -132,6 +138,7 @@ class Client:
     table: HandleTable
     opener: CountingLibrary
     data_path: RecordingDataPath
+    keeping: RecordingKeeping
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ class Clients:
                 data_path = RecordingDataPath(opener)
                 table = HandleTable(data_path, keeping, exclusive=exclusive)
                 try:
-                    yield Client(table, opener, data_path)
+                    yield Client(table, opener, data_path, keeping)
                 finally:
                     with trio.CancelScope(shield=True):
                         await table.close()
@@ -625,6 +632,37 @@ async def test_a_growing_file_has_its_true_size_in_the_end(
     assert await reader.read(SIZE + 5, 100) == b"beyond"
 
 
+async def test_a_write_tells_the_keeper_what_it_must_know(client: Client, images: Images) -> None:
+    """A word for each write that makes the file longer, all that is known of it for each resize."""
+    handle = await client.table.open(images.create(), 1, writable=True)
+    await client.table.open(handle.entry, 1, writable=True)
+    handle.shared.start_growth()
+    await handle.write(SIZE, b"one")
+    del client.keeping.told[:]
+    await handle.write(SIZE + 3, b"two")
+    await handle.write(SIZE, b"again")
+    await handle.extend(SIZE + 1)
+    assert client.keeping.told == [f"{SIZE + 6}"]
+
+
+async def test_a_trim_beside_a_write_keeps_what_is_written(client: Client, images: Images) -> None:
+    handle = await client.table.open(images.create(), 1, writable=True)
+    handle.shared.start_growth()
+    growth, image = handle.shared.growth, handle.shared.usable()
+    assert growth is not None
+    async with growth.written_up_to(image, 2 * SIZE):
+        assert growth.being_written
+        # close(2) leaves it; what is trimmed all the same stays above the write.
+        await handle.shared.trim()
+        assert image.size > 2 * SIZE
+        await growth.trim(image)
+        assert image.size == 2 * SIZE
+        await image.write(2 * SIZE - 4, b"last")
+    await handle.shared.trim()
+    assert (handle.length, images.size(handle.entry)) == (2 * SIZE, 2 * SIZE)
+    assert images.content(handle.entry, 2 * SIZE - 4, 4) == b"last"
+
+
 # Taking over from another server.
 
 
@@ -650,9 +688,9 @@ async def test_restored_files_of_an_image_open_it_once(client: Client, images: I
         for fh in (3, 7):
             assert await (await table.ready(fh)).read(0, 8) == PATTERN[:8]
     assert client.opener.opened == 1
-    assert set(client.data_path.served) == {3, 7, 8}
+    assert set(client.data_path.served) == {3, 7, newcomer.fh}
     await table.release(3)
-    await table.release(8)
+    await table.release(newcomer.fh)
     assert await images.watchers(entry) == []
 
 
@@ -730,7 +768,7 @@ def fake_handle() -> Iterator[tuple[Handle, FakeImage]]:
         opener: Any = None
         shared = SharedImage(opener, entry, exclusive=False, changed=lambda _shared: None)
         shared.image = Image(AioBridge(), fake, entry.spec, read_only=False)
-        yield Handle(1, 1, entry, shared, Use.WRITE_WHOLE, lambda _handle: None), fake
+        yield Handle(1, 1, entry, shared, Use.WRITE_WHOLE, lambda _fh, _length: None), fake
 
 
 async def test_what_was_written_is_dirty_until_it_is_flushed() -> None:

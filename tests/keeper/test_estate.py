@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,7 @@ def test_estate_of_each_version(version: int) -> None:
     if version > 1:
         assert Entry.from_record(estate.of_kind(Kind.ROOT)[0]) == POOL
         assert estate.of_kind(Kind.REQUEST) == {7: {"operation": "mkdir"}}
+        assert estate.of_kind(Kind.LENGTH) == {4: {"length": 6000}}
 
 
 def test_what_this_version_writes() -> None:
@@ -203,6 +205,7 @@ REMEMBERED: dict[str, tuple[Any, ...]] = {
     "connected_as": (["10.0.0.1:0/1"],),
     "fencing": (["10.0.0.1:0/0"],),
     "opened": (FakeHandle(FILE),),
+    "grown": (3, 9000),
     "opened_directory": (3, 1, POOL, 2),
     "begun": ((1 << 62) + 2, {"operation": "create"}),
     "moving": (3, {"source": ["rec", "", "vm1"], "image_id": "1", "target": ["ssd", "", "vm1"]}),
@@ -246,6 +249,7 @@ def test_what_a_server_tells_is_what_the_next_one_finds(version: int) -> None:
     assert files_of(found) == {3: FILE}
     assert {kind: dict(found.of_kind(kind)) for kind in Kind if kind != Kind.FILE} == {
         Kind.ROOT: {0: POOL.record()},
+        Kind.LENGTH: {3: {"length": 9000}},
         Kind.DIRECTORY: {
             3: {"inode": 1, "entry": json.loads(json.dumps(POOL.record())), "request": 2}
         },
@@ -258,6 +262,23 @@ def test_what_a_server_tells_is_what_the_next_one_finds(version: int) -> None:
     assert {kind: dict(found.of_kind(kind)) for kind in Kind if found.of_kind(kind)} == {
         Kind.ROOT: {0: POOL.record()}
     }
+    peers.close()
+
+
+def test_each_write_that_grows_a_file_is_told_in_one_short_message() -> None:
+    peers = Peers(VERSION)
+    peers.link.grown((1 << 50) + 3, 1 << 50)
+    (message,) = peers.told()
+    assert len(encoded(message)) < 128
+    peers.close()
+
+
+def test_a_file_that_is_cut_is_known_to_be_short() -> None:
+    """What a write told before must not come back, if it was a write to the last server even."""
+    peers = Peers(VERSION)
+    peers.link.opened(FakeHandle(replace(FILE, length=5)))  # type: ignore[arg-type]
+    lengths = [message for message in peers.told() if message["kind"] == Kind.LENGTH]
+    assert [message["record"] for message in lengths] == [{"length": 5}]
     peers.close()
 
 
