@@ -1,0 +1,65 @@
+"""The server is killed in each step of growing a file; who writes it notices nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import crashes
+from tests.support.conditions import eventually
+from tests.support.images import MIB, export_image, random_bytes
+from tests.support.mounts import opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.ceph import Ceph
+    from tests.support.mounts import Mounting
+
+pytestmark = pytest.mark.usefixtures("native")
+
+GROWTH = "rbdfs.files.growth:Growth"
+IMAGE = "rbdfs.ceph.image:Image"
+STEPS = [
+    "after rbdfs.files.table:HandleTable.open",
+    f"before {IMAGE}.resize",
+    f"after {IMAGE}.resize",
+    f"before {IMAGE}.write",
+    f"after {IMAGE}.write",
+    "before rbdfs.fuse.mounted:Mounted.set_length",
+    f"before {GROWTH}.truncate",
+    f"after {GROWTH}.truncate",
+    f"before {GROWTH}.trim",
+    f"after {GROWTH}.trim",
+    f"before {GROWTH}.finish",
+    f"after {GROWTH}.finish",
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_while_a_file_grows(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, tmp_path: Path, step: str
+) -> None:
+    control = tmp_path / "crash"
+    control.write_text(step)
+    program = [sys.executable, crashes.__file__, str(control)]
+    data = random_bytes(3 * MIB + 17)
+    with mounting(pool, "-o", "manage", program=program) as mount:
+        path = mount.file(image_name)
+        with opened(path, os.O_CREAT | os.O_EXCL | os.O_RDWR) as file:
+            assert os.pwrite(file, data, 0) == len(data)
+            os.ftruncate(file, MIB)
+            assert os.fstat(file).st_size == MIB
+            assert os.pwrite(file, data[MIB : MIB + 5], MIB) == 5
+            # A FLUSH, with one writer: the image is trimmed, and then grows again.
+            os.close(os.dup(file))
+            assert os.pwrite(file, data[MIB + 5 : 2 * MIB], MIB + 5) == MIB - 5
+            assert os.pread(file, 2 * MIB, 0) == data[: 2 * MIB]
+        eventually(lambda: not control.exists(), what="the crash")
+        assert path.stat().st_size == 2 * MIB
+        eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="the end of the watch")
+        mount.expect_log(r"ERROR rbdfs\.keeper\.keeper: server 1 ended with exit code -9")
+    assert export_image(ceph, f"{pool}/{image_name}") == data[: 2 * MIB]
