@@ -86,6 +86,44 @@ def refuse_watched(image: rbd.Image, what: str, own: Container[str] = ()) -> Non
             raise InUse(f"{what} is watched by {watcher['addr']}")
 
 
+def trimmed_to_data(image: rbd.Image, key: str, own: str, action: str) -> int:
+    """Cut the room off that *image*, opened for writing, has beyond its data; return its size.
+
+    Image-meta *key* has a size that it keeps in any case, and goes. Raises InUse where a client
+    other than *own* has the image open for writing, and rbd.Error; Missing without the key.
+    """
+    _refuse_others(image, own, action)
+    if image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK:
+        try:
+            image.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)
+        except rbd.ReadOnlyImage as exc:
+            raise InUse(f"{action}: its lock is taken") from exc
+    # Whoever opens it from now on waits, or is refused.
+    _refuse_others(image, own, action)
+    try:
+        end = int(image.metadata_get(key))
+    except KeyError:
+        raise Missing(f"{action}: it has been done") from None
+    ends = [end]
+
+    def note(off: int, length: int, exists: bool) -> None:
+        if exists:
+            ends.append(off + length)
+
+    # To the byte: an object is as long as what was written to it.
+    image.diff_iterate(0, image.size(), None, note, include_parent=False, whole_object=False)
+    if max(ends) < image.size():
+        image.resize(max(ends))
+    image.metadata_remove(key)
+    return int(image.size())
+
+
+def _refuse_others(image: rbd.Image, own: str, action: str) -> None:
+    for watcher in image.watchers_list():
+        if watcher["addr"] != own:
+            raise InUse(f"{action}: it is watched by {watcher['addr']}")
+
+
 def lockers(image: Lockable) -> list[tuple[str, str, str]]:
     """Return ``(client, cookie, address)`` of who held a lock when *image* was opened."""
     found = image.list_lockers()

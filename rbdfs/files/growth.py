@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rbdfs.ceph.image import Image
+    from rbdfs.model.entry import Entry
+
+    Mark = Callable[[Entry, int | None], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +24,34 @@ _FIRST_STEP = 64 << 20
 _LAST_STEP = 64 << 30
 
 
+async def unmarked(_entry: Entry, _length: int | None) -> None:
+    """Mark nothing."""
+
+
 class Growth:
     """The true length of a file whose image is larger, for as long as somebody writes it.
 
-    *resized* is called when the image has another size.
+    *resized* is called when the image has another size, *mark* with a length before the image is
+    longer than its file, which is so long then, and with None when it is no more.
 
     Attributes:
         length: bytes, as a file system would have it: the end of the last write, or what
             truncate(2) said.
     """
 
-    def __init__(self, length: int, resized: Callable[[], None]) -> None:
-        self.length = length
+    def __init__(
+        self,
+        size: int,
+        length: int | None,
+        resized: Callable[[], None],
+        mark: Callable[[int | None], Awaitable[None]],
+    ) -> None:
+        """The image has *size* bytes, and as many as its file where that has no *length*."""
+        self.length = size if length is None else length
         self._resized = resized
+        self._mark = mark
+        # Of one that another server let grow nobody here knows.
+        self._marked = length is not None
         # Where the writes end that are under way: no resize may cut below them, for what librbd
         # has acknowledged up to there is the file's before written_up_to() has come to its end.
         self._ends: list[int] = []
@@ -56,6 +74,8 @@ class Growth:
         try:
             async with self._resizing:
                 if end > image.size:
+                    await self._mark(self.length)
+                    self._marked = True
                     step = min(max(image.size, _FIRST_STEP), _LAST_STEP)
                     await self._resize(image, max(end, image.size + step))
             yield
@@ -76,6 +96,9 @@ class Growth:
             length = max([self.length, *self._ends])
             if image.size != length:
                 await self._resize(image, length)
+            if self._marked and length == self.length:
+                await self._mark(None)
+                self._marked = False
 
     async def finish(self, image: Image) -> None:
         """Trim *image* when its last writer has left."""

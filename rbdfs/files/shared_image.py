@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,7 +14,7 @@ from rbdfs.errors import InUse, NotOpen
 from rbdfs.files.claim import close_image, lost, open_image
 from rbdfs.files.data_map import DataMap
 from rbdfs.files.gate import Gate
-from rbdfs.files.growth import Growth
+from rbdfs.files.growth import Growth, unmarked
 from rbdfs.files.handle import Use
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rbdfs.ceph.image import Image
     from rbdfs.ceph.opener import Opener
+    from rbdfs.files.growth import Mark
     from rbdfs.metadata.lineage import Lineage, Lineages
     from rbdfs.model.entry import Entry
     from rbdfs.model.extents import ExtentMap
@@ -48,6 +50,7 @@ class SharedImage:
         opener: Opener,
         entry: Entry,
         lineages: Lineages | None = None,
+        mark: Mark = unmarked,
         *,
         exclusive: bool,
         changed: Callable[[SharedImage], None],
@@ -61,7 +64,7 @@ class SharedImage:
         self._opener = opener
         self._exclusive = exclusive
         self._changed = changed
-        self._lineages = lineages
+        self._lineages, self._mark = lineages, mark
         self._last_length: int | None = None
         self._users = dict.fromkeys(Use, 0)
         self._data = DataMap()
@@ -246,16 +249,15 @@ class SharedImage:
 
     async def trim(self) -> None:
         """Give the image its file's length, if that has one writer, who writes nothing now."""
-        growth = self.growth
-        if growth is not None and self.writers == 1 and not (self.exact or growth.being_written):
+        if (growth := self.growth) is not None and self.writers == 1 and not growth.being_written:
             async with self.using() as image:
                 await growth.trim(image)
 
     def start_growth(self, length: int | None = None) -> None:
         """Let the file, of *length* if not of its image's, grow until its last writer has left."""
         if self.growth is None:
-            length = self.usable().size if length is None else length
-            self.growth = Growth(length, lambda: self._changed(self))
+            callbacks = partial(self._changed, self), partial(self._mark, self.entry)
+            self.growth = Growth(self.usable().size, length, *callbacks)
             self._changed(self)
 
     def expect(self, use: Use) -> None:

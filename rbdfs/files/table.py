@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.errors import InUse, NotOpen, failure
+from rbdfs.files.growth import unmarked
 from rbdfs.files.handle import Handle, Use
 from rbdfs.files.keeping import fresh_numbers
 from rbdfs.files.lost_images import LostImages, failure_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from rbdfs.files.data_path import DataPath
+    from rbdfs.files.growth import Mark
     from rbdfs.files.keeping import Keeping, OpenFile
     from rbdfs.files.reopening import Check
     from rbdfs.files.timestamps import Timestamps
@@ -39,13 +41,14 @@ class HandleTable:
         lineages: Lineages | None = None,
         timestamps: Timestamps | None = None,
         outdated: Callable[[Entry], None] = lambda _entry: None,
+        mark: Mark = unmarked,
         *,
         exclusive: bool,
     ) -> None:
         """*outdated* is called when what the header told of an image may be old."""
         self._outdated = outdated
         self._opener = data_path.opener
-        self._lineages = lineages
+        self._lineages, self._mark = lineages, mark
         self._timestamps = timestamps
         self._data_path = data_path
         self._keeping = keeping
@@ -181,7 +184,7 @@ class HandleTable:
         shared.fail(error)
 
     def _new_shared(self, entry: Entry) -> SharedImage:
-        shares = (self._opener, entry.whole, self._lineages)
+        shares = (self._opener, entry.whole, self._lineages, self._mark)
         return SharedImage(*shares, exclusive=self._exclusive, changed=self._changed)
 
     async def release(self, fh: int) -> Handle:

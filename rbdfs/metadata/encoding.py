@@ -8,8 +8,12 @@ and a body; newer versions append fields to the body, which older readers skip.
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
 from rbdfs.errors import NotUnderstood
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
@@ -109,6 +113,12 @@ class Decoder:
 def encode_string(value: bytes) -> bytes:
     """Encode a string."""
     return _U32.pack(len(value)) + value
+
+
+def encode_map(pairs: Mapping[bytes, bytes]) -> bytes:
+    """Encode a map of strings."""
+    encoded = (encode_string(key) + encode_string(value) for key, value in pairs.items())
+    return _U32.pack(len(pairs)) + b"".join(encoded)
 
 
 def encode_u64(value: int) -> bytes:

@@ -19,6 +19,7 @@ from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import NotUnderstood
 from rbdfs.metadata.encoding import Decoder
 from rbdfs.metadata.pool_directory import is_image_id, is_namespace
+from rbdfs.metadata.stamps import GROWING
 from rbdfs.model.image_attributes import ImageAttributes, ParentSpec, SnapAttributes
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ ReadOmap = Callable[[str, tuple[str, ...], str, str], Awaitable[tuple[_Omap, _Om
 begin with *prefix* and come after *start_after*, both of one moment. Raises OSError."""
 
 _SNAP_PREFIX = "snapshot_"
+_GROWING = f"metadata_{GROWING}"
 _KEYS = (
     "size",
     "order",
@@ -43,6 +45,7 @@ _KEYS = (
     "modify_timestamp",
     "data_pool_id",
     "parent",
+    _GROWING,
 )
 _PAGE_KEYS = 512
 # RBD_FEATURE_MIGRATING of rbd/features.h: source and target of a migration have it.
@@ -104,7 +107,13 @@ def decode_header(
         striped=_is_striped(values, 1 << order),
         # As parent_get() of the object class looks for it.
         snap_parent=next((found for _, found in records if found and not parent), None),
+        growing=_growing(values.get(_GROWING)),
     )
+
+
+def _growing(mark: bytes | None) -> int | None:
+    # Anybody may set image-meta.
+    return int(mark) if mark is not None and mark.isdigit() and len(mark) < 20 else None
 
 
 def _is_striped(values: Mapping[str, bytes], object_size: int) -> bool:

@@ -20,6 +20,7 @@ from rbdfs.errors import Missing, NotPermitted, UserError
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.table import HandleTable
 from rbdfs.files.timestamps import Timestamps
+from rbdfs.files.unfinished import UnfinishedFiles
 from rbdfs.fuse.begun_requests import BegunRequests
 from rbdfs.fuse.directory_handles import OpenDirectories
 from rbdfs.fuse.mounted import Mounted
@@ -43,7 +44,7 @@ from rbdfs.server.run import Serving
 from rbdfs.server.start_deadline import StartDeadline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.config.source import Source
@@ -73,8 +74,8 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         path = await stack.enter_async_context(_data_path(options, cluster, dead, predecessor))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
         deadline.over()
-        timestamps = Timestamps(HeaderStamps(cluster, cache))
-        facts = (lineages, timestamps, catalog.changed)
+        timestamps = Timestamps(stamps := HeaderStamps(cluster, cache))
+        facts = (lineages, timestamps, catalog.changed, stamps.mark_growing)
         handles = HandleTable(path, keeping, *facts, exclusive=options.exclusive)
         inodes = InodeTable(root)
         executor = Executor(catalog, handles, Copiers(cluster, path.opener, keeping, options))
@@ -92,8 +93,9 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         mounted = Mounted(*parts, timestamps, management=management, moves=moves)
         if predecessor is not None:
             await takeover.restore(mounted, predecessor, nursery, fenced=fenced)
-        elif not options.read_only:
-            nursery.start_soon(takeover.warn_unless_fencing_is_allowed, cluster)
+        else:
+            unfinished = UnfinishedFiles(cluster, catalog, cache, handles)
+            _look_around(options, nursery, cluster, partial(unfinished.finish, root))
         operations = Operations(mounted)
         device = _device(options, keeping, predecessor)
         descriptor, mount = await stack.enter_async_context(device)
@@ -101,6 +103,19 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         device_name = await stack.enter_async_context(path.connected(descriptor, operations, init))
         await stack.enter_async_context(_session(operations, device_name))
         return await Serving(operations, path, keeping, mounted.freshness, mount).run()
+
+
+def _look_around(
+    options: MountOptions,
+    nursery: trio.Nursery,
+    cluster: Cluster,
+    finish: Callable[[], Awaitable[None]],
+) -> None:
+    """Begin what a mount that is new does beside serving: a look at its rights and remains."""
+    if not options.read_only:
+        nursery.start_soon(takeover.warn_unless_fencing_is_allowed, cluster)
+        if options.manage:
+            nursery.start_soon(finish)
 
 
 @contextlib.asynccontextmanager

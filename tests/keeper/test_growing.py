@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import mmap
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,7 +15,8 @@ import pytest
 from tests.support import crashes
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, random_bytes
-from tests.support.mounts import opened
+from tests.support.mounts import opened, wait_for_end
+from tests.support.servers import server_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,3 +68,32 @@ def test_killed_while_a_file_grows(
         eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="the end of the watch")
         mount.expect_log(r"ERROR rbdfs\.keeper\.keeper: server 1 ended with exit code -9")
     assert export_image(ceph, f"{pool}/{image_name}") == data[: 2 * MIB]
+
+
+def test_the_host_crashes_while_a_file_grows(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """Nobody knows the length any more, but that the image has room to give back."""
+    data = random_bytes(5 * MIB + 17)
+    spec = f"{pool}/{image_name}"
+    with mounting(pool, "-o", "manage", exit_code=None) as mount:
+        with (
+            contextlib.suppress(OSError),
+            opened(mount.file(image_name), os.O_CREAT | os.O_WRONLY | os.O_DIRECT) as file,
+        ):
+            page = mmap.mmap(-1, len(data) - len(data) % 512)
+            page[:] = data[: len(page)]
+            assert os.pwritev(file, [page], 0) == len(page)
+            server = server_of(mount)
+            assert server is not None
+            mount.signal_all(signal.SIGKILL)
+            for pid in (mount.pid, server):
+                wait_for_end(pid)
+        assert json.loads(ceph.rbd("info", "--format=json", spec))["size"] >= 64 * MIB
+        assert ceph.rbd("image-meta", "get", spec, "rbdfs.growing").strip() == "0"
+        with mounting(pool, "-o", "manage", mountpoint=mount.path) as again:
+            again.expect_log(r"WARNING rbdfs\.server\.takeover: a mount died here as a whole")
+            path = again.file(image_name)
+            eventually(lambda: path.stat().st_size == len(page), what="the length")
+    assert export_image(ceph, spec) == data[: len(page)]
+    assert "rbdfs.growing" not in ceph.rbd("image-meta", "ls", spec)

@@ -1,0 +1,106 @@
+"""Files that grew when their host crashed: their images are given the length of the file again."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from rbdfs.ceph.blocking_image import changing, opened_for_change, trimmed_to_data
+from rbdfs.ceph.pool_threads import PoolThreads
+from rbdfs.errors import InUse, Missing
+from rbdfs.metadata.stamps import GROWING
+from rbdfs.model.entry import image_entry
+
+if TYPE_CHECKING:
+    from rbdfs.ceph.cluster import Cluster
+    from rbdfs.files.table import HandleTable
+    from rbdfs.metadata.cache import MetadataCache
+    from rbdfs.model.entry import Entry
+    from rbdfs.names.catalog import Catalog
+
+log = logging.getLogger(__name__)
+
+# A pool is looked through beside what is asked of it meanwhile.
+_PARALLEL = 8
+_THREADS_A_POOL = 2
+# The watch of a client that died lasts 30 s: so long nobody can tell it from one that lives.
+_AGAIN_S = 40.0
+
+
+class UnfinishedFiles:
+    """Looks for the marks that files leave which grow, and trims the images that are left alone."""
+
+    def __init__(
+        self, cluster: Cluster, catalog: Catalog, cache: MetadataCache, handles: HandleTable
+    ) -> None:
+        self._handles = handles
+        self._cluster = cluster
+        self._catalog = catalog
+        self._cache = cache
+        self._threads = PoolThreads(_THREADS_A_POOL)
+        # Those that somebody has open, by directory, name and id.
+        self._busy: set[tuple[Entry, str, str]] = set()
+
+    async def finish(self, root: Entry) -> None:
+        """Trim every image below *root* that is marked, once nobody has it open."""
+        try:
+            for pool, namespace in await self._catalog.places(root):
+                await self._look_through(await self._catalog.directory(pool, namespace))
+        except OSError as exc:
+            log.warning("cannot tell which files grew when their host crashed: %s", exc)
+        while self._busy:
+            await trio.sleep(_AGAIN_S)
+            for which in list(self._busy):
+                await self._look(*which)
+
+    async def _look_through(self, directory: Entry) -> None:
+        slots = trio.CapacityLimiter(_PARALLEL)
+        names = await self._cache.image_names(directory.pool, directory.namespace)
+
+        async def look(name: str, image_id: str) -> None:
+            async with slots:
+                await self._look(directory, name, image_id)
+
+        async with trio.open_nursery() as nursery:
+            for name, image_id in names.items():
+                if image_id:
+                    nursery.start_soon(look, name, image_id)
+
+    async def _look(self, directory: Entry, name: str, image_id: str) -> None:
+        which = (directory, name, image_id)
+        self._busy.discard(which)
+        try:
+            attributes = await self._cache.attributes(directory, name, image_id)
+            if attributes.growing is None:
+                return
+            image = image_entry(directory, name, attributes)
+            size = await self._trim(image)
+        except Missing as exc:
+            log.debug("image %a is gone, or trimmed already: %s", name, exc)
+        except InUse as exc:
+            log.debug("image %a grows, or did half a minute ago: %s", name, exc)
+            self._busy.add(which)
+        except OSError as exc:
+            log.warning("image %a keeps room beyond its end: %s", name, exc)
+        else:
+            self._catalog.changed(image)
+            log.info("%s grew when its host crashed: it has %d bytes", image.spec, size)
+
+    async def _trim(self, image: Entry) -> int:
+        ioctx = await self._cluster.ioctx_of(image)
+        trim = partial(_trim, ioctx, image, self._cluster.address)
+        # Whoever opens it here meanwhile waits.
+        async with self._handles.quiesced(image.image_key) as opened:
+            if opened:
+                raise InUse(f"{image.spec} is open here")
+            return await self._threads.run(image.pool, trim)
+
+
+def _trim(ioctx: object, image: Entry, own: str) -> int:
+    """Trim one image, if nobody but *own* has it open; return its size then. Blocks."""
+    action = f"trimming {image.spec}"
+    with changing(action), opened_for_change(ioctx, image, action) as opened:
+        return trimmed_to_data(opened, GROWING, own, action)
