@@ -137,6 +137,7 @@ def test_overwritten_at_once(ceph: Ceph, pool: str, new: Path, source: Path) -> 
         assert export_image(ceph, f"{pool}/{new.name}") == b"hello\n"
 
 
+@pytest.mark.usefixtures("native")
 def test_the_size_is_known_at_once(ceph: Ceph, pool: str, new: Path, source: Path) -> None:
     script = "import os, sys; print(os.stat(sys.argv[1]).st_size)"
     seen = []
@@ -164,6 +165,7 @@ def test_cut_to_nothing_by_its_descriptor(ceph: Ceph, pool: str, new: Path, sour
     assert export_image(ceph, f"{pool}/{new.name}") == "".join(sorted(lines)).encode()
 
 
+@pytest.mark.usefixtures("native")
 def test_an_open_that_fails_leaves_nothing_open(
     ceph: Ceph, pool: str, new: Path, managed: Mount
 ) -> None:
@@ -213,6 +215,7 @@ def test_a_file_is_removed_that_is_open_here_alone(ceph: Ceph, pool: str, new: P
     assert export_image(ceph, f"{pool}/{new.name}") == b"before".ljust(MIB, b"\0") + b"after"
 
 
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("length", [511, 4 * MIB + 1, 5 * MIB + 512])
 def test_shred(ceph: Ceph, pool: str, new: Path, length: int) -> None:
     import_image(ceph, f"{pool}/{new.name}", bytes(length))
@@ -245,6 +248,7 @@ def test_qcow2(ceph: Ceph, pool: str, new: Path, source: Path, tmp_path: Path) -
     assert (tmp_path / "raw").read_bytes()[:SIZE] == source.read_bytes()
 
 
+@pytest.mark.usefixtures("native")
 def test_a_write_that_asks_for_its_own_flush(
     ceph: Ceph, pool: str, image_name: str, mounting: Mounting
 ) -> None:
