@@ -46,10 +46,9 @@ class HandleTable:
         exclusive: bool,
     ) -> None:
         """*outdated* is called when what the header told of an image may be old."""
-        self._outdated = outdated
         self._opener = data_path.opener
         self._lineages, self._mark = lineages, mark
-        self._timestamps = timestamps
+        self._timestamps, self._outdated = timestamps, outdated
         self._data_path = data_path
         self._keeping = keeping
         self._exclusive = exclusive

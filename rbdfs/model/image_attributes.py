@@ -51,8 +51,8 @@ class ImageAttributes:
     image's own pool. ``snaps`` are in order of their ids, of all namespace types. ``flags`` are
     RBD_FLAG_* (1: the object map is invalid, 2: fast-diff is), None where they were not read.
     ``striped`` tells that consecutive bytes go to objects in turns. ``snap_parent`` is what only
-    snapshots of before Nautilus were cloned from, where the image has no parent any more. ``growing`` is how many
-    bytes a file has at least that grows, or grew when its host crashed; None for all others.
+    snapshots of before Nautilus were cloned from, where the image has no parent any more.
+    ``growing`` is how many bytes a file has at least that grows, or grew when its host crashed.
     """
 
     image_id: str

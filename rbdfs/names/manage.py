@@ -135,7 +135,6 @@ class Management:
         wanted = _parse(name)
         if image.is_directory or image.is_snapshot or image.key.partition or wanted.snap is None:
             _refuse(action)
-        # By its id: it may have been renamed since *image* was looked at.
         image = replace(image, image=wanted.image)
         if not _holds(parent, image) or not await self._names(parent, image):
             raise Elsewhere(f"{action}: not a snapshot of this image")
@@ -250,12 +249,11 @@ class Management:
         _refuse(action)
 
     async def _names(self, parent: Entry, image: Entry) -> bool:
-        """Tell whether *image* has its name in *parent* at this moment."""
+        """Tell whether *image*, which may have been renamed meanwhile, has this name by now."""
         try:
-            found = await self._catalog.find_image(parent, FileName(image.image))
+            return (await self._catalog.find_image(parent, FileName(image.image))).key == image.key
         except Missing:
             return False
-        return found.key == image.key
 
     async def _require_absent(self, parent: Entry, name: bytes) -> None:
         """Raise OSError EEXIST where *name* means anything in *parent*, a namespace for instance.

@@ -66,7 +66,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         connection = Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
         cluster = await stack.enter_async_context(connection)
         dead, fenced = await _fence(cluster, keeping, options, predecessor)
-        catalog, lineages = _catalog(cluster, options)
+        catalog, lineages, cache = _catalog(cluster, options)
         deadline.awaited = f"reading {options.source}"
         root = await _root(cluster, catalog, options, predecessor)
         keeping.rooted(root)
@@ -144,7 +144,7 @@ async def _data_path(
         )
 
 
-def _catalog(cluster: Cluster, options: MountOptions) -> tuple[Catalog, Lineages]:
+def _catalog(cluster: Cluster, options: MountOptions) -> tuple[Catalog, Lineages, MetadataCache]:
     cache = MetadataCache(cluster)
     lineages = Lineages(cluster, cache)
     tables = None
@@ -160,7 +160,7 @@ def _catalog(cluster: Cluster, options: MountOptions) -> tuple[Catalog, Lineages
         partition_tables=tables,
         data_pool=options.data_pool,
     )
-    return catalog, lineages
+    return catalog, lineages, cache
 
 
 def _management(cluster: Cluster, catalog: Catalog, options: MountOptions) -> Management | None:
