@@ -224,8 +224,9 @@ def test_signal_with_the_cluster_away(
         with (
             standing_still(ceph, 0),
             subprocess.Popen(
-                ["dd", "if=/dev/zero", f"of={mount.file(image)}", "bs=4k", "count=1"]
-                + ["oflag=direct", "conv=notrunc"],
+                ["dd", "if=/dev/zero", "bs=4k", "count=1", "oflag=direct", "conv=notrunc"],
+                # Open already: what opens it now waits for the cluster itself.
+                stdout=file,
                 stderr=subprocess.PIPE,
             ) as writer,
         ):
