@@ -11,7 +11,7 @@ import pytest
 from tests.support import changed
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image
-from tests.support.mounts import opened
+from tests.support.mounts import opened, opened_and_lost
 from tests.support.moves import (
     BLOCK,
     assert_nothing_left,
@@ -128,8 +128,9 @@ def test_what_nobody_expects_shows_no_older_bytes(
         mount.expect_log(r"ERROR .*migration of .* failed\n", r"WARNING .*is not complete")
         if snapshot:
             mount.expect_log(r"ERROR .*open files of .* are lost", r"WARNING .*: read: ")
+            mount.allow_log(r"WARNING .*: flush: ")
         source, target = (mount.file(f"{pool}/{image_name}") for pool in pools)
-        with opened(source, os.O_RDONLY | os.O_DIRECT) as file:
+        with opened_and_lost(source, os.O_RDONLY | os.O_DIRECT) as file:
             move(source, target)
             if snapshot:
                 with pytest.raises(OSError, match="error") as caught:
