@@ -100,6 +100,7 @@ class FileOperations(pyfuse3.Operations):
         Raises OSError ENXIO at or past the end, and for SEEK_DATA where only a hole follows.
         """
         handle = await self.mounted.handles.ready(fh)
+        await self.mounted.write_back(handle)
         if whence == os.SEEK_DATA:
             return await handle.seek_data(off)
         if whence == os.SEEK_HOLE:
@@ -117,6 +118,7 @@ class FileOperations(pyfuse3.Operations):
         target = await self.mounted.handles.ready(fh_out)
         if not target.writable:
             raise NotOpen(f"{target.entry.spec} is not open for writing")
+        await self.mounted.write_back(source)
         return await copy_range(source, off_in, target, off_out, length)
 
     async def release(self, fh: FileHandleT) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import Fenced, Gone, InUse, NotPermitted, ReadOnly
 from rbdfs.files.freshness import Freshness
 from rbdfs.fuse.stat import entry_attributes
+from rbdfs.kernel.raw_requests import invalidate_inode
 
 if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
@@ -53,6 +53,7 @@ class Mounted:
         inherited: finds inodes that the kernel knows from another server; None without one.
         closing: set while the mount is being ended: nothing is opened any more.
         freshness: looks after what is open.
+        device: the kernel's descriptor, once there is one.
         warned: images of which was said that a crash may lose writes to them.
         invalidating: threads in which the kernel drops pages, and waits for those that are dirty.
     """
@@ -72,6 +73,7 @@ class Mounted:
     closing: bool = False
     freshness: Freshness = field(init=False)
     invalidating: PoolThreads = field(init=False)
+    device: int = -1
     warned: set[Key] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -237,20 +239,22 @@ class Mounted:
                 await self._let_grow(shared)
         self.catalog.changed(entry)
 
+    async def write_back(self, handle: Handle) -> None:
+        """Have the kernel write back what mmap(2) has made dirty in the image that *handle* is on.
+
+        It does not so before it asks for holes, nor for what copy_file_range(2) copies.
+        """
+        sharing = [each for each in self.handles if each.shared is handle.shared]
+        if any(each.writable and not each.direct_io for each in sharing):
+            await self.invalidate(handle.entry)
+
     async def invalidate(self, entry: Entry) -> None:
         """Make the kernel forget pages and attributes of the image or snapshot of *entry*.
 
-        Of its partitions too, which have pages of their own. The kernel writes back first what is
-        dirty, which the native data path does not wait for.
+        Of its partitions too, which have pages of their own. Waits until the kernel has written
+        back what is dirty.
         """
         for number in self.inodes.numbers_of(entry.whole_key):
-            await self.invalidating.run(entry.pool, _invalidate, number)
-
-
-def _invalidate(number: int) -> None:
-    try:
-        pyfuse3.invalidate_inode(pyfuse3.InodeT(number))
-    except OSError as exc:
-        # The kernel does not know the inode, and so has nothing to forget.
-        if exc.errno != errno.ENOENT:
-            raise
+            # The kernel does not know every inode, and then has nothing to forget.
+            with contextlib.suppress(FileNotFoundError):
+                await self.invalidating.run(entry.pool, invalidate_inode, self.device, number)

@@ -12,7 +12,10 @@ import struct
 _IN_HEADER = struct.Struct("=IIQQIIIHH")
 _OUT_HEADER = struct.Struct("=IiQ")
 _FH = struct.Struct("=Q")
+_NOTIFY_INVALIDATE_INODE = 2
 _NOTIFY_RESEND = 7
+# inode, offset and length, of which 0 is to the end
+_INVALIDATE = struct.Struct("=Qqq")
 # major, minor, max_readahead, flags, flags2
 _INIT_IN = struct.Struct("=5I")
 _INIT_EXT = 1 << 30
@@ -28,6 +31,18 @@ def resend_requests(descriptor: int) -> None:
     Raises OSError EINVAL from an older kernel.
     """
     os.write(descriptor, _OUT_HEADER.pack(_OUT_HEADER.size, _NOTIFY_RESEND, 0))
+
+
+def invalidate_inode(descriptor: int, inode: int) -> None:
+    """Have the kernel forget attributes and pages of *inode*; return once it has.
+
+    It writes back first what is dirty, and so waits for the server: call it in a thread. libfuse's
+    call goes through the data path, which does not wait. Raises OSError ENOENT for an inode that
+    the kernel does not know.
+    """
+    message = _INVALIDATE.pack(inode, 0, 0)
+    header = _OUT_HEADER.pack(_OUT_HEADER.size + len(message), _NOTIFY_INVALIDATE_INODE, 0)
+    os.write(descriptor, header + message)
 
 
 def sends_again(init_request: bytes) -> bool:

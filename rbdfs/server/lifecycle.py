@@ -99,6 +99,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         operations = Operations(mounted)
         device = _device(options, keeping, predecessor)
         descriptor, mount = await stack.enter_async_context(device)
+        mounted.device = descriptor
         init = b"" if predecessor is None else predecessor.init
         device_name = await stack.enter_async_context(path.connected(descriptor, operations, init))
         await stack.enter_async_context(_session(operations, device_name))

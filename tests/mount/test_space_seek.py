@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from typing import TYPE_CHECKING
 
@@ -241,3 +242,15 @@ def test_many_seeks_of_an_idle_image_read_nothing(image: str, mount: Mount) -> N
         after = requests(mount)
     assert after["bytes_read"] == before["bytes_read"]
     assert after["errors"] == before["errors"]
+
+
+def test_what_mmap_has_made_dirty_is_data(image: str, mount: Mount) -> None:
+    """The kernel does not write it back before it asks, and would copy nothing of it."""
+    with opened(mount.file(image), os.O_RDWR) as file, opened(mount.file(image), 0) as other:
+        with mmap.mmap(file, 16 * OBJECT, mmap.MAP_SHARED) as memory:
+            memory[12 * OBJECT : 12 * OBJECT + 5] = b"dirty"
+            assert os.lseek(other, 8 * OBJECT, os.SEEK_DATA) == 12 * OBJECT
+            memory[14 * OBJECT : 14 * OBJECT + 5] = b"again"
+            count = os.copy_file_range(other, file, OBJECT, 14 * OBJECT, 24 * OBJECT)
+            assert count == OBJECT
+        assert os.pread(file, 5, 24 * OBJECT) == b"again"
