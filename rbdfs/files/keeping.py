@@ -1,7 +1,10 @@
 """Keeping: what remembers open files, and all else that a server after this one would need.
 
 The server's link to the keeper implements it, and Unkept where there is no keeper. What a call has
-told is safe once it returns: it is there when this process dies in the next instruction.
+told is safe once it returns: it is there when this process dies in the next instruction. Only where
+the keeper stands still it may not have room for that. An operation that has told something waits
+for that, by delivered(), before its answer, and whoever changes something in the cluster before
+that change.
 """
 
 from __future__ import annotations
@@ -70,6 +73,10 @@ def fresh_numbers() -> Iterator[int]:
 class Keeping(Protocol):
     """Who remembers what a new server would need."""
 
+    @property
+    def told(self) -> int:
+        """How many times anything was told."""
+
     def rooted(self, root: Entry) -> None:
         """Remember what is mounted: its name may be another one when the next server starts."""
 
@@ -106,6 +113,9 @@ class Keeping(Protocol):
     def answered(self, unique: int) -> None:
         """Forget a request once the kernel has its answer."""
 
+    async def delivered(self) -> None:
+        """Wait until all that was told so far is remembered: at once, unless the keeper hangs."""
+
     def moving(self, number: int, move: dict[str, Any]) -> None:
         """Remember a move of an image to another pool, as JSON, which a successor has to end."""
 
@@ -115,6 +125,8 @@ class Keeping(Protocol):
 
 class Unremembered:
     """Keeping of nothing: where no server comes after this one."""
+
+    told = 0
 
     def rooted(self, root: Entry) -> None: ...
 
@@ -135,6 +147,8 @@ class Unremembered:
     def begun(self, unique: int, request: dict[str, Any]) -> None: ...
 
     def answered(self, unique: int) -> None: ...
+
+    async def delivered(self) -> None: ...
 
     def moving(self, number: int, move: dict[str, Any]) -> None: ...
 

@@ -26,6 +26,7 @@ from rbdfs.fuse.name_operations import NameOperations
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from rbdfs.files.keeping import Keeping
     from rbdfs.fuse.mounted import Mounted
 
     AnswersWithErrno = TypeVar("AnswersWithErrno", bound=type[pyfuse3.Operations])
@@ -46,13 +47,18 @@ def replies_errno(method: Method) -> Method:
     """Answer the kernel with an errno, whatever *method* raises.
 
     pyfuse3 replies to FUSEError only; any other exception leaves the caller without an answer
-    and takes the whole mount down.
+    and takes the whole mount down. And before the kernel hears of it, a server after this one has
+    to be able to know.
     """
 
     @functools.wraps(method)
     async def bounded(*args: Any, **kwargs: Any) -> Any:
         try:
-            return await method(*args, **kwargs)
+            keeping, told = args[0].keeping, args[0].keeping.told
+            answer = await method(*args, **kwargs)
+            if keeping.told != told:
+                await keeping.delivered()
+            return answer
         except FUSEError as exc:
             if answered(method.__name__, exc.errno) == exc.errno:
                 raise
@@ -99,11 +105,13 @@ class Operations(NameOperations, ManageOperations, FileOperations):
     Attributes:
         mounted: what the operations work on.
         ready: set when the kernel has opened the connection: from now on the mount answers.
+        keeping: who remembers what they change, for a server after this one.
     """
 
-    def __init__(self, mounted: Mounted) -> None:
+    def __init__(self, mounted: Mounted, keeping: Keeping) -> None:
         super().__init__()
         self.mounted = mounted
+        self.keeping = keeping
         self.ready = trio.Event()
 
     def init(self) -> None:

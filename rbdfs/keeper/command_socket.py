@@ -78,6 +78,7 @@ class CommandSocket:
 
     def __enter__(self) -> CommandSocket:
         self._events = select.epoll()
+        self._spare = os.open(os.devnull, os.O_RDONLY)
         return self
 
     def fileno(self) -> int:
@@ -91,6 +92,7 @@ class CommandSocket:
     ) -> None:
         self.close()
         self._events.close()
+        os.close(self._spare)
 
     def listen(self, device: str) -> None:
         """Listen for the mount with this MAJOR:MINOR; where that fails, the log says so.
@@ -156,10 +158,8 @@ class CommandSocket:
         except BlockingIOError:
             return
         except OSError as exc:
-            # No descriptor left, most likely: those of who has waited longest may help.
             log.warning("cannot hear a command: %s", exc.strerror)
-            if self._callers:
-                self._drop(next(iter(self._callers.values())))
+            self._send_away()
             return
         if _peer_uid(sock) not in (0, os.getuid()):
             sock.close()
@@ -169,6 +169,19 @@ class CommandSocket:
         sock.setblocking(False)
         self._callers[sock.fileno()] = _Caller(sock)
         self._events.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
+
+    def _send_away(self) -> None:
+        """Drop who has come just now: as long as he waits, he is heard of again at once.
+
+        No descriptor is left, most likely: so one is kept for this.
+        """
+        assert self._listener is not None
+        os.close(self._spare)
+        try:
+            with contextlib.suppress(OSError):
+                self._listener.accept()[0].close()
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def _hear(self, caller: _Caller) -> str | None:
         """Return what *caller* asks for; who has asked already has gone, or has to ask anew."""

@@ -6,7 +6,6 @@ the work, in a process of its own, and tells the keeper what a successor would n
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import selectors
@@ -20,6 +19,7 @@ from rbdfs.keeper.command_socket import CommandSocket
 from rbdfs.keeper.daemonise import SignalSocket
 from rbdfs.keeper.endurance import Endurance
 from rbdfs.keeper.estate import Estate, new_ledger
+from rbdfs.keeper.loop import Loop
 from rbdfs.keeper.messages import Listener
 from rbdfs.keeper.refusal import Refusal
 from rbdfs.keeper.remains import Remains
@@ -27,18 +27,16 @@ from rbdfs.keeper.server_process import ServerProcess
 from rbdfs.kernel import mountpoint, raw_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.keeper.daemonise import Starter
 
 log = logging.getLogger(__name__)
 
-# Between looks at a server of which nothing is heard, in seconds.
-_LOOK_S = 1.0
 # How long a server may take to end, in seconds, which gives itself 30; and after a second signal.
 _END_S = 35.0
 _LEAVE_S = 0.5
+# Before another try to start a server, in seconds, after a mishap of the keeper's own.
+_RETRY_S = 1.0
 
 
 class Keeper:
@@ -47,8 +45,7 @@ class Keeper:
     def __init__(self, options: MountOptions, starter: Starter) -> None:
         self._options = options
         self._starter = starter
-        self._stack = contextlib.ExitStack()
-        self._selector = self._stack.enter_context(selectors.DefaultSelector())
+        self._loop = Loop()
         self._estate = Estate(options, ledger=new_ledger())
         self._server: ServerProcess | None = None
         self._remains = Remains(options.mountpoint)
@@ -61,11 +58,11 @@ class Keeper:
         self._started = self._ready_since = 0.0
         # How the mount is doing.
         self._was_ready = self._ending = False
-        # What is to be done, and when, unless something happens before.
-        self._due: tuple[float, Callable[[], None]] | None = None
         self._generation = 0
         self._endurance = Endurance()
-        self._refusal = Refusal(self._selector, self._estate, partial(self._on_ended, EXIT_FAILURE))
+        self._refusal = Refusal(
+            self._loop.selector, self._estate, partial(self._on_ended, EXIT_FAILURE)
+        )
         self._last_fault = "none"
         self._listener = Listener(
             mount=self._on_mount,
@@ -81,13 +78,13 @@ class Keeper:
 
     def run(self) -> int:
         """Serve until the mount is over; return the exit code. Raises UserError at the start."""
-        with self._stack:
-            signals = self._stack.enter_context(SignalSocket(signal.SIGTERM, signal.SIGINT))
-            self._selector.register(
+        with self._loop:
+            signals = self._loop.enter_context(SignalSocket(signal.SIGTERM, signal.SIGINT))
+            self._loop.selector.register(
                 signals, selectors.EVENT_READ, lambda: self._on_signals(signals.receive())
             )
-            self._stack.enter_context(self._commands)
-            self._selector.register(self._commands, selectors.EVENT_READ, self._hear_command)
+            self._loop.enter_context(self._commands)
+            self._loop.selector.register(self._commands, selectors.EVENT_READ, self._hear_command)
             try:
                 self._start_server(crashed=False)
                 while self._exit_code is None:
@@ -99,21 +96,16 @@ class Keeper:
             return self._exit_code
 
     def _wait(self) -> None:
-        """Wait for one thing to do, and do it."""
         self._commands.drop_silent()
-        due = _LOOK_S if self._due is None else self._due[0] - time.monotonic()
-        ready = self._selector.select(min(_LOOK_S, max(0.0, due)))
-        if ready:
-            # One only: what it does may take others away.
-            ready[0][0].data()
-        elif self._server is not None and self._server.is_dead():
-            self._on_gone()
-        elif self._due is not None and time.monotonic() >= self._due[0]:
-            action, self._due = self._due[1], None
-            action()
+        if self._loop.wait(self._look) or self._server is not None or self._refusal.active:
+            return
+        if self._loop.idle and self._was_ready and self._exit_code is None:
+            # It was the start of a server that failed.
+            self._loop.later(_RETRY_S, self._try_again)
 
-    def _later(self, seconds: float, action: Callable[[], None]) -> None:
-        self._due = (time.monotonic() + seconds, action)
+    def _look(self) -> None:
+        if self._server is not None and self._server.is_dead():
+            self._on_gone()
 
     def _on_signals(self, received: list[signal.Signals]) -> None:
         for number in received:
@@ -129,7 +121,7 @@ class Keeper:
             else:
                 # By a message: whoever signals all processes of a mount at once means one signal.
                 self._server.send({"do": "end"})
-                self._later(_LEAVE_S if self._ending else _END_S, self._server.kill)
+                self._loop.later(_LEAVE_S if self._ending else _END_S, self._server.kill)
             self._ending = True
 
     # The server's life.
@@ -148,7 +140,7 @@ class Keeper:
             # No process, descriptor or memory left: that may pass.
             self._go_on(passing=exc.errno in PASSING)
             return
-        self._selector.register(self._server.control, selectors.EVENT_READ, self._hear_server)
+        self._loop.selector.register(self._server.control, selectors.EVENT_READ, self._hear_server)
         self._generation += 1
 
     def _hear_server(self) -> None:
@@ -211,9 +203,12 @@ class Keeper:
     def _on_gone(self) -> None:
         """Decide what comes after a server that has ended, whatever the reason."""
         assert self._server is not None
-        self._selector.unregister(self._server.control)
+        self._loop.selector.unregister(self._server.control)
         code = self._server.wait(_END_S)
-        self._server = self._due = None
+        self._server = None
+        self._loop.not_later()
+        # It may have been asked for more than it has said.
+        self._commands.answer("status", self._facts() | {"state": "no server"})
         if self._exit_code is not None:
             return
         if not self._was_ready:
@@ -238,7 +233,7 @@ class Keeper:
         if pause_s is None:
             self._give_up()
         else:
-            self._later(pause_s, self._try_again)
+            self._loop.later(pause_s, self._try_again)
 
     def _try_again(self) -> None:
         assert self._estate.fuse is not None

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 VERSION = 2
 """Of the messages and of the estate. Version 1 had no number."""
 
-MESSAGE_BYTES = 1 << 18
-"""Room for a message at the one who hears."""
+MESSAGE_BYTES = 1 << 17
+"""No message is longer: a socket takes 208 KiB at least, and one that was cut is none."""
 
 
 def encoded(message: dict[str, Any], version: int = VERSION) -> bytes:

@@ -14,7 +14,7 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbdfs.keeper.messages import MESSAGE_BYTES, decoded, encoded
+from rbdfs.keeper.messages import decoded, encoded
 
 if TYPE_CHECKING:
     from rbdfs.keeper.estate import Estate
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # looks for modules in no working directory (-P): that may be anybody's, or below the mount point,
 # which answers nobody then.
 SERVER = [os.path.abspath(sys.executable), "-P", "-m", "rbdfs.server"]
+# Servers of version 1 sent messages of up to this length.
+_MESSAGE_BYTES = 1 << 18
 # Of Debian's libtcmalloc-minimal4.
 _ALLOCATOR = "libtcmalloc_minimal.so.4"
 # How long a killed process may take to be gone, in seconds.
@@ -49,19 +51,27 @@ class ServerProcess:
         self.pid = self._process.pid
 
     def receive(self) -> dict[str, Any] | None:
-        """Return the next event, or None where the server has ended or closed its side."""
+        """Return the next event, or None where the server has ended or closed its side.
+
+        Raises ValueError for what is none.
+        """
         try:
-            message = self.control.recv(MESSAGE_BYTES)
+            message = self.control.recv(_MESSAGE_BYTES)
         except ConnectionResetError:
             # It has left with a command unread. What it has said before is there all the same.
-            message = self.control.recv(MESSAGE_BYTES)
+            message = self.control.recv(_MESSAGE_BYTES)
         return decoded(message) if message else None
 
     def send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
-        """Send *message*; a server that is gone does not get it, and receive() tells of that."""
-        with contextlib.suppress(BrokenPipeError):
+        """Send *message*; never blocks.
+
+        A server that is gone does not get it, and receive() tells of that. Nor does one that hangs,
+        and has not read hundreds of them.
+        """
+        with contextlib.suppress(ConnectionError, BlockingIOError):
             descriptors = [] if descriptor is None else [descriptor]
-            socket.send_fds(self.control, [encoded(message)], descriptors)
+            flags = socket.MSG_DONTWAIT
+            socket.send_fds(self.control, [encoded(message)], descriptors, flags)
 
     def kill(self) -> None:
         self._process.kill()

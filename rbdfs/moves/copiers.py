@@ -66,6 +66,7 @@ class Copiers:
         # A server that comes after this one must not take it for somebody else's doing.
         self._fenced.add(address)
         self._keeping.fencing(sorted(self._fenced))
+        await self._keeping.delivered()
         await self._cluster.fence(address)
 
 

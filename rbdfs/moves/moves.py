@@ -170,6 +170,7 @@ class Moves:
         quiescence = await self.quiesced(source.image_key)
         try:
             self._keeping.moving(move.number, move.record())
+            await self._keeping.delivered()
             try:
                 await close_images(quiescence.images)
                 move.relocation = await self._switch(move, source, target, quiescence)

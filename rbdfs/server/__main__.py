@@ -7,9 +7,13 @@ import ctypes
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
+import threading
+import time
+from functools import partial
 from typing import Any
 
 import trio
@@ -23,6 +27,8 @@ from rbdfs.server.keeper_link import KeeperLink
 log = logging.getLogger(__name__)
 
 
+# How long a server without a keeper may take to close what is open, in seconds.
+_ORPHANED_S = 10.0
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_IO_FLUSHER = 57
@@ -40,13 +46,33 @@ def _be_io_flusher() -> None:
 
 
 def _die_with(keeper: int) -> None:
-    """End this process with the keeper, even where it hangs: the mount is dead then.
-
-    Whoever mounts anew must not find its images in use.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """End this process with the keeper, until it serves; then, see _leave_without_keeper()."""
+    _on_parent_death(signal.SIGKILL)
     if os.getppid() != keeper:
         os._exit(EXIT_FAILURE)
+
+
+def _on_parent_death(signum: signal.Signals) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
+
+
+def _leave_without_keeper(control: socket.socket) -> None:
+    """From now on close what is open when the keeper is gone, and be gone soon in any case.
+
+    The end of its socket ends the serving. One that is stopped is continued, and one whose Trio
+    thread hangs is left to a thread that does nothing but wait for that.
+    """
+    keeper_gone = select.poll()
+    # A number of its own, which nobody closes. POLLHUP is told of unasked.
+    keeper_gone.register(os.dup(control.fileno()), 0)
+
+    def leave() -> None:
+        keeper_gone.poll()
+        time.sleep(_ORPHANED_S)
+        os._exit(EXIT_FAILURE)
+
+    threading.Thread(target=leave, name="without-keeper", daemon=True).start()
+    _on_parent_death(signal.SIGCONT)
 
 
 def main() -> int:
@@ -56,7 +82,8 @@ def main() -> int:
     _die_with(state["keeper"])
     _be_io_flusher()
     control = socket.socket(fileno=state["control"])
-    with contextlib.closing(KeeperLink(control, state.get("version", 1))) as link:
+    serving = partial(_leave_without_keeper, control)
+    with contextlib.closing(KeeperLink(control, state.get("version", 1), serving)) as link:
         return finish(_serve(state, link))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import logging
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from rbdfs.config.logging_setup import leave
 from rbdfs.errors import EXIT_FAILURE, UserError
 from rbdfs.files.keeping import Keeping, Unremembered
 from rbdfs.keeper import version_1
@@ -19,13 +20,16 @@ from rbdfs.kernel import mountpoint
 from rbdfs.kernel.mount import Mount
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.files.handle import Handle
     from rbdfs.model.entry import Entry
 
 log = logging.getLogger(__name__)
+
+# How long the keeper is waited for at the end, in seconds.
+_CLOSE_S = 5.0
 
 
 class Link(Keeping, Protocol):
@@ -44,7 +48,7 @@ class Link(Keeping, Protocol):
         """Remember how the kernel introduced itself; the mount answers."""
 
     def commands(self) -> AsyncIterator[str]:
-        """Yield what the keeper asks for."""
+        """Yield what the keeper asks for, until it is gone."""
 
     def tell(self, event: str, **facts: Any) -> None:
         """Tell the keeper of an event."""
@@ -84,26 +88,64 @@ class KeeperLink:
     """The way to the keeper. What was told is safe once the call returns: it is in its socket.
 
     *version* is that of the keeper, which may be older than this server: see keeper.messages.
+    *serving* is called when the mount is usable.
 
     Attributes:
         background: whether the caller's terminal is to be left when the mount is usable.
+        told: how many messages were told.
     """
 
-    def __init__(self, control: socket.socket, version: int) -> None:
+    def __init__(
+        self, control: socket.socket, version: int, serving: Callable[[], None] = lambda: None
+    ) -> None:
         self._control = control
         self._version = version
         # The file handles that a length is on record for.
         self._grown: set[int] = set()
+        self._serving = serving
+        self._waiting: collections.deque[bytes] = collections.deque()
+        self._delivering = trio.Lock()
         self.background = False
+        self.told = 0
 
     def close(self) -> None:
+        """Close it, once the keeper has what it was told, which may take it a while."""
+        self._control.settimeout(_CLOSE_S)
+        with contextlib.suppress(OSError):
+            while self._waiting:
+                self._control.send(self._waiting.popleft())
         self._control.close()
 
     def tell(self, event: str, **facts: Any) -> None:
+        """Tell the keeper of an event; never blocks, see Keeping.delivered()."""
+        packet = encoded({"event": event, **facts}, self._version)
+        if len(packet) > MESSAGE_BYTES:
+            log.error("not told to the keeper: %s of %d bytes", event, len(packet))
+            return
+        self.told += 1
+        self._waiting.append(packet)
+        self._send()
+
+    def _send(self) -> None:
+        """Send what waits, as far as the keeper has room for it."""
         try:
-            self._control.send(encoded({"event": event, **facts}, self._version))
-        except BrokenPipeError:
-            _leave()
+            while self._waiting:
+                self._control.send(self._waiting[0], socket.MSG_DONTWAIT)
+                self._waiting.popleft()
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            # Whoever reads the commands sees it, and ends this server.
+            self._waiting.clear()
+
+    async def delivered(self) -> None:
+        told = self.told
+        while self.told - len(self._waiting) < told:
+            # One task waits for room at a time, and the others for that one.
+            async with self._delivering:
+                if self._waiting:
+                    await trio.lowlevel.wait_writable(self._control)
+                    self._send()
 
     def gave_up(self, message: str) -> None:
         self.failed(message, EXIT_FAILURE, passing=True)
@@ -195,19 +237,18 @@ class KeeperLink:
     def ready(self, init_request: bytes) -> None:
         if self.background:
             leave_standard_descriptors()
+        self._serving()
         self.tell("ready", init=init_request.hex())
 
     async def commands(self) -> AsyncIterator[str]:
         while True:
             await trio.lowlevel.wait_readable(self._control)
-            message = self._control.recv(MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            try:
+                message = self._control.recv(MESSAGE_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                return
             if not message:
-                _leave()
-            yield decoded(message)["do"]
-
-
-def _leave() -> None:
-    # Without the keeper's descriptor, the mount ends with this process; whoever mounts anew must
-    # not find its images in use.
-    log.critical("the keeper is gone: leaving at once, the mount is dead")
-    leave(EXIT_FAILURE)
+                return
+            yield decoded(message).get("do", "")

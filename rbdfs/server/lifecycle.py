@@ -96,7 +96,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         else:
             unfinished = UnfinishedFiles(cluster, catalog, cache, handles)
             _look_around(options, nursery, cluster, partial(unfinished.finish, root))
-        operations = Operations(mounted)
+        operations = Operations(mounted, keeping)
         device = _device(options, keeping, predecessor)
         descriptor, mount = await stack.enter_async_context(device)
         mounted.device = descriptor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import signal
 import threading
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.freshness import Freshness
+    from rbdfs.files.handle import Handle
     from rbdfs.fuse.operations import Operations
     from rbdfs.kernel.mount import Mount
     from rbdfs.server.keeper_link import Link
@@ -29,8 +31,10 @@ log = logging.getLogger(__name__)
 
 # Requests in work at once: a cluster that stands still must not keep ls from being read.
 _MAX_TASKS = 4096
-# A status names no more files than a message has room for.
+# A status names no more files than these, nor than a message has room for, in bytes: a name may be
+# all escapes, and what is wrong with a file may take some lines to say.
 _REPORTED_FILES = 256
+_REPORTED_BYTES = 100_000
 # After the first signal, how long requests in flight and flushes may take, in seconds.
 DRAIN_S = 30.0
 
@@ -86,7 +90,7 @@ class Serving:
         self._keeping = keeping
         self._freshness = freshness
         self._mount = mount
-        self._replaced = self._over = False
+        self._replaced = self._orphaned = self._over = False
         self._signals = itertools.count(1)
         self._told = itertools.count(1)
         self._token = trio.lowlevel.current_trio_token()
@@ -100,6 +104,8 @@ class Serving:
             nursery.start_soon(self._look_after_files)
             await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
             nursery.cancel_scope.cancel()
+        if self._orphaned:
+            return EXIT_FAILURE
         if self._replaced:
             return None
         log.info("unmounted %a", self._mount.path)
@@ -134,6 +140,11 @@ class Serving:
                 self._ask_to_end(next(self._told), nursery)
             elif command == "restart" and not self._replaced:
                 nursery.start_soon(self._hand_over)
+        # The mount ends with the keeper's descriptor and this one's; whoever mounts anew must not
+        # find the images in use.
+        log.critical("the keeper is gone: closing what is open, the mount is dead")
+        self._orphaned = True
+        pyfuse3.terminate()
 
     async def _hand_over(self) -> None:
         """Drain, and let another server go on; what cannot be drained is taken from this one."""
@@ -156,24 +167,30 @@ class Serving:
         except OSError as exc:
             _be_fenced(str(exc))
         self._keeping.tell("replace_me")
+        await self._keeping.delivered()
         pyfuse3.terminate()
+
+    def _report(self, handle: Handle) -> dict[str, Any]:
+        shared = handle.shared
+        return {
+            "spec": handle.entry.spec,
+            "writable": handle.writable,
+            "locked": shared.image is not None and shared.image.lock_held,
+            "waits_s": round(self._freshness.waits_s(shared), 1),
+            "error": None if shared.error is None else str(shared.error),
+        }
 
     def _status(self) -> dict[str, Any]:
         handles = self._operations.mounted.handles
-        return {
-            "open_files": len(handles),
-            "files": [
-                {
-                    "spec": handle.entry.spec,
-                    "writable": handle.writable,
-                    "locked": handle.shared.image is not None and handle.shared.image.lock_held,
-                    "waits_s": round(self._freshness.waits_s(handle.shared), 1),
-                    "error": None if handle.shared.error is None else str(handle.shared.error),
-                }
-                for handle in itertools.islice(handles, _REPORTED_FILES)
-            ],
-            "requests": self._path.stats(),
-        }
+        files: list[dict[str, Any]] = []
+        room = _REPORTED_BYTES
+        for handle in itertools.islice(handles, _REPORTED_FILES):
+            files.append(self._report(handle))
+            room -= len(json.dumps(files[-1]))
+            if room < 0:
+                files.pop()
+                break
+        return {"open_files": len(handles), "files": files, "requests": self._path.stats()}
 
     def _watch_signals(self, nursery: trio.Nursery) -> None:
         """End the mount at the first signal, and the process at the second.

@@ -110,6 +110,7 @@ async def _fence(cluster: Cluster, keeping: Keeping, estate: Estate) -> bool:
     if estate.crashed:
         # Before it happens, or a successor of this server would take it for somebody else's doing.
         keeping.fencing(estate.addresses)
+        await keeping.delivered()
         for address in estate.addresses:
             await cluster.fence(address)
             log.info("fenced %s", address)

@@ -117,15 +117,15 @@ class RecordingKeeping(Unremembered):
 
     def __init__(self) -> None:
         self.open: set[int] = set()
-        self.told: list[str] = []
+        self.heard: list[str] = []
 
     def opened(self, handle: Handle) -> None:
         self.open.add(handle.fh)
-        self.told.append("opened")
+        self.heard.append("opened")
 
     def grown(self, fh: int, length: int) -> None:
         assert fh in self.open
-        self.told.append(f"{length}")
+        self.heard.append(f"{length}")
 
     def released(self, fh: int) -> None:
         self.open.discard(fh)
@@ -638,11 +638,11 @@ async def test_a_write_tells_the_keeper_what_it_must_know(client: Client, images
     await client.table.open(handle.entry, 1, writable=True)
     handle.shared.start_growth()
     await handle.write(SIZE, b"one")
-    del client.keeping.told[:]
+    del client.keeping.heard[:]
     await handle.write(SIZE + 3, b"two")
     await handle.write(SIZE, b"again")
     await handle.extend(SIZE + 1)
-    assert client.keeping.told == [f"{SIZE + 6}"]
+    assert client.keeping.heard == [f"{SIZE + 6}"]
 
 
 async def test_a_trim_beside_a_write_keeps_what_is_written(client: Client, images: Images) -> None:

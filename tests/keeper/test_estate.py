@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
+import trio.testing
 
 from rbdfs.config.command_line import parse_arguments
 from rbdfs.config.mount_options import MountOptions
@@ -220,7 +222,8 @@ FORGOTTEN: dict[str, tuple[Any, ...]] = {
 
 def test_every_method_of_keeping_is_tried_here() -> None:
     methods = {name for name, _ in inspect.getmembers(Keeping, inspect.isfunction)}
-    assert {name for name in methods if not name.startswith("_")} == {*REMEMBERED, *FORGOTTEN}
+    told = {name for name in methods if not name.startswith("_")} - {"delivered"}
+    assert told == {*REMEMBERED, *FORGOTTEN}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -279,6 +282,33 @@ def test_a_file_that_is_cut_is_known_to_be_short() -> None:
     peers.link.opened(FakeHandle(replace(FILE, length=5)))  # type: ignore[arg-type]
     lengths = [message for message in peers.told() if message["kind"] == Kind.LENGTH]
     assert [message["record"] for message in lengths] == [{"length": 5}]
+    peers.close()
+
+
+async def test_a_keeper_that_stands_still_is_told_in_the_end() -> None:
+    """Nothing blocks, nothing is lost, and nothing overtakes."""
+    peers = Peers(VERSION)
+    for fh in range(2000):
+        peers.link.released(fh)
+    waiting = 3
+    done: list[int] = []
+
+    async def wait(number: int) -> None:
+        await peers.link.delivered()
+        done.append(number)
+
+    heard: list[int] = []
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for number in range(waiting):
+                nursery.start_soon(wait, number)
+            await trio.testing.wait_all_tasks_blocked()
+            assert done == []
+            while len(done) < waiting:
+                heard += [message["number"] for message in peers.told()]
+                await trio.lowlevel.checkpoint()
+    heard += [message["number"] for message in peers.told()]
+    assert heard == list(range(2000))
     peers.close()
 
 

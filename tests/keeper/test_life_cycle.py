@@ -166,11 +166,14 @@ def test_keeper_killed(ceph: Ceph, pool: str, image: str, mounting: Mounting) ->
         file = os.open(mount.file(image), os.O_RDWR)
         os.pwrite(file, b"synced", 0)
         os.fsync(file)
-        # One that hangs has to go too.
+        # One that stands still has to go too.
         os.kill(server, signal.SIGSTOP)
+        mount.expect_log("CRITICAL .*the keeper is gone: closing what is open")
         mount.signal(signal.SIGKILL)
         mount.wait()
         wait_for_end(server)
+        # Whoever comes next need not wait for a client that is dead.
+        assert_unused(ceph, f"{pool}/{image}")
         for use in (
             lambda: os.pread(file, 1, MIB // 2),
             lambda: os.listdir(mount.path),
