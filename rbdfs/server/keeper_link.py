@@ -105,6 +105,7 @@ class KeeperLink:
         self._serving = serving
         self._waiting: collections.deque[bytes] = collections.deque()
         self._delivering = trio.Lock()
+        self._replaced = False
         self.background = False
         self.told = 0
 
@@ -118,6 +119,7 @@ class KeeperLink:
 
     def tell(self, event: str, **facts: Any) -> None:
         """Tell the keeper of an event; never blocks, see Keeping.delivered()."""
+        self._replaced |= event == "replace_me"
         packet = encoded({"event": event, **facts}, self._version)
         if len(packet) > MESSAGE_BYTES:
             log.error("not told to the keeper: %s of %d bytes", event, len(packet))
@@ -170,7 +172,13 @@ class KeeperLink:
             self.tell("left", **version_1.remembering(kind, number, record))
 
     def forget(self, kind: Kind, number: int) -> None:
-        """Have the keeper forget a record."""
+        """Have the keeper forget a record.
+
+        One that has made way for another tells no more of what it closes: that is still open for
+        the kernel, and the keeper would not forget it.
+        """
+        if self._replaced:
+            return
         if self._version > 1:
             self.tell("forget", kind=kind, number=number)
         else:

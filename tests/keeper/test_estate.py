@@ -285,6 +285,16 @@ def test_a_file_that_is_cut_is_known_to_be_short() -> None:
     peers.close()
 
 
+def test_what_is_closed_for_the_next_server_is_not_told() -> None:
+    """There may be 100,000 open files, and the keeper forgets none of them."""
+    peers = Peers(VERSION)
+    peers.link.released(4)
+    peers.link.tell("replace_me")
+    peers.link.released(3)
+    assert [message["event"] for message in peers.told()][-1] == "replace_me"
+    peers.close()
+
+
 async def test_a_keeper_that_stands_still_is_told_in_the_end() -> None:
     """Nothing blocks, nothing is lost, and nothing overtakes."""
     peers = Peers(VERSION)
