@@ -20,7 +20,7 @@ class Gate:
         self._opened: trio.Event | None = None
 
     @property
-    def closed(self) -> bool:
+    def is_frozen(self) -> bool:
         return self._opened is not None
 
     @contextlib.asynccontextmanager

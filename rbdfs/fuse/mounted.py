@@ -1,4 +1,4 @@
-"""What the operations of one mount work on, and what they share in answering."""
+"""One mount, for its operations: how files are opened (EROFS, O_TRUNC, page cache) and resized."""
 
 from __future__ import annotations
 

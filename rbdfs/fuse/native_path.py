@@ -184,7 +184,7 @@ _MESSAGE_BYTES = native.MAX_WRITE + 4096
 
 def _wanted(handle: Handle) -> _Registration | None:
     shared = handle.shared
-    if shared.error is not None or shared.image is None or shared.gate.closed:
+    if shared.error is not None or shared.image is None or shared.gate.is_frozen:
         return None
     if not shared.exact:
         return None

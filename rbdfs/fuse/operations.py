@@ -1,7 +1,7 @@
 """The file system's operations, as pyfuse3 calls them: check, clamp, one call, reply.
 
 The kernel asks by inode and, for an open file, by file handle. What it was told of an inode it
-may use for attributes.VALID_S seconds without asking again. A request is answered by returning or
+may use for stat.VALID_S seconds without asking again. A request is answered by returning or
 by raising FUSEError; it runs beside all others, so every ``await`` lets other requests in.
 """
 

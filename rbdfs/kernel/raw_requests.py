@@ -1,4 +1,4 @@
-"""The last resort: a mount without a server, on which every request fails at once."""
+"""FUSE messages as bytes: to have them sent again, to refuse them, and whether it is all over."""
 
 from __future__ import annotations
 

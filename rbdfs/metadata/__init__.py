@@ -1,4 +1,4 @@
-"""Ceph's own objects, read without opening images, and caches of what they tell.
+"""Ceph's own objects, read without opening images where that can be, and caches of them.
 
 Owns the decoders of rbd_directory, headers, object maps, image-meta and migration records, with
 rados and rbd beside ceph/. It must not know file names or what is open: it answers by pool,

@@ -1,4 +1,4 @@
-"""The life of a mount: connect, mount, signal readiness, serve, drain, close."""
+"""How a mount is put together and, in reverse, taken apart; run.py serves and ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Serving requests until the kernel or a signal says that it is enough."""
+"""Serving, and how it ends: umount, signals and their 30 seconds, and the hand-over to a server."""
 
 from __future__ import annotations
 
@@ -223,7 +223,10 @@ class Serving:
             nursery.start_soon(self._end)
 
     async def _end(self) -> None:
-        """Unmount if nobody uses the mount; otherwise drain, and leave users to their errors."""
+        """Unmount if nobody uses the mount; otherwise write back what is dirty.
+
+        What is busy, lifecycle detaches, and its users are left to their errors.
+        """
         await in_own_thread(self._unmount, abandon_on_cancel=True)
         pyfuse3.terminate()
 
@@ -231,7 +234,7 @@ class Serving:
         try:
             self._mount.unmount()
         except OSError as exc:
-            log.info("%a is busy (%s): detaching it", self._mount.path, exc.strerror)
+            log.info("%a is busy (%s): it will be detached", self._mount.path, exc.strerror)
             # What mmap made dirty is written while requests are still answered.
             if (path := self._mount.where()) is not None:
                 mountpoint.sync(path)

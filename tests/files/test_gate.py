@@ -17,13 +17,13 @@ async def test_what_comes_to_a_closed_gate_waits() -> None:
 
     async with trio.open_nursery() as nursery:
         with gate.frozen():
-            assert gate.closed
+            assert gate.is_frozen
             await gate.drained()
             nursery.start_soon(request)
             await wait_all_tasks_blocked()
             assert not passed.is_set()
         await passed.wait()
-    assert not gate.closed
+    assert not gate.is_frozen
 
 
 async def test_what_has_passed_is_waited_for() -> None:
