@@ -47,18 +47,13 @@ def replies_errno(method: Method) -> Method:
     """Answer the kernel with an errno, whatever *method* raises.
 
     pyfuse3 replies to FUSEError only; any other exception leaves the caller without an answer
-    and takes the whole mount down. And before the kernel hears of it, a server after this one has
-    to be able to know.
+    and takes the whole mount down.
     """
 
     @functools.wraps(method)
     async def bounded(*args: Any, **kwargs: Any) -> Any:
         try:
-            keeping, told = args[0].keeping, args[0].keeping.told
-            answer = await method(*args, **kwargs)
-            if keeping.told != told:
-                await keeping.delivered()
-            return answer
+            return await method(*args, **kwargs)
         except FUSEError as exc:
             if answered(method.__name__, exc.errno) == exc.errno:
                 raise
@@ -73,6 +68,23 @@ def replies_errno(method: Method) -> Method:
             raise FUSEError(errno.EIO) from None
 
     return bounded  # type: ignore[return-value]
+
+
+def replies_when_kept(method: Method) -> Method:
+    """Answer only when the keeper has what *method* has told it.
+
+    Before the kernel hears of a change, a server after this one has to be able to know of it.
+    """
+
+    @functools.wraps(method)
+    async def kept(self: Operations, *args: Any, **kwargs: Any) -> Any:
+        told = self.keeping.told
+        answer = await method(self, *args, **kwargs)
+        if self.keeping.told != told:
+            await self.keeping.delivered()
+        return answer
+
+    return kept  # type: ignore[return-value]
 
 
 def replies_nothing(method: Method) -> Method:
@@ -92,9 +104,10 @@ def answers_with_errno(operations: AnswersWithErrno) -> AnswersWithErrno:
     """Put replies_errno() around every operation of a class, inherited ones included."""
     for name, method in inspect.getmembers(operations, inspect.iscoroutinefunction):
         # What they call among themselves keeps its errors' names.
-        if not name.startswith("_"):
-            boundary = replies_nothing if name == "forget" else replies_errno
-            setattr(operations, name, boundary(method))
+        if name == "forget":
+            setattr(operations, name, replies_nothing(method))
+        elif not name.startswith("_"):
+            setattr(operations, name, replies_errno(replies_when_kept(method)))
     return operations
 
 
