@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
@@ -97,17 +98,34 @@ def test_osd_stops_for_eight_seconds(
     assert export_image(ceph, f"{pool}/{image}") == data
 
 
+# It has the file open when the OSD stops: an open would wait as well.
+READER = """
+import os, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+print("open", flush=True)
+input()
+os.read(file, 1 << 16)
+"""
+
+
 def test_reader_killed_while_it_waits(
     ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting
 ) -> None:
     with mounting(pool) as mount:
-        command = ["dd", f"if={mount.file(image)}", "of=/dev/null", "bs=64k", "iflag=direct"]
-        # The kernel knows it, so that dd gets as far as its read.
-        with opened(mount.file(image), os.O_RDONLY), standing_still(ceph, 0):
-            reader = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            eventually(lambda: not mount.process.poll() and in_read(reader.pid), what="the read")
-            reader.send_signal(signal.SIGKILL)
-            assert os.statvfs(mount.path).f_namemax == 255
+        command = [sys.executable, "-c", READER, str(mount.file(image))]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, **pipes, text=True) as reader:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "open\n"
+            with standing_still(ceph, 0):
+                reader.stdin.write("go\n")
+                reader.stdin.flush()
+                eventually(
+                    lambda: not mount.process.poll() and in_read(reader.pid), what="the read"
+                )
+                reader.send_signal(signal.SIGKILL)
+                assert os.statvfs(mount.path).f_namemax == 255
         assert reader.wait(TIMEOUT_S) == -signal.SIGKILL
         assert mount.file(other).read_bytes() == random_bytes(MIB, seed=1)
         assert mount.file(image).read_bytes() == random_bytes(MIB)
