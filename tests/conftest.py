@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.mounts import Mount
+
+
+def pytest_configure() -> None:
+    # A shell has what it starts in the background ignore SIGINT, and nohup(1) SIGHUP. What the
+    # tests start would inherit that, and rbdfs leaves alone what its caller ignores.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
