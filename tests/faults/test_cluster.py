@@ -108,24 +108,32 @@ os.read(file, 1 << 16)
 """
 
 
+@contextlib.contextmanager
+def waiting_reader(ceph: Ceph, file: Path) -> Iterator[subprocess.Popen[str]]:
+    """Have a process wait in read(2) for an OSD that stands still for the time of the context."""
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "open\n"
+        with standing_still(ceph, 0):
+            print("go", file=reader.stdin, flush=True)
+            eventually(lambda: in_read(reader.pid), what="the read")
+            yield reader
+
+
 def test_reader_killed_while_it_waits(
     ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting
 ) -> None:
     with mounting(pool) as mount:
-        command = [sys.executable, "-c", READER, str(mount.file(image))]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen(command, **pipes, text=True) as reader:
-            assert reader.stdin is not None
-            assert reader.stdout is not None
-            assert reader.stdout.readline() == "open\n"
-            with standing_still(ceph, 0):
-                reader.stdin.write("go\n")
-                reader.stdin.flush()
-                eventually(
-                    lambda: not mount.process.poll() and in_read(reader.pid), what="the read"
-                )
-                reader.send_signal(signal.SIGKILL)
-                assert os.statvfs(mount.path).f_namemax == 255
+        with waiting_reader(ceph, mount.file(image)) as reader:
+            reader.send_signal(signal.SIGKILL)
+            assert os.statvfs(mount.path).f_namemax == 255
         assert reader.wait(TIMEOUT_S) == -signal.SIGKILL
         assert mount.file(other).read_bytes() == random_bytes(MIB, seed=1)
         assert mount.file(image).read_bytes() == random_bytes(MIB)
@@ -150,19 +158,11 @@ def test_connection_aborted_while_a_reader_waits(
     with mounting(pool, exit_code=None) as mount, connections(tmp_path / "fusectl") as control:
         mount.allow_log("(?s)(WARNING|ERROR) .*")
         number = os.minor(os.stat(mount.path).st_dev)
-        # Its image is open, so that dd gets as far as its read.
         file = os.open(mount.file(image), os.O_RDONLY)
-        with (
-            standing_still(ceph, 0),
-            subprocess.Popen(
-                ["dd", f"if={mount.file(image)}", "of=/dev/null", "bs=64k", "iflag=direct"],
-                stderr=subprocess.PIPE,
-            ) as reader,
-        ):
-            eventually(lambda: in_read(reader.pid), what="the read")
+        with waiting_reader(ceph, mount.file(image)) as reader:
             (control / f"{number}" / "abort").write_text("1")
             _, stderr = reader.communicate(timeout=TIMEOUT_S)
-            assert b"not connected" in stderr or b"abort" in stderr
+            assert "not connected" in stderr or "abort" in stderr
         with pytest.raises(OSError, match="not connected"):
             os.close(file)
         mount.wait()
