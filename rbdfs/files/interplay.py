@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.files.claim import lost
+from rbdfs.files.lost_images import tell
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.model.entry import Entry
-
-log = logging.getLogger(__name__)
 
 
 async def closed(handles: HandleTable, entry: Entry) -> None:
@@ -73,5 +72,5 @@ async def _reopen(shared: SharedImage) -> None:
         try:
             await shared.reopen(shared.entry)
         except OSError as exc:
-            log.error("open files of %s are lost: %s", shared.entry.spec, exc)
+            tell(shared, exc, logging.ERROR)
             shared.fail(lost(shared.entry, exc))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from rbdfs.files.claim import close_image
@@ -9,6 +10,8 @@ from rbdfs.files.claim import close_image
 if TYPE_CHECKING:
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.model.entry import Entry, Key
+
+log = logging.getLogger(__name__)
 
 
 class LostImages:
@@ -25,6 +28,11 @@ class LostImages:
         """Remember *shared*, which refuses everything from now on."""
         self._last[shared.entry.whole_key] = shared
         self._cached.append(shared.entry)
+
+    def has(self, key: Key, error: OSError) -> bool:
+        """Tell whether the image of *key* was lost by this very *error*."""
+        shared = self._last.get(key)
+        return shared is not None and shared.error is error
 
     def forget(self, shared: SharedImage) -> None:
         """Forget *shared*, which nobody has open any more."""
@@ -45,6 +53,13 @@ class LostImages:
         """Return those whose pages the kernel may still have, each of them once."""
         cached, self._cached = self._cached, []
         return cached
+
+
+def tell(shared: SharedImage, error: OSError, level: int = logging.WARNING) -> None:
+    """Have the log say that the open files of *shared* are lost, once, whoever finds it."""
+    if not shared.told:
+        shared.told = True
+        log.log(level, "open files of %s are lost: %s", shared.entry.spec, error)
 
 
 def failure_of(shared: SharedImage) -> OSError | None:

@@ -42,6 +42,7 @@ class SharedImage:
         lineage: where its data was before it was opened; None where nobody knows.
         growth: how long the file really is, while it is being grown.
         error: why every request is refused, if it is: the image or snapshot is gone.
+        told: whether the log says that its files are lost.
         gate: what requests pass.
     """
 
@@ -60,14 +61,12 @@ class SharedImage:
         self.lineage: Lineage | None = None
         self.growth: Growth | None = None
         self.error: OSError | None = None
+        self.told = False
         self.gate = Gate()
-        self._opener = opener
-        self._exclusive = exclusive
-        self._changed = changed
+        self._opener, self._exclusive, self._changed = opener, exclusive, changed
         self._lineages, self._mark = lineages, mark
         self._last_length: int | None = None
-        self._users = dict.fromkeys(Use, 0)
-        self._data = DataMap()
+        self._users, self._data = dict.fromkeys(Use, 0), DataMap()
         # Taken while `image` is opened, replaced or closed, and by nobody else. It is no trio.Lock,
         # because at the end of the mount another task thaws what one task has quiesced.
         self._changing = trio.Semaphore(1)
@@ -145,7 +144,8 @@ class SharedImage:
                 self._changed(self)
             if self.unused:
                 self._last_length = self.known_length
-                image, self.image, self.error = self.image, None, None
+                image, self.image = self.image, None
+                self.error, self.told = None, False
                 if image is not None:
                     await close_image(image)
             elif self.image is not None and not self.writers and not self.image.read_only:

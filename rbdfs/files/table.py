@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,7 +11,7 @@ from rbdfs.errors import InUse, NotOpen, failure
 from rbdfs.files.growth import unmarked
 from rbdfs.files.handle import Handle, Use
 from rbdfs.files.keeping import fresh_numbers
-from rbdfs.files.lost_images import LostImages, failure_of
+from rbdfs.files.lost_images import LostImages, failure_of, tell
 from rbdfs.files.reopening import Latecomers, Reopenings
 from rbdfs.files.shared_image import SharedImage
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Entry, Key
     from rbdfs.model.relocation import Relocation
-
-log = logging.getLogger(__name__)
 
 
 class HandleTable:
@@ -152,6 +149,8 @@ class HandleTable:
         handle.dirty = left.length is not None
         self._handles[handle.fh] = handle
         if error is not None:
+            # What was lost before, the server before has told.
+            shared.told = left.error is not None or self.lost.has(entry.whole_key, error)
             self.lose(shared, error)
 
     async def reopen(self, nursery: trio.Nursery, check: Check) -> None:
@@ -171,7 +170,7 @@ class HandleTable:
 
     def lose(self, shared: SharedImage, error: OSError) -> None:
         """Refuse all that is asked of the files of *shared*, until they are opened anew."""
-        log.warning("open files of %s are lost: %s", shared.entry.spec, error)
+        tell(shared, error)
         # Whoever opens the file from now on has nothing to do with it.
         if self._shared.get(shared.entry.whole_key) is shared:
             del self._shared[shared.entry.whole_key]

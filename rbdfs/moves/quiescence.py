@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.files.lost_images import tell
+
 if TYPE_CHECKING:
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.model.entry import Key
-
-log = logging.getLogger(__name__)
 
 
 class Quiescence:
@@ -58,6 +58,6 @@ class Quiescence:
     async def fail(self, error: OSError) -> None:
         """Fail the files that are open on the image, and thaw it: they must not be read."""
         for shared in self.images:
-            log.error("open files of %s are lost: %s", shared.entry.spec, error)
+            tell(shared, error, logging.ERROR)
             shared.fail(error)
         await self.thaw()

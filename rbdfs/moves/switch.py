@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.errors import InUse
+from rbdfs.files.lost_images import tell
 from rbdfs.model.image_attributes import USER
 from rbdfs.model.relocation import Relocation
 from rbdfs.moves.migration import image_entry
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from rbdfs.model.image_attributes import ImageAttributes
     from rbdfs.moves.migration import Migration
     from rbdfs.names.catalog import Catalog
-
-log = logging.getLogger(__name__)
 
 # How long another client may be in the way of going back, in seconds, and between tries.
 _RETURN_S = 5.0
@@ -99,7 +98,7 @@ async def follow_back(images: Iterable[SharedImage], relocation: Relocation) -> 
                 await shared.close()
             await shared.reopen(relocation.follow(shared.entry))
         except OSError as exc:
-            log.error("open files of %s are lost: %s", shared.entry.spec, exc)
+            tell(shared, exc, logging.ERROR)
             shared.fail(exc)
 
 
@@ -112,6 +111,6 @@ async def go_back(images: Iterable[SharedImage]) -> None:
                 await shared.reopen(shared.entry)
             except OSError as exc:
                 if not isinstance(exc, InUse) or trio.current_time() > deadline:
-                    log.error("open files of %s are lost: %s", shared.entry.spec, exc)
+                    tell(shared, exc, logging.ERROR)
                     shared.fail(exc)
                 await trio.sleep(_RETURN_PAUSE_S)

@@ -726,6 +726,26 @@ async def test_a_restored_file_that_cannot_be_opened(table: HandleTable, images:
     assert await refused(table, entry, writable=False) == errno.ENOENT
 
 
+async def test_what_is_lost_is_told_once(
+    table: HandleTable, images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many files are open on it, whoever finds it, and however many servers follow."""
+    lost, lost_before = images.create(), images.create()
+    error = OSError(errno.EIO, "lost")
+    for fh in (1, 2):
+        table.restore(left(lost, fh, writable=True), error)
+        before = replace(left(lost_before, fh + 2, writable=True), error=errno.ESHUTDOWN)
+        table.restore(before, None)
+    assert [record.message for record in caplog.records] == [
+        f"open files of {lost.spec} are lost: {error}"
+    ]
+    # Opened anew it can be lost anew.
+    handle = await table.open(lost, 1, writable=True)
+    for _ in range(2):
+        table.lose(handle.shared, error)
+    assert len(caplog.records) == 2
+
+
 async def test_a_restored_file_that_a_check_refuses(table: HandleTable, images: Images) -> None:
     entry, other = images.create(), images.create()
     table.restore(left(entry, 1, writable=False), None)
