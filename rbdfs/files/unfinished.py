@@ -47,14 +47,26 @@ class UnfinishedFiles:
     async def finish(self, root: Entry) -> None:
         """Trim every image below *root* that is marked, once nobody has it open."""
         try:
-            for pool, namespace in await self._catalog.places(root):
-                await self._look_through(await self._catalog.directory(pool, namespace))
+            pools = [root.pool] if root.pool else await self._cluster.pools()
         except OSError as exc:
             log.warning("cannot tell which files grew when their host crashed: %s", exc)
+            return
+        # Each by itself: one that may not be read keeps no other from being looked through.
+        async with trio.open_nursery() as nursery:
+            for pool in pools:
+                nursery.start_soon(self._look_into, pool, root)
         while self._busy:
             await trio.sleep(_AGAIN_S)
             for which in list(self._busy):
                 await self._look(*which)
+
+    async def _look_into(self, pool: str, root: Entry) -> None:
+        try:
+            directory = await self._catalog.directory(pool, root.namespace)
+            for _, namespace in await self._catalog.places(directory):
+                await self._look_through(await self._catalog.directory(pool, namespace))
+        except OSError as exc:
+            log.warning("cannot tell which files of %s grew when their host crashed: %s", pool, exc)
 
     async def _look_through(self, directory: Entry) -> None:
         slots = trio.CapacityLimiter(_PARALLEL)
