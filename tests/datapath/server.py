@@ -142,7 +142,7 @@ class Operations(pyfuse3.Operations):
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """As a block device: short up to the end, then ENOSPC."""
-        file = self.handles[fh]
+        file = self.handles[fh & ~extra_requests.FH_DIRECT]
         data = buf[: max(0, file.length - off)]
         if not data:
             raise pyfuse3.FUSEError(errno.ENOSPC)

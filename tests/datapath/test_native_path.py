@@ -66,7 +66,7 @@ def handle_on(image: Image, fh: int) -> Any:
     shared = SimpleNamespace(
         error=None,
         image=SimpleNamespace(binding=image),
-        gate=SimpleNamespace(closed=False),
+        gate=SimpleNamespace(is_frozen=False),
         exact=True,
     )
     return SimpleNamespace(
