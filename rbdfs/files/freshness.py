@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 
 # 0.9 s, and the 0.9 s that the metadata cache keeps what it knows, are below two seconds.
 _PERIOD_S = 0.9
-# How long a close(2) waits for a cluster that does not answer, in seconds.
+# How long a close(2) waits for a cluster that does not answer, in seconds: a look that waits for it
+# since before counts, so that who has waited for long, and is killed, ends.
 _CONFIRM_S = 5.0
+_LEAST_CONFIRM_S = 0.5
 # When the cluster is said to be slow, and not to answer at all, in seconds.
 _SLOW_S = 2.0
 _STUCK_S = 5.0
@@ -111,7 +113,8 @@ class Freshness:
             return
         if shared.usable().lock_held or shared.gate.is_frozen:
             return
-        with trio.move_on_after(_CONFIRM_S) as scope:
+        patience_s = max(_LEAST_CONFIRM_S, _CONFIRM_S - self.waits_s(shared))
+        with trio.move_on_after(patience_s) as scope:
             try:
                 await self._catalog.size(shared.entry, newer=True)
             except Gone as exc:

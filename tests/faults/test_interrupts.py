@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import time
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
+from tests.support.mounts import opened
 
 if TYPE_CHECKING:
     from tests.support.ceph import Ceph
@@ -18,35 +21,53 @@ if TYPE_CHECKING:
 DATA = random_bytes(MIB)
 
 
-def seconds_to_stop(command: list[str | Path], signum: int) -> float:
-    """Send a signal to a command that waits for the mount: how long it takes to end."""
+WAITS_SAID = "waits for the cluster since"
+
+
+def waiting(command: list[str | Path], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """A command that waits for the mount."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     eventually(lambda: waits_for_fuse(process.pid), what=f"{command[0]} to wait")
-    began = time.monotonic()
-    process.send_signal(signum)
-    process.wait(10)
-    return time.monotonic() - began
+    return process
 
 
 def waits_for_fuse(pid: int) -> bool:
     return "request_wait_answer" in Path(f"/proc/{pid}/stack").read_text()
 
 
+def seconds_to_stop(process: subprocess.Popen[bytes], signum: int) -> float:
+    """Send a signal to a process: how long it takes to end."""
+    began = time.monotonic()
+    process.send_signal(signum)
+    process.wait(10)
+    return time.monotonic() - began
+
+
 def test_who_waits_can_be_stopped(
     ceph: Ceph, pool: str, image_name: str, mount: Mount, native: None
 ) -> None:
-    """dd has a handler for SIGINT, which is no end for the kernel: it gets EINTR after a second."""
+    """dd has a handler for SIGINT, which is no end for the kernel: it gets EINTR after a second.
+
+    Its close then asks whether the file is there, and gives up: it is known who does not answer.
+    """
     import_image(ceph, f"{pool}/{image_name}", DATA)
     path = mount.file(image_name)
-    path.read_bytes()
-    dd: list[str | Path] = ["dd", f"if={path}", "of=/dev/null", "iflag=direct", "bs=64k"]
+    mount.expect_log(WAITS_SAID, "flush: .* the cluster does not say whether it is there")
+    open_dd: list[str | Path] = ["dd", f"if={path}", "of=/dev/null", "iflag=direct", "bs=64k"]
+    read_dd: list[str | Path] = ["dd", "of=/dev/null", "iflag=direct", "bs=64k"]
     look: list[str | Path] = ["stat", mount.file("no-such-image")]
-    with ceph.stalled("osd.0"):
+    with contextlib.ExitStack() as stack:
+        # Two of them: a read of a descriptor waits for another's.
+        files = [stack.enter_context(opened(path, os.O_RDONLY)) for _ in range(2)]
+        stack.enter_context(ceph.stalled("osd.0"))
         began = time.monotonic()
-        for command in (dd, look):
-            assert seconds_to_stop(command, signal.SIGKILL) < 1
-        assert seconds_to_stop(dd, signal.SIGINT) < 3
+        reads = [waiting(read_dd, file) for file in files]
+        others = [waiting(command) for command in (open_dd, look)]
+        eventually(lambda: WAITS_SAID in mount.log_text, 10.0, "the log")
+        for process in (reads[0], *others):
+            assert seconds_to_stop(process, signal.SIGKILL) < 1
+        assert seconds_to_stop(reads[1], signal.SIGINT) < 3
         assert time.monotonic() - began < 11
     assert path.read_bytes() == DATA
