@@ -264,3 +264,15 @@ def test_a_write_that_asks_for_its_own_flush(
             os.pwritev(file, [page], 4096, os.RWF_DSYNC)
             with open_image(ceph, pool, image_name, read_only=True) as image:
                 assert image.read(0, 8192) == b"y" * 8192
+
+
+def test_times_move_with_the_content(ceph: Ceph, pool: str, new: Path, source: Path) -> None:
+    run("cp", str(source), str(new))
+    stamps = []
+    with opened(new, os.O_RDWR) as file:
+        for number in range(4):
+            os.pwrite(file, b"x", number)
+            found = os.fstat(file)
+            stamps.append((found.st_mtime_ns, found.st_ctime_ns))
+    assert stamps == sorted(set(stamps))
+    assert all(ctime >= mtime for mtime, ctime in stamps)
