@@ -3,7 +3,7 @@
 Owns which librbd image serves which open file, in which mode, who may write to it, how long it is
 for its users, and what happens to it when the cluster changes behind it. It must not know the
 kernel's requests (fuse/), nor who remembers open files for the next server: it states what it
-needs of that as a protocol, which server/ implements.
+needs of that as a protocol (keeping), which server/keeper_link implements.
 
 Locks, in the order in which they are taken:
 

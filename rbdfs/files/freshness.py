@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# 0.9 s, and the 0.9 s that the metadata cache keeps what it knows, are below two seconds.
+# 0.9 s, and the 0.9 s that metadata.name_cache keeps what it knows (TTL_S), are below two seconds.
 _PERIOD_S = 0.9
 # How long a close(2) waits for a cluster that does not answer, in seconds: a look that waits for it
 # since before counts, so that who has waited for long, and is killed, ends.

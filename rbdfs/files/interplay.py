@@ -1,4 +1,7 @@
-"""What open files do for those who change names: close, trim, or let go for a moment."""
+"""What open files do for those who change names: close, trim, or let an image go for a moment.
+
+That is rm, rename, snapshots of files that grow.
+"""
 
 from __future__ import annotations
 
