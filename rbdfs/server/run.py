@@ -16,6 +16,7 @@ from rbdfs.ceph.pool_threads import in_own_thread
 from rbdfs.config.logging_setup import leave
 from rbdfs.errors import EXIT_FAILURE
 from rbdfs.kernel import mountpoint
+from rbdfs.server.lag import Lag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,9 +95,11 @@ class Serving:
         self._signals = itertools.count(1)
         self._told = itertools.count(1)
         self._token = trio.lowlevel.current_trio_token()
+        self._lag = Lag()
 
     async def run(self) -> int | None:
         """Serve; return the exit code, or None where another server is to go on."""
+        trio.lowlevel.add_instrument(self._lag)
         async with trio.open_nursery() as nursery:
             self._watch_signals(nursery)
             nursery.start_soon(self._report_ready)
@@ -190,7 +193,12 @@ class Serving:
             if room < 0:
                 files.pop()
                 break
-        return {"open_files": len(handles), "files": files, "requests": self._path.stats()}
+        return {
+            "open_files": len(handles),
+            "files": files,
+            "requests": self._path.stats(),
+            "lag": self._lag.report(),
+        }
 
     def _watch_signals(self, nursery: trio.Nursery) -> None:
         """End the mount at the first signal, and the process at the second.
