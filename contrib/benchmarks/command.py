@@ -17,6 +17,7 @@ from benchmarks.contenders import Librbd, QemuExport, Rbdfs, RbdFuse
 from benchmarks.measurement import Failure
 from benchmarks.process import CHECKOUT, BenchError
 from benchmarks.rows import GROUPS, ROWS
+from benchmarks.scale import command as scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
         "the speed of rbdfs as a multiple of each peer's.",
         epilog="Groups of rows: "
         + "; ".join(f"{group}: {', '.join(_names(group))}" for group in GROUPS)
-        + ". Exit code: 0, 1 when something could not be measured, 2 for a wrong command line.",
+        + ". Exit code: 0, 1 when something could not be measured, 2 for a wrong command line. "
+        "contrib/bench scale --help: memory, CPU time and lag of mounts with much in them.",
     )
     top.add_argument(
         "groups", nargs="*", type=_group, metavar="GROUP", help="these rows; default: all"
@@ -191,12 +193,13 @@ def _terminate(signum: int, _frame: object) -> NoReturn:
 
 
 def main() -> int:
-    options = parser().parse_args()
     # So that everything started is ended and removed.
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, _terminate)
     try:
-        return run(options)
+        if sys.argv[1:2] == ["scale"]:
+            return scale.main(sys.argv[2:])
+        return run(parser().parse_args())
     except (BenchError, OSError) as exc:
         print(f"contrib/bench: {exc}", file=sys.stderr)
         return 1

@@ -1,0 +1,1 @@
+"""What contrib/bench scale measures: memory, CPU time and lag of a mount with much in it."""

@@ -1,0 +1,88 @@
+"""contrib/bench scale, small: what it prints and writes, and its verdict."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from benchmarks.scale.growth import growths
+from benchmarks.scale.vitals import Process
+
+if TYPE_CHECKING:
+    from tests.support.ceph import Ceph
+
+SCRIPT = Path(__file__).resolve().parents[2] / "contrib" / "bench"
+TIMEOUT_S = 120.0
+SMALL = ("--images=30", "--snapshots=3", "--open=3", "--idle=0.5", "--repetitions=20")
+ROWS = [("images", 5), ("snapshots", 5), ("open", 3), ("repeat", 2)]
+HEALTHY = Process(rss_mib=70.0, fds=40, threads=30)
+
+
+def scale(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SCRIPT, "scale", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+
+
+@pytest.fixture
+def able() -> None:
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and /dev/fuse")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("able")
+def test_every_scene_is_played(ceph: Ceph, tmp_path: Path) -> None:
+    output = tmp_path / "scale.json"
+    done = scale(*SMALL, f"--cluster={ceph.dir}", f"--json={output}")
+    # What it made is in memory still, however little that was: no verdict over 20 repetitions.
+    assert done.returncode in (0, 1), done.stderr
+    document: dict[str, Any] = json.loads(output.read_text())
+    scenes = document["scenes"]
+    assert [(scene["name"], len(scene["rows"])) for scene in scenes] == ROWS
+    for row in (row for scene in scenes for row in scene["rows"]):
+        assert row["lag_ms"] > 0
+        for before, after in (row["server"], row["keeper"]):
+            assert min(*before.values(), *after.values()) > 0
+            assert before["rss_mib"] < 1000
+    found = {(growth["process"], growth["figure"]): growth for growth in scenes[-1]["growths"]}
+    assert len(found) == 6
+    assert not any(growth["grows"] for growth in found.values() if growth["figure"] != "rss_mib")
+    assert not found["keeper", "rss_mib"]["grows"]
+    table = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(table) == 2 + sum(count for _, count in ROWS)
+    assert "* repeat: " in done.stdout
+
+
+def test_what_grows_is_told() -> None:
+    keeper = Process(20.0, 10, 2)
+    samples = [(HEALTHY, keeper)] * 20
+    samples += [
+        (Process(70.0 + number / 20, 40 + number // 50, 30), keeper) for number in range(80)
+    ]
+    growing = [growth for growth in growths(samples) if growth.grows]
+    assert [(each.process, each.figure) for each in growing] == [
+        ("server", "rss_mib"),
+        ("server", "fds"),
+    ]
+
+
+def test_what_comes_and_goes_does_not_grow() -> None:
+    other = Process(rss_mib=71.9, fds=41, threads=33)
+    samples = [(other if number % 3 == 0 else HEALTHY, HEALTHY) for number in range(100)]
+    assert not [growth for growth in growths(samples) if growth.grows]
+
+
+@pytest.mark.parametrize("wrong", ["everything", "--images=0", "--open=x"])
+def test_a_wrong_command_line(wrong: str) -> None:
+    assert scale(wrong).returncode == 2
+
+
+def test_without_a_cluster(tmp_path: Path) -> None:
+    done = scale(f"--cluster={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr == f"contrib/bench: {tmp_path} is no directory of contrib/cluster\n"
