@@ -232,12 +232,23 @@ class Mounted:
             now = await self.length(entry)
             if length < now:
                 self.check_managed()
+                await self._check_shrinkable(entry)
             if length != now:
                 await shared.resize(length)
             # Those who have it open for writing: vim and sort empty a file by its descriptor.
             if not length:
                 await self._let_grow(shared)
         self.catalog.changed(entry)
+
+    async def _check_shrinkable(self, entry: Entry) -> None:
+        """Raise OSError EBUSY while what is cut off could come back.
+
+        librbd 16.2.15 does not remember that the target of a migration was shrunk: grown again
+        before all is copied, it has the source's old bytes where zeros belong (measured). *entry*
+        is open for writing, so no migration of it begins after this.
+        """
+        if (await self.lineages.of(entry)).arriving:
+            raise InUse(f"{entry.spec} cannot be shrunk until it is copied from where it was")
 
     async def write_back(self, handle: Handle) -> None:
         """Have the kernel write back what mmap(2) has made dirty in the image that *handle* is on.

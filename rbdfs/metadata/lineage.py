@@ -33,12 +33,14 @@ class Lineage:
     Attributes:
         images: the keys of all of them.
         moved_away: whether the image is the source of a live migration, and soon to be gone.
-        copying: whether one of them is the target of a live migration that has not been executed.
+        arriving: whether the image is the target of a live migration that has not been executed.
+        copying: whether one of them is.
         copied: whether all of them can be opened, and read right.
     """
 
     images: tuple[Key, ...]
     moved_away: bool
+    arriving: bool
     copying: bool
     copied: bool
 
@@ -76,7 +78,7 @@ class Lineages:
 
         Raises OSError; NotUnderstood for an image that librbd must not open, as check() does.
         """
-        moved_away, copying, copied = False, False, True
+        moved_away, arriving, copying, copied = False, False, False, True
         line = await self._line(entry)
         for index, ancestor in enumerate(line):
             migration = ancestor.migration
@@ -84,9 +86,11 @@ class Lineages:
                 moved_away = moved_away or index == 0
             elif migration is not None and migration.state is not State.EXECUTED:
                 copying = True
+                arriving = arriving or index == 0
                 if ancestor.attributes.snaps:
                     copied = False
-        return Lineage(tuple(each.entry.image_key for each in line), moved_away, copying, copied)
+        images = tuple(each.entry.image_key for each in line)
+        return Lineage(images, moved_away, arriving, copying, copied)
 
     async def known(self, entry: Entry) -> Lineage | None:
         """Return the lineage as of() does, or None where it cannot be told.
