@@ -104,20 +104,28 @@ class Entry:
 
 def entries() -> Iterator[Entry]:
     """Yield what is mounted in this mount namespace, visible or covered by something else."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+    # The kernel escapes a newline in a name, but no carriage return, which would end a line too.
+    with open(
+        "/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n"
+    ) as mounts:
         for line in mounts:
-            before, _, after = line.rstrip("\n").partition(" - ")
-            mount_id, _, device, _, mountpoint, *_ = before.split(" ")
-            file_system, _, options = after.split(" ", 2)
-            owner = re.search(r"(?:^|,)user_id=(\d+)", options)
-            yield Entry(
-                int(mount_id),
-                device,
-                # Space, tab, newline and backslash.
-                _OCTAL.sub(lambda match: chr(int(match[1], 8)), mountpoint),
-                file_system,
-                int(owner[1]) if owner and file_system.startswith("fuse") else None,
-            )
+            yield parsed_entry(line.rstrip("\n"))
+
+
+def parsed_entry(line: str) -> Entry:
+    """Return what the kernel has written as *line*, which any user may have named a path in."""
+    before, _, after = line.partition(" - ")
+    mount_id, _, device, _, mountpoint, *_ = before.split(" ")
+    file_system, _, options = after.split(" ", 2)
+    owner = re.search(r"(?:^|,)user_id=(\d+)", options)
+    return Entry(
+        int(mount_id),
+        device,
+        # Space, tab, newline and backslash.
+        _OCTAL.sub(lambda match: chr(int(match[1], 8)), mountpoint),
+        file_system,
+        int(owner[1]) if owner and file_system.startswith("fuse") else None,
+    )
 
 
 def entry_of(where: Place) -> Entry | None:
