@@ -230,13 +230,13 @@ def ask(path: str, command: str) -> dict[str, Any]:
             raise UserError(f"{path!a}: no answer within {_TIMEOUT_S:g} s") from exc
         except OSError as exc:
             raise UserError(f"{path!a}: its keeper has gone: {exc.strerror}") from exc
-    answer = _parsed(path, message)
+    answer = parsed_answer(path, message)
     if "error" in answer:
         raise UserError(f"{path!a}: {answer['error']}")
     return answer
 
 
-def _parsed(path: str, message: bytes) -> dict[str, Any]:
+def parsed_answer(path: str, message: bytes) -> dict[str, Any]:
     """Return the answer that *message* is; raise UserError where it is none."""
     if not message:
         raise UserError(f"{path!a}: its keeper gives no answer")

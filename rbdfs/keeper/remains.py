@@ -13,7 +13,7 @@ import fcntl
 import json
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rbdfs.config.runtime_directory import runtime_directory
 
@@ -89,26 +89,42 @@ def remains_of(mountpoint: str) -> Iterator[list[str]]:
         files = []
         directory = runtime_directory()
         for path in [] if directory is None else sorted(directory.glob(f"*{_SUFFIX}")):
-            record = _read(path, stack)
-            if record.get("mountpoint") == mountpoint:
+            of, left = _read(path, stack)
+            if of == mountpoint:
                 files.append(path)
-                addresses += [str(address) for address in record.get("addresses", ())]
+                addresses += left
         yield addresses
         for path in files:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 
 
-def _read(path: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _read(path: Path, stack: contextlib.ExitStack) -> tuple[str | None, list[str]]:
     """Return what a dead mount has left in *path*; nothing where its keeper is alive."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return {}
+        return None, []
     stack.callback(os.close, descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        record = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
-    except (BlockingIOError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        return parsed_remains(os.pread(descriptor, _MAX_BYTES, 0))
+    except BlockingIOError:
+        return None, []
+
+
+def parsed_remains(data: bytes) -> tuple[str | None, list[str]]:
+    """Return mount point and addresses; None and nothing for what a crash of the host has damaged.
+
+    It must keep no mount from starting.
+    """
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        record = None
+    if isinstance(record, dict):
+        mountpoint, addresses = record.get("mountpoint"), record.get("addresses", [])
+        texts = (mountpoint, *addresses) if isinstance(addresses, list) else (None,)
+        if all(isinstance(text, str) for text in texts):
+            return mountpoint, addresses
+    return None, []
