@@ -20,6 +20,7 @@ from rbdfs.errors import NotUnderstood
 from rbdfs.metadata.encoding import Decoder
 from rbdfs.metadata.pool_directory import is_image_id, is_namespace
 from rbdfs.metadata.stamps import GROWING
+from rbdfs.model.file_name import SNAP_ID_MAX
 from rbdfs.model.image_attributes import ImageAttributes, ParentSpec, SnapAttributes
 
 if TYPE_CHECKING:
@@ -154,6 +155,9 @@ def decode_snap(data: bytes) -> tuple[SnapAttributes, ParentSpec | None]:
     version, compat, body = record.versioned(understood=8)
     record.finish()
     snap_id, name, size = body.u64(), body.text(), body.u64()
+    if not 0 < snap_id <= SNAP_ID_MAX:
+        # 0 stands for an image, whose file may be written to.
+        raise NotUnderstood(f"a snapshot with id {snap_id}")
     parent_overlap, parent = 0, None
     if compat < 8:
         # Until Nautilus a snapshot had features and a parent of its own. Such records stay

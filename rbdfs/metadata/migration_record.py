@@ -112,7 +112,10 @@ def list_migration_sources(ioctx: rados.Ioctx) -> dict[str, str]:
             ids.append(image_id)
             _, _, spec = page.versioned(understood=2)
             if spec.u8() == TRASH_MIGRATION:
-                sources[image_id.decode("ascii")] = spec.text()
+                text = image_id.decode("utf-8", "surrogateescape")
+                if not is_image_id(text):
+                    raise NotUnderstood(f"{_TRASH}: an image with id {text!a:.80}")
+                sources[text] = spec.text()
         page.finish()
         if len(ids) < _PAGE_NAMES:
             return sources
@@ -140,7 +143,8 @@ def restore_source(ioctx: rados.Ioctx, image_id: str, name: bytes) -> None:
 def disown_source(ioctx: rados.Ioctx, image_id: str) -> None:
     """Have the image with *image_id* in the trash be one that a user has put there; blocks.
 
-    Raises OSError and rados.Error: ENOENT where it is not there as the source of a migration.
+    Raises OSError and rados.Error: ENOENT where it is not there as the source of a migration, EIO
+    (NotUnderstood) for a record that makes no sense, which stays as it is.
     """
     spec = call_class(ioctx, _TRASH, "trash_get", encode_string(image_id.encode("ascii")))
     # The class has a method that changes the state, but none for the source.
@@ -150,10 +154,14 @@ def disown_source(ioctx: rados.Ioctx, image_id: str) -> None:
 
 
 def _removed_by_user(data: bytes, image_id: str) -> bytes:
-    _, _, spec = Decoder(data).versioned(understood=2)
+    record = Decoder(data)
+    _, _, spec = record.versioned(understood=2)
+    record.finish()
     if spec.u8() != TRASH_MIGRATION:
         raise Missing(f"image id {image_id} is in the trash for another reason")
     length = len(spec.string())
+    spec.u64(), spec.u64()  # when it was removed, and until when it is kept
+    spec.u8()
     changed = bytearray(data)
     changed[_SOURCE_OFFSET] = _USER
     changed[_SOURCE_OFFSET + 1 + 4 + length + 2 * 8] = _NORMAL

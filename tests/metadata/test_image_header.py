@@ -137,6 +137,14 @@ def test_stripes_that_are_not_the_default(unit: int, count: int, striped: bool) 
     assert image_header.decode_header("abc", {**VALUES, **stripes}, {}).striped == striped
 
 
+@pytest.mark.parametrize("snap_id", [0, 2**64 - 2, 2**64 - 1])
+def test_a_snapshot_with_an_id_that_is_none(snap_id: int) -> None:
+    """0 stands for the image itself, and the others for its head and for all its snapshots."""
+    record = SNAP[:6] + struct.pack("<Q", snap_id) + SNAP[14:]
+    with pytest.raises(NotUnderstood):
+        image_header.decode_header("abc", VALUES, {f"snapshot_{snap_id:016x}": record})
+
+
 def test_a_newer_record_that_old_readers_may_read_is_read() -> None:
     body = SNAP[6:] + b"a field of the future"
     assert image_header.decode_snap(versioned(9, 8, body)) == image_header.decode_snap(SNAP)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rbdfs.errors import NotUnderstood
-from rbdfs.metadata.migration_record import MigrationHeader, State, decode_migration
+from rbdfs.metadata.migration_record import (
+    MigrationHeader,
+    State,
+    decode_migration,
+    disown_source,
+    list_migration_sources,
+)
 
 
 def string(value: bytes) -> bytes:
@@ -51,3 +58,62 @@ def test_garbage_is_understood_or_not_and_nothing_else(data: bytes, at: int) -> 
     for candidate in (data, record()[:at] + data + record()[at + len(data) :]):
         with contextlib.suppress(NotUnderstood):
             decode_migration(candidate)
+
+
+def trash_spec(source: int = 2, name: bytes = b"vm", tail: bytes = bytes(24)) -> bytes:
+    body = bytes([source]) + string(name) + tail
+    return struct.pack("<BBI", 2, 1, len(body)) + body
+
+
+class Trash:
+    """A pool as its ioctx, with one answer of the object class."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self.written: list[bytes] = []
+
+    def execute(
+        self, oid: str, cls: str, method: str, argument: bytes, length: int
+    ) -> tuple[int, bytes]:
+        return 0, self._answer
+
+    def set_omap(self, operation: object, keys: tuple[str, ...], values: tuple[bytes, ...]) -> None:
+        self.written += values
+
+    def operate_write_op(self, operation: object, oid: str) -> None: ...
+
+
+def test_sources_in_the_trash() -> None:
+    entries = string(b"1019") + trash_spec() + string(b"1020") + trash_spec(source=0)
+    trash: Any = Trash(struct.pack("<I", 2) + entries)
+    assert list_migration_sources(trash) == {"1019": "vm"}
+
+
+@pytest.mark.parametrize("image_id", [b"\xff", b"", b"a/b", b"a b", b"x" * 1025])
+def test_a_source_with_an_id_that_is_none(image_id: bytes) -> None:
+    trash: Any = Trash(struct.pack("<I", 1) + string(image_id) + trash_spec())
+    with pytest.raises(NotUnderstood):
+        list_migration_sources(trash)
+
+
+def test_disowning_changes_source_and_state() -> None:
+    trash: Any = Trash(trash_spec(tail=bytes(16) + b"\7" + bytes(3)))
+    disown_source(trash, "1019")
+    assert trash.written == [trash_spec(source=0, tail=bytes(20))]
+
+
+@pytest.mark.parametrize("length", range(8, len(trash_spec(tail=bytes(17)))))
+def test_what_is_cut_in_the_trash_is_left_alone(length: int) -> None:
+    cut = trash_spec()[6:length]
+    trash: Any = Trash(struct.pack("<BBI", 2, 1, len(cut)) + cut)
+    with pytest.raises(NotUnderstood):
+        disown_source(trash, "1019")
+    assert trash.written == []
+
+
+def test_more_than_the_length_says_is_left_alone() -> None:
+    """The state would be in what follows, which is nobody knows what."""
+    trash: Any = Trash(trash_spec(tail=b"") + bytes(24))
+    with pytest.raises(NotUnderstood):
+        disown_source(trash, "1019")
+    assert trash.written == []
