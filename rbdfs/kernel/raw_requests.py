@@ -69,10 +69,12 @@ def refuse_request(descriptor: int) -> int | None:
     # ENOENT: the caller of the request is gone.
     with contextlib.suppress(FileNotFoundError, BlockingIOError):
         message = os.read(descriptor, _REQUEST_BYTES)
+        if len(message) < _IN_HEADER.size:
+            return None
         _, opcode, unique, *_ = _IN_HEADER.unpack_from(message)
         if opcode not in _WITHOUT_REPLY:
             os.write(descriptor, _OUT_HEADER.pack(_OUT_HEADER.size, -errno.EIO, unique))
-        if opcode == _RELEASE:
+        if opcode == _RELEASE and len(message) >= _IN_HEADER.size + _FH.size:
             fh: int = _FH.unpack_from(message, _IN_HEADER.size)[0]
             return fh
     return None
