@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from rbdfs.kernel.mount import Entry, parsed_entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Those that the kernel escapes, and those that Python takes for the end of a line.
 NAMES = [
@@ -40,7 +43,7 @@ def test_any_mount_point(tmp_path: Path, name: str) -> None:
     directory.mkdir()
     # In a mount namespace of its own: nobody else is to trip over it.
     script = 'mount -t tmpfs rbdfs-test "$0" && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", script, directory, sys.executable, "-c", LIST]
+    command = ["unshare", "--mount", "sh", "-c", script, str(directory), sys.executable, "-c", LIST]
     found = subprocess.run(command, capture_output=True, timeout=30, check=False)
     assert found.returncode == 0, found.stderr.decode()
     assert os.fsencode(directory) in found.stdout.split(b"\0")
