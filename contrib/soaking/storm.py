@@ -56,11 +56,12 @@ class Storm:
             writer.join()
         self._over.set()
         closer.join()
-        os.close(beside)
-        try:
-            os.close(made)
-        except OSError as exc:
-            self._errors.append(f"close: {os.strerror(exc.errno or 0)}")
+        # An error of one close(2) must not keep the other from being closed.
+        for fd in (beside, made):
+            try:
+                os.close(fd)
+            except OSError as exc:
+                self._errors.append(f"close: {os.strerror(exc.errno or 0)}")
         return {"errors": self._errors}
 
     def _write(self, made: int, number: int) -> None:
