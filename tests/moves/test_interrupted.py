@@ -21,7 +21,7 @@ from rbdfs.keeper import command_socket
 from rbdfs.metadata.migration_record import list_migration_sources
 from tests.support import crashes
 from tests.support.conditions import eventually
-from tests.support.images import MIB, export_image, import_image, random_bytes
+from tests.support.images import MIB, export_image, import_image, random_bytes, watched
 from tests.support.mounts import TIMEOUT_S, opened
 from tests.support.moves import (
     BLOCK,
@@ -226,14 +226,13 @@ def test_server_killed_while_it_commits(
                     lambda: migration_state(ceph, f"{ssd}/{image_name}") == "executed", DONE_S
                 )
                 # Nothing that is watched is removed.
-                watch = ioctx.watch(header, lambda *_: None)
-                wait_for_log(mount, "copied, but the source stays for now")
-                assert migration_state(ceph, f"{ssd}/{image_name}") is None
-                kill_server(mount)
-                wait_for_server(mount, 2)
-                assert mount.file(other).read_bytes() == random_bytes(MIB, seed=2)
-                writer.wait_for_more()
-                watch.close()
+                with watched(ioctx, header):
+                    wait_for_log(mount, "copied, but the source stays for now")
+                    assert migration_state(ceph, f"{ssd}/{image_name}") is None
+                    kill_server(mount)
+                    wait_for_server(mount, 2)
+                    assert mount.file(other).read_bytes() == random_bytes(MIB, seed=2)
+                    writer.wait_for_more()
                 wait_until_done(mount, image_name)
                 writer.wait_for_more()
             assert target.read_bytes() == writer.data

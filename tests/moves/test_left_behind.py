@@ -13,7 +13,7 @@ import rbd
 
 from tests.support import crashes
 from tests.support.conditions import eventually
-from tests.support.images import MIB, import_image
+from tests.support.images import MIB, import_image, watched
 from tests.support.mounts import TIMEOUT_S, opened
 from tests.support.moves import PENDING, make, trash, wait_for_log, whole_cluster
 from tests.support.quota import pool_with_a_quota
@@ -73,8 +73,8 @@ def test_what_another_client_prepares_is_not_taken_back(
     with ceph.connect() as cluster, cluster.open_ioctx(hdd) as ioctx:
         with rbd.Image(ioctx, image_name, read_only=True) as image:
             header = f"rbd_header.{image.id()}"
-        watch = ioctx.watch(header, lambda *_: None)
         with (
+            watched(ioctx, header),
             whole_cluster(mounting, program=program) as mount,
             ThreadPoolExecutor(1) as threads,
         ):
@@ -89,7 +89,6 @@ def test_what_another_client_prepares_is_not_taken_back(
             assert trash(ceph, hdd) == [image_name]
             assert not target.exists()
             assert mount.alive
-        watch.close()
     with whole_cluster(mounting) as mount:
         mount.expect_log(f"WARNING .*{image_name} was left in the trash .*: restored")
         eventually(mount.file(f"{hdd}/{image_name}").exists, what="the image")

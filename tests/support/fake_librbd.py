@@ -32,10 +32,6 @@ class Call(IntEnum):
     READ, WRITE, FLUSH, ZERO, OPEN, OTHER = range(6)
 
 
-# Collected while another test ran, the objects of a second copy have taken the process down.
-_KEPT: list[Any] = []
-
-
 class FakeLibrbd:
     """A copy of the extension, and the command of the librbd under it.
 
@@ -51,7 +47,6 @@ class FakeLibrbd:
             for name, source in ((_RBD, _SOURCE), (_RADOS, nothing))
         ]
         self.native: Any = _loaded(directory)
-        _KEPT.append((self._libraries, self.native))
 
     @property
     def _fake(self) -> ctypes.CDLL:

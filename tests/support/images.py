@@ -72,3 +72,16 @@ def pool_objects(ceph: Ceph, pool: str) -> dict[tuple[str, str], str]:
                 digest.update(key.encode() + b":" + value + b"\n")
             found[namespace, name] = digest.hexdigest()
     return found
+
+
+@contextlib.contextmanager
+def watched(ioctx: rados.Ioctx, object_name: str) -> Iterator[None]:
+    """Watch an object, as a client does that has an image open."""
+    watch = ioctx.watch(object_name, lambda *_: None)
+    try:
+        yield
+    finally:
+        watch.close()
+        # A Watch in a cycle, as a traceback makes one, ends the process when that is collected:
+        # its __dealloc__ (rados.pyx) looks at what the collector has taken from it.
+        del watch
