@@ -9,6 +9,7 @@ import rbd
 
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import InUse, Missing, NotPermitted, ReadOnly
+from rbdfs.model.growth_mark import length_marked
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -89,8 +90,8 @@ def refuse_watched(image: rbd.Image, what: str, own: Container[str] = ()) -> Non
 def trimmed_to_data(image: rbd.Image, key: str, own: str, action: str) -> int:
     """Cut the room off that *image*, opened for writing, has beyond its data; return its size.
 
-    Image-meta *key* has a size that it keeps in any case, and goes. Raises InUse where a client
-    other than *own* has the image open for writing, and rbd.Error; Missing without the key.
+    Image-meta *key* has a GrowthMark, and goes. Raises InUse where a client other than *own* has
+    the image open for writing, and rbd.Error; Missing without a mark of this image as it is.
     """
     _refuse_others(image, own, action)
     if image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK:
@@ -101,9 +102,11 @@ def trimmed_to_data(image: rbd.Image, key: str, own: str, action: str) -> int:
     # Whoever opens it from now on waits, or is refused.
     _refuse_others(image, own, action)
     try:
-        end = int(image.metadata_get(key))
+        end = length_marked(image.metadata_get(key), image.id(), image.size())
     except KeyError:
         raise Missing(f"{action}: it has been done") from None
+    if end is None:
+        raise Missing(f"{action}: it is as long as somebody wants it")
     ends = [end]
 
     def note(off: int, length: int, exists: bool) -> None:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.model.growth_mark import GrowthMark
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rbdfs.ceph.image import Image
     from rbdfs.model.entry import Entry
 
-    Mark = Callable[[Entry, int | None], Awaitable[None]]
+    Mark = Callable[[Entry, GrowthMark | None], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +26,15 @@ _FIRST_STEP = 64 << 20
 _LAST_STEP = 64 << 30
 
 
-async def unmarked(_entry: Entry, _length: int | None) -> None:
+async def unmarked(_entry: Entry, _mark: GrowthMark | None) -> None:
     """Mark nothing."""
 
 
 class Growth:
     """The true length of a file whose image is larger, for as long as somebody writes it.
 
-    *resized* is called when the image has another size, *mark* with a length before the image is
-    longer than its file, which is so long then, and with None when it is no more.
+    *resized* is called when the image has another size, *mark* with what is known of the file
+    before the image is longer than that, and with None when it is no more.
 
     Attributes:
         length: bytes, as a file system would have it: the end of the last write, or what
@@ -44,7 +46,7 @@ class Growth:
         size: int,
         length: int | None,
         resized: Callable[[], None],
-        mark: Callable[[int | None], Awaitable[None]],
+        mark: Callable[[GrowthMark | None], Awaitable[None]],
     ) -> None:
         """The image has *size* bytes, and as many as its file where that has no *length*."""
         self.length = size if length is None else length
@@ -74,10 +76,11 @@ class Growth:
         try:
             async with self._resizing:
                 if end > image.size:
-                    await self._mark(self.length)
-                    self._marked = True
                     step = min(max(image.size, _FIRST_STEP), _LAST_STEP)
-                    await self._resize(image, max(end, image.size + step))
+                    room = max(end, image.size + step)
+                    await self._mark(GrowthMark(self.length, image.size, room))
+                    self._marked = True
+                    await self._resize(image, room)
             yield
             self.length = max(self.length, end)
         finally:

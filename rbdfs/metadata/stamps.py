@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.metadata.cache import MetadataCache
     from rbdfs.model.entry import Entry
+    from rbdfs.model.growth_mark import GrowthMark
 
 GROWING = "rbdfs.growing"
-"""The key of the mark. Its value is a length in bytes that the file has at least."""
+"""The key of the mark. Its value is the text of a GrowthMark."""
 
 _THREADS_A_POOL = 8
 
@@ -39,18 +40,19 @@ class HeaderStamps:
         """
         await self._call(entry, "set_modify_timestamp", b"", abandon_on_cancel=True)
 
-    async def mark_growing(self, entry: Entry, length: int | None) -> None:
-        """Have the image of *entry* say that its file grows and has *length* bytes; None: no more.
+    async def mark_growing(self, entry: Entry, mark: GrowthMark | None) -> None:
+        """Have the image of *entry* say by *mark* that its file grows; None: no more.
 
         Raises OSError. An image of format 1 has nowhere to say it.
         """
         if entry.image_id is None:
             return
         key = GROWING.encode()
-        if length is None:
+        if mark is None:
             await self._call(entry, "metadata_remove", encode_string(key))
         else:
-            await self._call(entry, "metadata_set", encode_map({key: b"%d" % length}))
+            text = mark.text(entry.image_id).encode()
+            await self._call(entry, "metadata_set", encode_map({key: text}))
 
     async def _call(
         self, entry: Entry, method: str, argument: bytes, *, abandon_on_cancel: bool = False

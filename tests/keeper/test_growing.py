@@ -15,7 +15,7 @@ import pytest
 from tests.support import crashes
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, random_bytes
-from tests.support.mounts import opened, wait_for_end
+from tests.support.mounts import opened, opened_and_lost, wait_for_end
 from tests.support.servers import server_of
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def test_the_host_crashes_while_a_file_grows(
     data = random_bytes(5 * MIB + 17)
     spec = f"{pool}/{image_name}"
     with mounting(pool, "-o", "manage", exit_code=None) as mount:
+        # The server is killed a moment later.
+        mount.allow_log(r"CRITICAL .*the keeper is gone")
         with (
             contextlib.suppress(OSError),
             opened(mount.file(image_name), os.O_CREAT | os.O_WRONLY | os.O_DIRECT) as file,
@@ -90,10 +92,42 @@ def test_the_host_crashes_while_a_file_grows(
             for pid in (mount.pid, server):
                 wait_for_end(pid)
         assert json.loads(ceph.rbd("info", "--format=json", spec))["size"] >= 64 * MIB
-        assert ceph.rbd("image-meta", "get", spec, "rbdfs.growing").strip() == "0"
+        mark = ceph.rbd("image-meta", "get", spec, "rbdfs.growing").split()
+        assert mark[:3] == ["0", "0", str(64 * MIB)]
         with mounting(pool, "-o", "manage", mountpoint=mount.path) as again:
             again.expect_log(r"WARNING rbdfs\.server\.takeover: a mount died here as a whole")
             path = again.file(image_name)
             eventually(lambda: path.stat().st_size == len(page), what="the length")
     assert export_image(ceph, spec) == data[: len(page)]
     assert "rbdfs.growing" not in ceph.rbd("image-meta", "ls", spec)
+
+
+def test_what_has_another_size_since_the_crash_is_not_cut(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """Nor what was copied with its mark, nor what ftruncate(2) had made longer."""
+    cut, resized, truncated, copied = names = [f"{image_name}-{n}" for n in range(4)]
+    with mounting(pool, "-o", "manage", exit_code=None) as mount:
+        # The server is killed a moment later.
+        mount.allow_log(r"CRITICAL .*the keeper is gone")
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for name in names[:3]:
+                flags = os.O_CREAT | os.O_WRONLY
+                file = stack.enter_context(opened_and_lost(mount.file(name), flags))
+                assert os.pwrite(file, b"grows", 0) == 5
+            os.ftruncate(file, 80 * MIB)
+            server = server_of(mount)
+            assert server is not None
+            mount.signal_all(signal.SIGKILL)
+            for pid in (mount.pid, server):
+                wait_for_end(pid)
+        # Nobody waits for the one that is dead.
+        for address in ceph.watchers(f"{pool}/{cut}"):
+            ceph.ceph("osd", "blocklist", "add", address)
+        ceph.rbd("cp", "--no-progress", f"{pool}/{resized}", f"{pool}/{copied}")
+        ceph.rbd("resize", "--no-progress", "--size=1G", f"{pool}/{resized}")
+        with mounting(pool, "-o", "manage", mountpoint=mount.path) as again:
+            again.expect_log(r"WARNING rbdfs\.server\.takeover: a mount died here as a whole")
+            eventually(lambda: again.file(cut).stat().st_size == 5, what="the length")
+    sizes = [json.loads(ceph.rbd("info", "--format=json", f"{pool}/{n}"))["size"] for n in names]
+    assert sizes == [5, 1024 * MIB, 80 * MIB, 64 * MIB]
