@@ -107,6 +107,11 @@ class Handle:
         async with self.shared.using() as image:
             return await image.read(self.entry.offset + off, min(size, self.length - off))
 
+    async def check(self) -> None:
+        """Return when requests to the file go on; raise OSError where it is lost."""
+        async with self.shared.using():
+            pass
+
     def crosses_end(self, off: int, size: int) -> bool:
         """Tell whether a write of ``off~size`` would be short."""
         return not self.growing and off < self.length < off + size

@@ -51,8 +51,7 @@ class FileOperations(pyfuse3.Operations):
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         handle = await self.mounted.handles.ready(fh)
         if self.mounted.options.cache == "unsafe":
-            async with handle.shared.using():
-                pass
+            await handle.check()
         else:
             await handle.flush()
 
@@ -85,6 +84,7 @@ class FileOperations(pyfuse3.Operations):
         zeroes = mode & (_PUNCH_HOLE | _ZERO_RANGE)
         if zeroes and not self.mounted.options.trim:
             raise NotSupported("the mount was made with -o notrim")
+        await handle.check()
         if handle.growing:
             if not mode & _KEEP_SIZE:
                 await handle.extend(off + length)
@@ -100,6 +100,7 @@ class FileOperations(pyfuse3.Operations):
         Raises OSError ENXIO at or past the end, and for SEEK_DATA where only a hole follows.
         """
         handle = await self.mounted.handles.ready(fh)
+        await handle.check()
         await self.mounted.write_back(handle)
         if whence == os.SEEK_DATA:
             return await handle.seek_data(off)
@@ -118,6 +119,8 @@ class FileOperations(pyfuse3.Operations):
         target = await self.mounted.handles.ready(fh_out)
         if not target.writable:
             raise NotOpen(f"{target.entry.spec} is not open for writing")
+        await source.check()
+        await target.check()
         await self.mounted.write_back(source)
         return await copy_range(source, off_in, target, off_out, length)
 

@@ -131,7 +131,7 @@ class Mounted:
             handle = await self._open(inode, flags, request)
         try:
             if flags & os.O_TRUNC:
-                await self.set_length(handle.entry, 0)
+                await self.set_length(handle.entry, 0, handle)
             if handle.writable and not handle.entry.key.partition:
                 await self._let_grow(handle.shared)
             async with handle.shared.using() as image:
@@ -223,12 +223,17 @@ class Mounted:
             keep_cache=snapshot,
         )
 
-    async def set_length(self, entry: Entry, length: int) -> None:
-        """Resize the image of *entry* to *length* bytes; shrinking is for a managed mount only."""
+    async def set_length(self, entry: Entry, length: int, handle: Handle | None = None) -> None:
+        """Resize the image of *entry* to *length* bytes; shrinking is for a managed mount only.
+
+        Nothing is changed by a *handle* that is lost: others may have written to the image since.
+        """
         self.check_writable(entry)
         if entry.key.partition:
             raise NotPermitted(f"{entry.spec} is a partition")
         async with self.handles.borrowed(entry, writable=True) as shared:
+            if handle is not None and handle.shared is not shared:
+                handle.shared.usable()
             now = await self.length(entry)
             if length < now:
                 self.check_managed()

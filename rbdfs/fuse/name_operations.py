@@ -63,8 +63,11 @@ class NameOperations(pyfuse3.Operations):
         # Times are the cluster's: cp -p and touch succeed, and change nothing.
         if not fields.update_size:
             return known
+        handle = None if fh is None else await self.mounted.handles.ready(fh)
+        if handle is not None:
+            await handle.check()
         if attr.st_size != await self.mounted.length(entry):
-            await self.mounted.set_length(entry, attr.st_size)
+            await self.mounted.set_length(entry, attr.st_size, handle)
         return await self.getattr(inode, ctx)
 
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
