@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _INVALIDATING_A_POOL = 8
+# How often a size is asked for that changes as fast as it is read.
+_LOOKS = 3
 # What a QEMU copy-on-write image of version 2 or 3 begins with.
 _QCOW2 = b"QFI\xfb"
 
@@ -89,13 +91,26 @@ class Mounted:
         return await self.inherited.entry(inode)
 
     async def told(self, entry: Entry) -> Entry:
-        """Return *entry*, looked at again if its times do not tell yet of what was written here."""
+        """Return *entry*, looked at again if it does not tell yet of what was written here.
+
+        What was read while a file grew would have the kernel believe in the size of its image
+        after its last close.
+        """
         shared = self.handles.shared(entry)
-        if shared is None or not self.timestamps.behind(shared):
-            return entry
-        await self.timestamps.catch_up(shared)
+        if shared is None:
+            return await self._latest(entry)
+        if self.timestamps.behind(shared):
+            await self.timestamps.catch_up(shared)
+            with contextlib.suppress(Gone):
+                entry = await self.catalog.current(entry, known=True)
+        return entry
+
+    async def _latest(self, entry: Entry) -> Entry:
         with contextlib.suppress(Gone):
-            entry = await self.catalog.current(entry, known=True)
+            for _ in range(_LOOKS):
+                if self.catalog.is_latest(entry):
+                    break
+                entry = await self.catalog.current(entry, known=True)
         return entry
 
     def attributes(self, entry: Entry, inode: int) -> pyfuse3.EntryAttributes:

@@ -72,7 +72,7 @@ class MetadataCache(NameCache):
         call.
         """
         load = partial(self._load_attributes, where, name, image_id)
-        key = (where.key.pool_id, where.namespace, image_id or f"/{name}")
+        key = _header_key(where, name, image_id)
         if newer:
             attributes = await self._headers.get_newer(key, load)
         else:
@@ -80,6 +80,13 @@ class MetadataCache(NameCache):
         if attributes.data_pool_id not in (-1, where.key.pool_id):
             self._data_pools.setdefault(where.key.pool_id, set()).add(attributes.data_pool_id)
         return attributes
+
+    def last_attributes(self, where: Entry, name: str, image_id: str) -> ImageAttributes | None:
+        """Return what attributes() has read last, however old; None if that is not known any more.
+
+        Nothing is known of an image that was changed since.
+        """
+        return self._headers.last(_header_key(where, name, image_id))
 
     async def allocated(
         self,
@@ -125,7 +132,7 @@ class MetadataCache(NameCache):
 
     def image_changed(self, image: Entry) -> None:
         """Forget the attributes of an image that was changed."""
-        which = (image.key.pool_id, image.namespace, image.key.image_id)
+        which = _header_key(image, image.image, image.key.image_id)
         self._headers.invalidate(which)
         self._allocated.invalidate((*which, 0))
 
@@ -166,6 +173,10 @@ class MetadataCache(NameCache):
         except NotUnderstood as exc:
             log.debug("object map of image %s: %s", attributes.image_id, exc)
             return None
+
+
+def _header_key(where: Entry, name: str, image_id: str) -> tuple[int, str | None, str]:
+    return where.key.pool_id, where.namespace, image_id or f"/{name}"
 
 
 def _bytes(attributes: ImageAttributes) -> int:

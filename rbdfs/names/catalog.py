@@ -209,6 +209,16 @@ class Catalog:
             return whole
         return await self._find_partition(whole, entry.key.partition, known=known)
 
+    def is_latest(self, entry: Entry) -> bool:
+        """Return whether *entry* has the size that was read last, and nothing was changed since."""
+        if entry.is_directory or entry.key.partition:
+            return True
+        attributes = self._cache.last_attributes(entry, entry.image, entry.image_id or "")
+        if attributes is None or not entry.is_snapshot:
+            return attributes is not None and attributes.size == entry.size
+        snap = find_snap(attributes, entry.key.snap_id)
+        return snap is not None and snap.size == entry.size
+
     def changed(self, entry: Entry) -> None:
         """Forget the attributes of *entry*, which this mount has changed."""
         self._cache.image_changed(entry)

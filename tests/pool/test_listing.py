@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import threading
 import time
@@ -14,6 +16,7 @@ import rbd
 from tests.support.ceph import run
 from tests.support.conditions import SEEN_S, eventually
 from tests.support.images import MIB, open_image
+from tests.support.mounts import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 IMAGES, WITH_SNAPSHOT = 1000, 400
 FEATURES = rbd.RBD_FEATURE_LAYERING
 SIZE = 4 * MIB
+GETDENTS64 = 217  # x86_64
 
 
 def name(number: int) -> str:
@@ -171,3 +175,30 @@ def test_broken_image_hides_no_other(
             ceph.rados("-p", images, "rm", f"rbd_id.{broken}")
             ceph.rados("-p", images, "rmomapkey", "rbd_directory", f"name_{broken}")
             ceph.rados("-p", images, "rmomapkey", "rbd_directory", f"id_{image_id}")
+
+
+def test_files_that_grew_when_they_were_listed(
+    mounting: Mounting, ceph: Ceph, image_name: str
+) -> None:
+    """What the server read before they were trimmed is not what stat(2) says after their close."""
+    with ceph.temporary_pool() as pool, mounting(pool, "-o", "manage") as mount:
+        # More than one READDIR has, and less than the server reads ahead.
+        files = [mount.file(f"{image_name}-{number:02}") for number in range(48)]
+        with opened(mount.path, os.O_RDONLY) as directory:
+            with contextlib.ExitStack() as writers:
+                for file in files:
+                    fd = writers.enter_context(opened(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+                    os.write(fd, b"x")  # The image has 64 MiB now.
+                assert read_page(directory)
+            while read_page(directory):
+                pass
+        assert {file.stat().st_size for file in files} == {1}
+
+
+def read_page(directory: int) -> int:
+    """Have one READDIR sent, of a page; return how many bytes it brought, as getdents64(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(4096)
+    found = int(libc.syscall(GETDENTS64, directory, buffer, len(buffer)))
+    assert found >= 0, os.strerror(ctypes.get_errno())
+    return found
