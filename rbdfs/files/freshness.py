@@ -15,6 +15,7 @@ import trio
 from rbdfs.config.logging_setup import repeats
 from rbdfs.errors import Fenced, Gone, ImageGone, TimedOut
 from rbdfs.files.lost_images import failure_of
+from rbdfs.files.rota import Rota
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -60,6 +61,7 @@ class Freshness:
         self._handles = handles
         self._invalidate = invalidate
         self._timestamps = timestamps
+        self._rota: Rota[SharedImage] = Rota(_PERIOD_S)
         # Since when.
         self._looking: dict[SharedImage, float] = {}
         self._reported: set[SharedImage] = set()
@@ -73,12 +75,17 @@ class Freshness:
             while True:
                 for entry in self._handles.lost.take_cached():
                     nursery.start_soon(self._drop_pages, entry)
-                await trio.sleep(_PERIOD_S)
+                await trio.sleep(self._rota.pause_s)
                 # One that does not answer is not asked again, and keeps nobody else waiting.
-                for shared in self._handles.images():
-                    if shared not in self._looking and shared.error is None:
-                        self._looking[shared] = trio.current_time()
-                        nursery.start_soon(self._look, shared)
+                images = [
+                    shared
+                    for shared in self._handles.images()
+                    if shared not in self._looking and shared.error is None
+                ]
+                now = trio.current_time()
+                for shared in self._rota.due(images, now):
+                    self._looking[shared] = now
+                    nursery.start_soon(self._look, shared)
                 self._report_waiting()
 
     def waits_s(self, shared: SharedImage) -> float:
