@@ -17,6 +17,7 @@ from benchmarks.scale.population import (
     image_name,
     make_images,
     make_snapshots,
+    take_snapshots,
 )
 from benchmarks.scale.vitals import watched
 
@@ -84,7 +85,7 @@ def snapshots(stage: Stage) -> Played:
     count = stage.snapshots
     about = (
         f"{count:,} images with {count:,} snapshots each: those of the first were taken by librbd, "
-        "the others have its records and object maps copied"
+        "the others have its records copied; without object maps"
     )
     with scratch_pool(stage.conf) as pool:
         make_snapshots(stage.conf, pool, count, count)
@@ -123,7 +124,8 @@ def repetitions(stage: Stage) -> Played:
     )
     options = [*stage.options, "manage=snapshots"]
     with scratch_pool(stage.conf) as pool:
-        make_snapshots(stage.conf, pool, FEW, 1)
+        make_images(stage.conf, pool, FEW, 64 * MIB)
+        take_snapshots(stage.conf, pool, FEW)
         with watched("repeat", stage.program, stage.conf, pool, stage.work, options) as mount:
             samples = []
             # In two rows: the first is what has to settle.
