@@ -16,6 +16,7 @@ from rbdfs.ceph.pool_threads import in_own_thread
 from rbdfs.config.logging_setup import leave
 from rbdfs.errors import EXIT_FAILURE
 from rbdfs.kernel import mountpoint
+from rbdfs.server.garbage import collected_in_parts
 from rbdfs.server.lag import Lag
 
 if TYPE_CHECKING:
@@ -100,13 +101,8 @@ class Serving:
     async def run(self) -> int | None:
         """Serve; return the exit code, or None where another server is to go on."""
         trio.lowlevel.add_instrument(self._lag)
-        async with trio.open_nursery() as nursery:
-            self._watch_signals(nursery)
-            nursery.start_soon(self._report_ready)
-            nursery.start_soon(self._obey, nursery)
-            nursery.start_soon(self._look_after_files)
-            await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
-            nursery.cancel_scope.cancel()
+        with collected_in_parts():
+            await self._serve()
         if self._orphaned:
             return EXIT_FAILURE
         if self._replaced:
@@ -116,6 +112,15 @@ class Serving:
         if not self._operations.mounted.closing:
             _after(DRAIN_S, _note_that_files_wait, self._written_files())
         return 0
+
+    async def _serve(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._watch_signals(nursery)
+            nursery.start_soon(self._report_ready)
+            nursery.start_soon(self._obey, nursery)
+            nursery.start_soon(self._look_after_files)
+            await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
+            nursery.cancel_scope.cancel()
 
     def _written_files(self) -> list[str]:
         return [file.entry.spec for file in self._operations.mounted.handles if file.writable]
