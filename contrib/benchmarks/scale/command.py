@@ -89,8 +89,6 @@ def main(arguments: Sequence[str]) -> int:
             for name in names:
                 print(f"{time.strftime('%T')} {name}", file=sys.stderr, flush=True)
                 played.append(SCENES[name](stage))
-                for row in played[-1].rows:
-                    print(f"{time.strftime('%T')} {_line(row)}", file=sys.stderr, flush=True)
             setting = _setting(directory)
     print(markdown(played, setting), end="")
     if options.json:
@@ -172,10 +170,6 @@ def _cells(row: Row) -> tuple[str, ...]:
         _change(row.server, "fds", "d"),
         _change(row.server, "threads", "d"),
     )
-
-
-def _line(row: Row) -> str:
-    return " | ".join(_cells(row))
 
 
 def _change(pair: tuple[Process, Process], figure: str, form: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ class Watched:
         server, keeper = zip(before, self.look(), strict=True)
         lag_ms = _longest(turns, self._turns())
         self.rows.append(Row(self._scene, what, seconds, server, keeper, cpu_s, lag_ms))
+        print(f"{time.strftime('%T')} {self._scene}, {what}: {seconds:.1f} s", file=sys.stderr)
 
     def _cpu_s(self) -> float:
         return cpu_seconds([self._server, self._keeper])
