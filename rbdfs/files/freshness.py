@@ -13,7 +13,7 @@ from weakref import WeakSet
 import trio
 
 from rbdfs.config.logging_setup import repeats
-from rbdfs.errors import Fenced, Gone, ImageGone, TimedOut
+from rbdfs.errors import Fenced, Gone, ImageGone, NotOpen, TimedOut
 from rbdfs.files.lost_images import failure_of
 from rbdfs.files.rota import Rota
 
@@ -181,7 +181,11 @@ class Freshness:
 
     async def _check_lock(self, image: Image) -> None:
         held = image.lock_held
-        await image.check_lock()
+        try:
+            await image.check_lock()
+        except NotOpen:
+            # Closed meanwhile: whatever is opened in its place is looked at next time.
+            return
         if held and not image.lock_held:
             # Buffered files were promised that nobody else writes: their pages live for a look.
             self._unguarded.add(image)
