@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rbdfs.model.entry import Entry
@@ -49,9 +49,10 @@ class OpenFile:
 
     def record(self) -> dict[str, Any]:
         """Return what is to be known beside its number, fit for JSON."""
-        record = asdict(self) | {"entry": self.entry.record()}
+        # asdict() copies what it finds, ten times as slowly.
+        record = {name: getattr(self, name) for name in self.__slots__}
         del record["fh"]
-        return record
+        return record | {"entry": self.entry.record()}
 
     @classmethod
     def from_record(cls, fh: int, record: dict[str, Any]) -> OpenFile:
@@ -85,6 +86,9 @@ class Keeping(Protocol):
 
     def fencing(self, addresses: list[str]) -> None:
         """Remember that it is this mount that fences *addresses*."""
+
+    def inherited(self, files: list[OpenFile]) -> None:
+        """Know that open *files* are remembered already, as another server has left them."""
 
     def opened(self, handle: Handle) -> None:
         """Remember an open file, as it is now: how long it has grown, and whether it is lost."""
@@ -133,6 +137,8 @@ class Unremembered:
     def connected_as(self, addresses: list[str]) -> None: ...
 
     def fencing(self, addresses: list[str]) -> None: ...
+
+    def inherited(self, files: list[OpenFile]) -> None: ...
 
     def opened(self, handle: Handle) -> None: ...
 

@@ -61,8 +61,7 @@ class SharedImage:
         self.lineage: Lineage | None = None
         self.growth: Growth | None = None
         self.error: OSError | None = None
-        self.told = False
-        self.gate = Gate()
+        self.told, self.gate = False, Gate()
         self._opener, self._exclusive, self._changed = opener, exclusive, changed
         self._lineages, self._mark = lineages, mark
         self._last_length: int | None = None
@@ -132,9 +131,10 @@ class SharedImage:
                 await self.put(use)
             raise
 
-    async def put(self, use: Use) -> None:
-        """Stop being a user; the last one closes the image, the last writer makes it read-only."""
-        self._users[use] -= 1
+    async def put(self, *uses: Use) -> None:
+        """Stop being users; the last one closes the image, the last writer makes it read-only."""
+        for use in uses:
+            self._users[use] -= 1
         async with self._changing:
             if self.growth is not None and not self.writers:
                 if self.image is not None:

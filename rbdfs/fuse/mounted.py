@@ -275,7 +275,7 @@ class Mounted:
 
         It does not so before it asks for holes, nor for what copy_file_range(2) copies.
         """
-        sharing = [each for each in self.handles if each.shared is handle.shared]
+        sharing = self.handles.sharing(handle.shared)
         if any(each.writable and not each.direct_io for each in sharing):
             await self.invalidate(handle.entry)
 

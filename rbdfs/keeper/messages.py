@@ -50,18 +50,25 @@ class Listener:
     """
 
     def __init__(self, **heard: Callable[..., None]) -> None:
-        self._heard = heard
+        self._heard = {name: (hear, _fields(hear)) for name, hear in heard.items()}
 
     def hear(self, message: dict[str, Any]) -> None:
         """Call the function of the event that *message* tells of."""
         name = str(message.pop("event", None))
-        hear = self._heard.get(name)
-        if hear is None:
+        if name not in self._heard:
             ignore("message", name)
             return
-        parameters = inspect.signature(hear).parameters
-        if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-            for unknown in message.keys() - parameters.keys():
+        hear, fields = self._heard[name]
+        if fields is not None:
+            for unknown in message.keys() - fields:
                 del message[unknown]
                 ignore(name, unknown)
         hear(**message)
+
+
+def _fields(hear: Callable[..., None]) -> frozenset[str] | None:
+    """Return the fields that *hear* knows; None where it takes all."""
+    parameters = inspect.signature(hear).parameters
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return None
+    return frozenset(parameters)

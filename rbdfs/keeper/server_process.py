@@ -116,7 +116,8 @@ def _spawn(
     state: dict[str, Any], descriptors: list[int], *, quiet: bool
 ) -> subprocess.Popen[bytes]:
     with os.fdopen(os.memfd_create("rbdfs-state"), "w+") as memory:
-        json.dump(state, memory)
+        # In one piece: json.dump() writes each number and each comma by itself.
+        memory.write(json.dumps(state))
         memory.flush()
         os.lseek(memory.fileno(), 0, os.SEEK_SET)
         return subprocess.Popen(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rbdfs.errors import NotUnderstood
@@ -68,7 +68,10 @@ class Entry:
 
     def record(self) -> dict[str, Any]:
         """Return the entry fit for JSON, for from_record()."""
-        return asdict(self) | {"key": list(self.key)}
+        # asdict() copies what it finds, ten times as slowly.
+        record = {name: getattr(self, name) for name in self.__slots__}
+        times = {name: getattr(self.times, name) for name in self.times.__slots__}
+        return record | {"key": list(self.key), "times": times}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Entry:

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import logging
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.files.handle import Handle
+    from rbdfs.files.keeping import OpenFile
     from rbdfs.model.entry import Entry
 
 log = logging.getLogger(__name__)
@@ -100,8 +102,8 @@ class KeeperLink:
     ) -> None:
         self._control = control
         self._version = version
-        # The file handles that a length is on record for.
-        self._grown: set[int] = set()
+        # What is on record of open files, by file handle.
+        self._files: dict[int, OpenFile] = {}
         self._serving = serving
         self._waiting: collections.deque[bytes] = collections.deque()
         self._delivering = trio.Lock()
@@ -206,21 +208,30 @@ class KeeperLink:
     def fencing(self, addresses: list[str]) -> None:
         self.tell("left", fenced=addresses)
 
+    def inherited(self, files: list[OpenFile]) -> None:
+        self._files |= {file.fh: file for file in files}
+
     def opened(self, handle: Handle) -> None:
-        left = handle.left()
+        left, known = handle.left(), self._files.get(handle.fh)
+        if left == known:
+            # There may be tens of thousands on one image: after a take-over, or where an image was
+            # opened anew, the keeper would hear of them all, and of nothing else for seconds.
+            return
+        self._files[handle.fh] = left
         self.remember(Kind.FILE, handle.fh, left.record())
         if left.length is not None:
             # In place of one that is on record from before, from the last server even.
             self.grown(handle.fh, left.length)
 
     def grown(self, fh: int, length: int) -> None:
-        self._grown.add(fh)
+        if fh in self._files:
+            self._files[fh] = replace(self._files[fh], length=length)
         self.remember(Kind.LENGTH, fh, {"length": length})
 
     def released(self, fh: int) -> None:
+        known = self._files.pop(fh, None)
         self.forget(Kind.FILE, fh)
-        if fh in self._grown:
-            self._grown.discard(fh)
+        if known is not None and known.length is not None:
             self.forget(Kind.LENGTH, fh)
 
     def opened_directory(self, fh: int, inode: int, entry: Entry, request: int) -> None:

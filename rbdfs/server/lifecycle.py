@@ -92,7 +92,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         management = _management(cluster, catalog, options)
         mounted = Mounted(*parts, timestamps, management=management, moves=moves)
         if predecessor is not None:
-            await takeover.restore(mounted, predecessor, nursery, fenced=fenced)
+            await takeover.restore(mounted, keeping, predecessor, nursery, fenced=fenced)
         else:
             unfinished = UnfinishedFiles(cluster, catalog, cache, handles)
             _look_around(options, nursery, cluster, partial(unfinished.finish, root))

@@ -167,10 +167,9 @@ class Serving:
         try:
             await self._path.drain(DRAIN_S)
             # Closing flushes too, but has nobody to tell where that fails.
-            for handle in mounted.handles:
-                shared = handle.shared
+            for shared in mounted.handles.images():
                 # One whose image is still being opened has written nothing here.
-                if handle.writable and shared.error is None and shared.image is not None:
+                if shared.writers and shared.error is None and shared.image is not None:
                     await shared.image.flush()
         except OSError as exc:
             _be_fenced(str(exc))

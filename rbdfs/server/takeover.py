@@ -138,7 +138,9 @@ async def fence_remains(cluster: Cluster, keeping: Keeping, mountpoint: str) -> 
         return addresses
 
 
-async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fenced: bool) -> None:
+async def restore(
+    mounted: Mounted, keeping: Keeping, estate: Estate, nursery: trio.Nursery, *, fenced: bool
+) -> None:
     """Take over the open files and directories of the last server, as *estate* has them.
 
     Their images are opened in *nursery*: a pool that does not answer must not keep the files of
@@ -146,6 +148,7 @@ async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fe
     """
     mounted.inherited = InheritedInodes(mounted.catalog, mounted.inodes, nursery)
     files = _open_files(estate)
+    keeping.inherited(files)
     for fh, record in estate.of_kind(Kind.DIRECTORY).items():
         entry = Entry.from_record(record["entry"])
         mounted.inodes.restore(entry, record["inode"])
@@ -160,7 +163,7 @@ async def restore(mounted: Mounted, estate: Estate, nursery: trio.Nursery, *, fe
         inherited = mounted.moves.inheritance.inherit(estate.of_kind(Kind.MOVE))
     for one in inherited:
         moved = [file for file in files if one.move.concerns(file.entry)]
-        files = [file for file in files if file not in moved]
+        files = [file for file in files if not one.move.concerns(file.entry)]
         mounted.handles.late.expect(file.fh for file in moved)
         nursery.start_soon(_restore_moved, mounted, one, moved, lost, nursery)
     await _open(mounted, files, lost, nursery)

@@ -316,6 +316,21 @@ async def test_the_data_path_serves_the_image_that_is_open(client: Client, image
     assert served == {}
 
 
+async def test_the_end_closes_each_image_once(client: Client, images: Images) -> None:
+    entry, table = images.create(), client.table
+    writer = await table.open(entry, 1, writable=True)
+    for _ in range(20):
+        await table.open(entry, 1, writable=False)
+    await writer.write(0, b"x")
+    opened = client.opener.opened
+    await table.close()
+    assert client.opener.opened == opened, "not for the readers that the last writer leaves"
+    assert (len(table), table.images()) == (0, [])
+    assert client.keeping.open == set()
+    assert await images.watchers(entry) == []
+    assert images.content(entry, 0, 1) == b"x"
+
+
 async def test_the_last_writer_counts(table: HandleTable, images: Images) -> None:
     entry = images.create()
     await table.open(entry, 1, writable=False)

@@ -206,6 +206,7 @@ REMEMBERED: dict[str, tuple[Any, ...]] = {
     "rooted": (POOL,),
     "connected_as": (["10.0.0.1:0/1"],),
     "fencing": (["10.0.0.1:0/0"],),
+    "inherited": ([],),
     "opened": (FakeHandle(FILE),),
     "grown": (3, 9000),
     "opened_directory": (3, 1, POOL, 2),
@@ -282,6 +283,25 @@ def test_a_file_that_is_cut_is_known_to_be_short() -> None:
     peers.link.opened(FakeHandle(replace(FILE, length=5)))  # type: ignore[arg-type]
     lengths = [message for message in peers.told() if message["kind"] == Kind.LENGTH]
     assert [message["record"] for message in lengths] == [{"length": 5}]
+    peers.close()
+
+
+def test_what_is_on_record_is_not_told_again() -> None:
+    """Of an image that is opened anew all files are told, and there may be 100,000."""
+    peers = Peers(VERSION)
+    other = replace(FILE, fh=4, length=None)
+    peers.link.inherited([FILE, other])
+    # Equal, and not the same.
+    for file in (FILE, replace(other, entry=replace(VM1))):
+        peers.link.opened(FakeHandle(file))  # type: ignore[arg-type]
+    assert peers.told() == []
+    peers.link.grown(3, 5000)
+    peers.link.opened(FakeHandle(replace(FILE, length=5000)))  # type: ignore[arg-type]
+    assert [message["kind"] for message in peers.told()] == [Kind.LENGTH]
+    peers.link.opened(FakeHandle(replace(other, error=5)))  # type: ignore[arg-type]
+    assert [message["kind"] for message in peers.told()] == [Kind.FILE]
+    peers.link.released(3)
+    assert [message["kind"] for message in peers.told()] == [Kind.FILE, Kind.LENGTH]
     peers.close()
 
 
