@@ -198,6 +198,10 @@ class HandleTable:
         with trio.CancelScope(shield=True):
             shared = handles[0].shared
             await self._put(shared, *(handle.use for handle in handles))
+            if shared.growth is not None:
+                # What they have made it longer by is on record with them alone.
+                for handle in self.sharing(shared):
+                    self._keeping.opened(handle)
             for handle in handles:
                 self._keeping.released(handle.fh)
 

@@ -222,6 +222,9 @@ class KeeperLink:
         if left.length is not None:
             # In place of one that is on record from before, from the last server even.
             self.grown(handle.fh, left.length)
+        elif known is not None and known.length is not None:
+            # It grows no more, and that length would be taken for the file's by the next server.
+            self.forget(Kind.LENGTH, handle.fh)
 
     def grown(self, fh: int, length: int) -> None:
         if fh in self._files:

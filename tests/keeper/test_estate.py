@@ -286,6 +286,22 @@ def test_a_file_that_is_cut_is_known_to_be_short() -> None:
     peers.close()
 
 
+def test_a_file_that_grows_no_more_has_no_length_on_record() -> None:
+    """The next server would take it for the file's length, and trim the image to it."""
+    for inherited in (False, True):
+        peers = Peers(VERSION)
+        if inherited:
+            peers.link.inherited([FILE])
+        else:
+            peers.link.opened(FakeHandle(FILE))  # type: ignore[arg-type]
+        peers.told()
+        peers.link.opened(FakeHandle(replace(FILE, length=None)))  # type: ignore[arg-type]
+        remembered, forgotten = peers.told()
+        assert remembered["record"]["length"] is None
+        assert (forgotten["event"], forgotten["kind"]) == ("forget", Kind.LENGTH)
+        peers.close()
+
+
 def test_what_is_on_record_is_not_told_again() -> None:
     """Of an image that is opened anew all files are told, and there may be 100,000."""
     peers = Peers(VERSION)

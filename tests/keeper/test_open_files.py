@@ -109,6 +109,53 @@ def test_growing_file(
 
 
 @every_change
+def test_a_file_that_another_writer_has_made_longer(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, change: Callable[[Mount], None]
+) -> None:
+    """One that has left: what it has written is there for the writer that stays."""
+    data = random_bytes(2 * MIB)
+    page = mmap.mmap(-1, MIB)
+    page[:] = data[MIB:]
+    with mounting(pool, "-o", "manage") as mount:
+        path = mount.file(image_name)
+        with opened(path, os.O_CREAT | os.O_WRONLY) as stays:
+            os.pwrite(stays, data[:MIB], 0)
+            # Direct: the kernel writes pages back by whatever file is open.
+            with opened(path, os.O_WRONLY | os.O_DIRECT) as leaves:
+                assert os.pwritev(leaves, [page], MIB) == MIB
+            # Its RELEASE, which nobody waits for.
+            eventually(lambda: ask(mount, "status")["open_files"] == 1, what="its end")
+            change(mount)
+            assert os.fstat(stays).st_size == len(data)
+        eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="the end of the watch")
+    assert export_image(ceph, f"{pool}/{image_name}") == data
+
+
+@every_change
+def test_a_file_that_grows_no_more(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, change: Callable[[Mount], None]
+) -> None:
+    """What was known of its length while it grew is no length for the next writer's server."""
+    data, end = random_bytes(3 * MIB + 17), random_bytes(MIB, seed=3)
+    with mounting(pool, "-o", "manage") as mount:
+        path = mount.file(image_name)
+        growing = os.open(path, os.O_CREAT | os.O_WRONLY)
+        with opened(path, os.O_RDONLY) as reader:
+            os.pwrite(growing, data, 0)
+            os.close(growing)
+            eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="its end")
+            with opened(path, os.O_RDWR) as writer:
+                os.ftruncate(writer, len(data) + len(end))
+                os.pwrite(writer, end, len(data))
+                os.fsync(writer)
+                change(mount)
+                assert os.fstat(writer).st_size == len(data) + len(end)
+                assert os.pread(reader, len(end), len(data)) == end
+        eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="the end of the watch")
+    assert export_image(ceph, f"{pool}/{image_name}") == data + end
+
+
+@every_change
 def test_partition(
     ceph: Ceph,
     pool: str,
