@@ -23,6 +23,8 @@ OPERATIONS = 400
 # How much likelier than others a kind is drawn: most of what is hard lies in a take-over.
 WEIGHTS = {"kill": 4, "restart": 2}
 SHORTEST_S, LONGEST_S = 4.0, 12.0
+# Of the first mount, the usual ones more often.
+OPTIONS: tuple[tuple[str, ...], ...] = ((), (), (), (), ("direct_io",), ("datapath=python",))
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def draw(seed: int, settings: Settings) -> Plan:
             stories = DiskStories(private, user, DISKS, writers, mapping=mapping and mount == 0)
             operations = stories.draw(OPERATIONS)
         scripts.append(Script(user, mount, tuple(operations)))
-    options = source.choice([(), (), (), ("direct_io",)])
+    options = source.choice(OPTIONS)
     return Plan(seed, tuple(scripts), faults, seconds, options)
 
 

@@ -24,8 +24,6 @@ SECONDS = float(os.environ.get("RBDFS_SOAK_SECONDS", "60"))
 # An episode that has begun is played to its end, and a finding of a hang takes its time.
 LONGEST_S = SECONDS + 150
 FIXED_SEED = 1
-# A story with a known fault, which is being mended: a link after a rename.
-WITHOUT = "renamed"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(LONGEST_S + 30)]
 
@@ -47,12 +45,7 @@ def test_nothing_is_found(ceph: Ceph, able: None, tmp_path: Path, kind: str) -> 
     """Half of RBDFS_SOAK_SECONDS with a seed that is always the same, half with one of today."""
     seed = FIXED_SEED if kind == "fixed" else int(time.strftime("%Y%m%d"))
     options = [f"--seed={seed}", f"--minutes={SECONDS / 2 / 60}", f"--cluster={ceph.dir}"]
-    options += [
-        f"--without={WITHOUT}",
-        "--bound=90",
-        "--patience=4",
-        "--shrink=30",
-    ]
+    options += ["--bound=90", "--patience=4", "--shrink=30"]
     done = soak(*options, f"--output={tmp_path / 'soak'}")
     # Shown with what fails, and by pytest -s.
     sys.stdout.write(done.stdout)
