@@ -9,9 +9,9 @@ gives every one of them to its target; to look for new ones takes atheris, and c
     command     the command line: one target after the other
     tools       atheris and clang, which are installed when they are first wanted
     engine      the process that fuzzes a target in Python, under atheris
-    native      the one that fuzzes the data path, which is C
     targets     the targets by name
     parts       an input, taken apart
 
-and a module for each target, whose docstring says what an input of it is.
+and a module for each target, whose docstring says what an input of it is. That of the data path is
+C, built with clang and libFuzzer, and by the test with gcc and replay.c.
 """

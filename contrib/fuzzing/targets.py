@@ -18,7 +18,7 @@ PYTHON = (
     *("headers", "listings", "object_maps", "partitions", "names", "messages", "estates"),
     "requests",
 )
-NATIVE = ()
+NATIVE = ("datapath",)
 ALL = (*PYTHON, *NATIVE)
 
 

@@ -23,7 +23,11 @@ _ATHERIS = "atheris>=3,<4"
 _SITE = CACHE / "atheris"
 _CLANG = ("clang", "libclang-rt-dev")
 _SOURCES = CHECKOUT / "rbdfs" / "datapath" / "src"
-SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+_SANITIZED = (
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)
 
 
 class FuzzError(Exception):
@@ -53,21 +57,22 @@ def engine(target: str) -> tuple[list[str], dict[str, str]]:
 
 def native(target: str) -> tuple[list[str], dict[str, str]]:
     """Return the same for a target in C, which is built here."""
-    clang = shutil.which("clang") or _installed_clang()
+    clang = shutil.which("clang") or shutil.which("clang-14") or _installed_clang()
     program = CACHE / target
-    built = [clang, *SANITIZED, "-fsanitize=fuzzer", *native_build(target), "-o", str(program)]
-    _run(built, CACHE / "clang.log")
+    _run([clang, "-fsanitize=fuzzer", *native_build(target, program)], CACHE / "clang.log")
     return [str(program)], {
         "ASAN_OPTIONS": "detect_leaks=1:handle_abort=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
 
 
-def native_build(target: str) -> list[str]:
-    """Return what a compiler of a target in C is told: flags and sources."""
+def native_build(target: str, program: Path) -> list[str]:
+    """Return what a compiler is told that makes a target in C, without its main(), a program."""
     sources = [CHECKOUT / "contrib" / "fuzzing" / f"{target}.c", *sorted(_SOURCES.glob("*.c"))]
     sources.append(CHECKOUT / "tests" / "support" / "fake_librbd.c")
-    return ["-std=gnu11", "-O1", "-g", "-pthread", f"-I{_SOURCES}", *map(str, sources)]
+    wrapped = "-Wl,--wrap=rbd_aio_read,--wrap=rbd_aio_write"
+    flags = ["-std=gnu11", "-O1", "-g", "-pthread", f"-I{_SOURCES}", wrapped]
+    return [*_SANITIZED, *flags, *map(str, sources), "-o", str(program)]
 
 
 def _installed_clang() -> str:
@@ -78,7 +83,7 @@ def _installed_clang() -> str:
     log = CACHE / "apt.log"
     _run(["apt-get", "update"], log)
     _run(command, log, {"DEBIAN_FRONTEND": "noninteractive"})
-    return shutil.which("clang") or "clang"
+    return shutil.which("clang") or shutil.which("clang-14") or "clang"
 
 
 def _say(what: str) -> None:

@@ -6,6 +6,8 @@ To look for more takes atheris and clang, which contrib/fuzz installs when it is
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ from fuzzing import (
     requests,
     tools,
 )
-from fuzzing.targets import ALL, CORPORA, LARGEST_BYTES, PYTHON, check_of
+from fuzzing.targets import ALL, CHECKOUT, CORPORA, LARGEST_BYTES, NATIVE, PYTHON, check_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +61,21 @@ def test_corpus(silent: None, target: str) -> None:
             check(path.read_bytes())
         except Exception as exc:
             raise AssertionError(f"contrib/fuzz {target} --input {path}") from exc
+
+
+@pytest.mark.parametrize("target", NATIVE)
+def test_corpus_in_c(tmp_path: Path, target: str) -> None:
+    program, main = tmp_path / target, CHECKOUT / "contrib" / "fuzzing" / "replay.c"
+    subprocess.run(["gcc", str(main), *tools.native_build(target, program)], check=True)
+    inputs = inputs_of(target)
+    # Who may not trace processes cannot look for leaks.
+    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
+    given = subprocess.run(
+        [program, *inputs], env=environment, capture_output=True, text=True, timeout=100
+    )
+    last = given.stdout.splitlines()[-1]
+    assert given.returncode == 0, f"contrib/fuzz {target} --input {last}\n{given.stderr}"
+    assert given.stdout.splitlines() == [str(path) for path in inputs]
 
 
 @pytest.mark.parametrize("target", ALL)
