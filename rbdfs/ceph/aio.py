@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import outcome
 import trio
 
+from rbdfs.ceph.pace import Pace
 from rbdfs.errors import failure
 
 if TYPE_CHECKING:
@@ -31,9 +32,14 @@ class AioBridge:
     """Puts tasks back on Trio's run queue when their requests are complete.
 
     Create it inside ``trio.run``; it belongs to that run.
+
+    Attributes:
+        pace: for those who compute long with what they get.
     """
 
     def __init__(self) -> None:
+        self.pace = Pace()
+        trio.lowlevel.add_instrument(self.pace)
         self._token = trio.lowlevel.current_trio_token()
         self._completed: deque[tuple[trio.lowlevel.Task, outcome.Outcome[Any]]] = deque()
         self._wake_pending = False

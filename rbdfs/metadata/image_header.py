@@ -230,6 +230,8 @@ def omap_reader(bridge: AioBridge, ioctx: Any) -> ReadOmap:
                 await bridge.call(
                     action, lambda done: ioctx.operate_aio_read_op(operation, oid, done)
                 )
+                # Hundreds of snapshots take some milliseconds to decode, here and in the caller.
+                await bridge.pace.share()
                 # The binding makes None of an empty value.
                 return (
                     {key: value or b"" for key, value in values},

@@ -48,10 +48,14 @@ class NameCache:
     All methods raise OSError with the errno of Ceph, and EIO for an answer that makes no sense.
     With *known*, what was known last is returned where the cluster does not answer in time: good
     enough to look at, not to decide about data.
+
+    Attributes:
+        pace: for those who compute long with what they get.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self.pace = cluster.bridge.pace
         nursery = cluster.background
         self._lanes: dict[str, Lane] = {}
         self._pools: SingleFlight[list[str]] = SingleFlight(TTL_S, 1, nursery=nursery)

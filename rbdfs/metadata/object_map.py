@@ -165,6 +165,8 @@ async def _read_object(bridge: AioBridge, ioctx: Any, oid: str, length: int) -> 
     action = f"{oid}: reading"
     with from_ceph(action):
         count, data = await bridge.call(action, lambda done: ioctx.aio_read(oid, length, 0, done))
+    # That of a large image takes some milliseconds to decode.
+    await bridge.pace.share()
     # Of an empty object the binding passes on the whole buffer, which nobody has written to.
     content: bytes = data[:count]
     return content

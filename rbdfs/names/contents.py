@@ -105,6 +105,7 @@ class Contents:
 
         async def look() -> None:
             for snap in waiting:
+                await self._cache.pace.share()
                 try:
                     results[snap.name] = await self._snap_item(image, attributes, snap, snaps)
                 except OSError as exc:

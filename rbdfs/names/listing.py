@@ -58,6 +58,9 @@ class _Reading:
 
     async def item(self, index: int) -> Item | None:
         """Return item *index*, or None after the last. Raises OSError."""
+        # The kernel asks for one after the other, and even a free lock costs a turn of Trio's loop.
+        if index < len(self._items):
+            return self._items[index]
         async with self._loading:
             if self._parts is None:
                 self._parts = await self._load()

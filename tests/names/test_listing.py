@@ -193,3 +193,11 @@ async def test_rewind_beside_a_fetch_gives_the_new_reading() -> None:
         listing.rewind()
         directory.going_on.set()
     assert await names(listing) == directory.names()
+
+
+async def test_what_was_read_costs_no_turn_of_the_loop() -> None:
+    directory = Directory(3)
+    listing = Listing(directory.load)
+    await names(listing)
+    with trio.testing.assert_no_checkpoints():
+        assert [await listing.item(index) for index in range(3)] == items(0, 3)
