@@ -6,6 +6,7 @@ image nothing: it would go on with the old size, and answer reads of a removed s
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from rbdfs.ceph.image import Image
+    from rbdfs.files.handle import Handle
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.files.timestamps import Timestamps
@@ -66,6 +68,8 @@ class Freshness:
         self._looking: dict[SharedImage, float] = {}
         self._reported: set[SharedImage] = set()
         self._slots: dict[str, trio.Semaphore] = {}
+        # Where the data was of what is being opened anew.
+        self._before: dict[SharedImage, Lineage] = {}
         # What was locked, and cannot be any more.
         self._unguarded: WeakSet[Image | None] = WeakSet()
 
@@ -109,16 +113,21 @@ class Freshness:
         except OSError as exc:
             log.warning("pages of %s may be old: %s", entry.spec, exc)
 
-    async def confirm(self, shared: SharedImage) -> None:
-        """Raise OSError where what was read of *shared* until now may be zeros, for it is gone.
+    async def confirm(self, handle: Handle) -> None:
+        """Raise OSError where what *handle* has read until now may be zeros, for that is gone.
 
-        librbd answers reads of a removed snapshot so. What our lock guards is not asked for. A
-        cluster that does not answer in time is an error too: nobody could tell.
+        librbd answers reads of a removed snapshot so, be it the one that is open or one that its
+        image was cloned from. What our lock guards is not asked for. A cluster that does not answer
+        in time is an error too: nobody could tell.
         """
+        shared = handle.shared
+        if handle.doubt is not None:
+            raise copy.copy(handle.doubt)
         if shared.error is None and shared.image is None:
             # Another server had it open; what it was lost for, if it is, the opening tells.
             return
-        if shared.usable().lock_held or shared.gate.is_frozen:
+        moves = shared.gate.is_frozen and shared not in self._before
+        if shared.usable().lock_held or moves:
             return
         patience_s = max(_LEAST_CONFIRM_S, _CONFIRM_S - self.waits_s(shared))
         with trio.move_on_after(patience_s) as scope:
@@ -127,8 +136,17 @@ class Freshness:
             except Gone as exc:
                 await self._lose(shared, exc)
                 shared.usable()
+            await self._confirm_parents(shared)
         if scope.cancelled_caught:
             raise TimedOut(f"{shared.entry.spec}: the cluster does not say whether it is there")
+
+    async def _confirm_parents(self, shared: SharedImage) -> None:
+        before = self._before.get(shared, shared.lineage)
+        if before is None or len(before.images) == 1:
+            return
+        lineage = await self._lineages.of(shared.entry, newer=True)
+        if lineage.outdates(before) and not await self._lineages.is_there(before):
+            raise _doubt(shared)
 
     async def _look(self, shared: SharedImage) -> None:
         try:
@@ -206,12 +224,43 @@ class Freshness:
         """
         if shared.image is None or not lineage.outdates(shared.lineage):
             return False
+        if (before := shared.lineage) is not None:
+            self._before[shared] = before
+        try:
+            return await self._renew(shared, lineage, before)
+        finally:
+            self._before.pop(shared, None)
+
+    async def _renew(self, shared: SharedImage, lineage: Lineage, before: Lineage | None) -> bool:
         # With no parent left, librbd has nothing to look for; a writer it has told so itself.
         if not await shared.renew(writable=len(lineage.images) > 1):
             shared.lineage = lineage
             return False
         log.info("%s is opened anew: its data is elsewhere now", shared.entry.spec)
+        if before is not None and not await self._lineages.is_there(before):
+            await self._have_doubts(shared)
         return True
+
+    async def _have_doubts(self, shared: SharedImage) -> None:
+        """Have those told who may have read zeros of *shared*.
+
+        A writer may have had them copied up, into the image.
+        """
+        doubt = _doubt(shared)
+        if shared.writers:
+            await self._lose(shared, doubt)
+            return
+        log.warning("%s", doubt.strerror)
+        for handle in self._handles:
+            if handle.shared is shared:
+                handle.doubt = doubt
+
+
+def _doubt(shared: SharedImage) -> ImageGone:
+    return ImageGone(
+        f"{shared.entry.spec}: what it was cloned from was removed at once after it was flattened:"
+        " what was read since may be zeros"
+    )
 
 
 def _reason_to_fail(shared: SharedImage, found: OSError) -> OSError | None:

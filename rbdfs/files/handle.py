@@ -49,6 +49,7 @@ class Handle:
             true of a file that another server has opened.
         dirty: written to since its last flush.
         request: the kernel's number of the request that opened it, or 0 where nobody counts.
+        doubt: why what was read by it may be wrong, if it may: for close(2) to tell.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Handle:
         self.direct_io = True
         self.dirty = False
         self.request = 0
+        self.doubt: OSError | None = None
 
     def left(self) -> OpenFile:
         """Return what another server needs to open this file again."""

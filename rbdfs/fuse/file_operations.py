@@ -63,7 +63,7 @@ class FileOperations(pyfuse3.Operations):
             await self.mounted.handles.ready(fh)
         await handle.closing()
         if not handle.writable:
-            await self.mounted.freshness.confirm(handle.shared)
+            await self.mounted.freshness.confirm(handle)
 
     async def write_durably(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write as write() does, and flush: O_DSYNC of one request alone; for the data path."""

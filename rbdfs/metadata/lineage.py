@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rbdfs.errors import Gone, ImageGone, Missing, NotUnderstood, PoolGone
 from rbdfs.metadata.image_header import MAX_DEPTH
 from rbdfs.metadata.migration_record import MIGRATING, State
-from rbdfs.model.entry import Entry, Key
+from rbdfs.model.entry import Entry, Key, find_snap
 
 if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
@@ -31,7 +31,7 @@ class Lineage:
     """An image, its parent, the parent of that, and so on.
 
     Attributes:
-        images: the keys of all of them.
+        images: the keys of all of them; of a parent the snapshot that the one before comes from.
         moved_away: whether the image is the source of a live migration, and soon to be gone.
         arriving: whether the image is the target of a live migration that has not been executed.
         copying: whether one of them is.
@@ -58,9 +58,13 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class _Ancestor:
-    """An image of a lineage; ``migration`` is its record of one, from it or to it."""
+    """An image of a lineage; ``migration`` is its record of one, from it or to it.
+
+    The image before it was cloned from its snapshot with ``snap_id``; 0 where there is none.
+    """
 
     entry: Entry
+    snap_id: int
     attributes: ImageAttributes
     migration: MigrationHeader | None
 
@@ -73,13 +77,14 @@ class Lineages:
         self._cache = cache
         self._pools: dict[int, str] = {}
 
-    async def of(self, entry: Entry) -> Lineage:
+    async def of(self, entry: Entry, *, newer: bool = False) -> Lineage:
         """Return the lineage of the image that *entry* is, or is a snapshot of.
 
-        Raises OSError; NotUnderstood for an image that librbd must not open, as check() does.
+        With *newer* the parents are asked after the call, and not remembered. Raises OSError;
+        NotUnderstood for an image that librbd must not open, as check() does.
         """
         moved_away, arriving, copying, copied = False, False, False, True
-        line = await self._line(entry)
+        line = await self._line(entry, newer=newer)
         for index, ancestor in enumerate(line):
             migration = ancestor.migration
             if migration is not None and migration.is_source:
@@ -89,7 +94,7 @@ class Lineages:
                 arriving = arriving or index == 0
                 if ancestor.attributes.snaps:
                     copied = False
-        images = tuple(each.entry.image_key for each in line)
+        images = tuple(each.entry.image_key._replace(snap_id=each.snap_id) for each in line)
         return Lineage(images, moved_away, arriving, copying, copied)
 
     async def known(self, entry: Entry) -> Lineage | None:
@@ -105,6 +110,22 @@ class Lineages:
             log.debug("what %s was cloned from is not known: %s", entry.spec, exc)
             return None
 
+    async def is_there(self, lineage: Lineage) -> bool:
+        """Tell whether all snapshots that *lineage* had data in are still there; raise OSError.
+
+        Then whatever librbd has read of them until now was right.
+        """
+        for key in lineage.images[1:]:
+            try:
+                pool = await self._pool(key.pool_id)
+                entry = Entry(key, pool, key.namespace or "")
+                found = await self._cache.attributes(entry, "", entry.image_id or "", newer=True)
+            except (Missing, Gone):
+                return False
+            if find_snap(found, key.snap_id) is None:
+                return False
+        return True
+
     async def check(self, entry: Entry) -> None:
         """Raise OSError unless librbd can be let loose on the image of *entry*.
 
@@ -115,8 +136,8 @@ class Lineages:
         """
         await self._line(entry)
 
-    async def _line(self, entry: Entry) -> list[_Ancestor]:
-        """Return the image of *entry* and all that it was cloned from."""
+    async def _line(self, entry: Entry, *, newer: bool = False) -> list[_Ancestor]:
+        """Return the image of *entry* and all that it was cloned from, as of() says."""
         spec, line = entry.spec, [await self._ancestor(entry, entry.image)]
         while True:
             attributes = line[-1].attributes
@@ -128,12 +149,14 @@ class Lineages:
             key = Key(parent.pool_id, parent.pool_namespace, parent.image_id)
             entry = Entry(key, await self._pool(parent.pool_id), parent.pool_namespace)
             try:
-                line.append(await self._ancestor(entry, ""))
+                line.append(await self._ancestor(entry, "", parent.snap_id, newer=newer))
             except (Missing, PoolGone) as exc:
                 raise ImageGone(f"{spec}: parent {parent.image_id} is gone") from exc
 
-    async def _ancestor(self, entry: Entry, name: str) -> _Ancestor:
-        attributes = await self._cache.attributes(entry, name, entry.image_id or "")
+    async def _ancestor(
+        self, entry: Entry, name: str, snap_id: int = 0, *, newer: bool = False
+    ) -> _Ancestor:
+        attributes = await self._cache.attributes(entry, name, entry.image_id or "", newer=newer)
         migration = await self._cache.migration(entry, attributes)
         if migration is None and attributes.features & MIGRATING:
             # It may have ended since the header was read.
@@ -144,7 +167,7 @@ class Lineages:
                 raise NotUnderstood(f"{entry.spec} is being moved, but not from or to anywhere")
         if migration is not None and not migration.is_source:
             await self._check_source(entry, migration)
-        return _Ancestor(entry, attributes, migration)
+        return _Ancestor(entry, snap_id, attributes, migration)
 
     async def _check_source(self, target: Entry, migration: MigrationHeader) -> None:
         """Raise NotUnderstood unless the source that librbd opens with *target* can be opened."""

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.conditions import SEEN_S, eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
-from tests.support.mounts import opened
+from tests.support.mounts import opened, opened_and_lost
+from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
     from tests.support.ceph import Ceph
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 DATA = random_bytes(12 * MIB)
 _OPENED_ANEW = "opened anew"
+_DOUBT = r"WARNING .*was removed at once after it was flattened"
 
 
 @pytest.fixture(params=["native", "python"])
@@ -96,7 +98,8 @@ def test_zeros_are_not_kept(
     """What was read of a snapshot before the look leaves the page cache."""
     first, second, _ = chain
     path = mount.file(f"{second}@night")
-    with opened(path, os.O_RDONLY) as file:
+    mount.expect_log(_DOUBT)
+    with opened_and_lost(path, os.O_RDONLY) as file:
         assert os.pread(file, 4096, 0) == DATA[:4096]
         _flatten(ceph, pool, second)
         ceph.rbd("snap", "rm", "--no-progress", f"{pool}/{first}@s")
@@ -106,3 +109,38 @@ def test_zeros_are_not_kept(
         _seen_anew(mount, 1)
         eventually(lambda: os.pread(file, 12 * MIB, 0) == DATA, SEEN_S, "the data")
     assert path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    ("which", "seen"),
+    [("{1}@night", False), ("{1}@night", True), ("{1}", False), ("{2}", False), ("{2}", True)],
+)
+def test_zeros_are_told_by_close(
+    ceph: Ceph, pool: str, chain: tuple[str, str, str], mount: Mount, which: str, seen: bool
+) -> None:
+    """A backup that was reading must not end well: before the look, and after it."""
+    first, second, _ = chain
+    file = os.open(mount.file(which.format(*chain)), os.O_RDONLY)
+    os.pread(file, 4096, 0)
+    _flatten(ceph, pool, second)
+    _remove(ceph, pool, first)
+    mount.allow_log(_DOUBT, "WARNING .*are lost: .*parent .* is gone")
+    right = os.pread(file, 12 * MIB, 0) == DATA
+    if seen:
+        _seen_anew(mount, 1)
+    told = refusal(lambda: os.close(file))
+    assert told == "ESTALE" or (right and told == "no error")
+
+
+def test_what_is_still_there_was_read_right(
+    ceph: Ceph, pool: str, chain: tuple[str, str, str], mount: Mount
+) -> None:
+    """A flatten alone is no error, neither before it is seen nor after that."""
+    _, second, third = chain
+    first_to_close = os.open(mount.file(third), os.O_RDONLY)
+    file = os.open(mount.file(third), os.O_RDONLY)
+    _flatten(ceph, pool, second)
+    assert os.pread(file, 12 * MIB, 0) == DATA
+    assert refusal(lambda: os.close(first_to_close)) == "no error"
+    _seen_anew(mount, 1)
+    assert refusal(lambda: os.close(file)) == "no error"
