@@ -45,8 +45,8 @@ class Handle:
         grown: called with `fh` and the length when a write has made the file longer.
         sync: whether each write is flushed, as O_DSYNC wants it; the kernel leaves that to us
             where it does not use its page cache.
-        direct_io: whether the kernel was told to use no page cache for this file. It is taken for
-            true of a file that another server has opened.
+        direct_io: whether the kernel was told to use no page cache for this file; None where that
+            is not known, of one that a server of an older version has opened.
         dirty: written to since its last flush.
         request: the kernel's number of the request that opened it, or 0 where nobody counts.
         doubt: why what was read by it may be wrong, if it may: for close(2) to tell.
@@ -68,7 +68,7 @@ class Handle:
         self.use = use
         self.grown = grown
         self.sync = False
-        self.direct_io = True
+        self.direct_io: bool | None = None
         self.dirty = False
         self.request = 0
         self.doubt: OSError | None = None
@@ -86,11 +86,23 @@ class Handle:
             error=None if error is None else error.errno,
             volatile=None if self.shared.image is None else self.shared.image.volatile,
             request=self.request,
+            direct_io=self.direct_io,
         )
 
     @property
     def writable(self) -> bool:
         return self.use is not Use.READ
+
+    @property
+    def trusted(self) -> bool:
+        """Whether pages that the kernel has of this file stay true.
+
+        Those of a snapshot do for ever; those of an image while nobody else can write to it, and
+        not across opens: somebody may have, in between.
+        """
+        locked = self.shared.image is not None and self.shared.image.lock_held
+        alone = self.writable and locked and not self.entry.key.partition
+        return self.entry.is_snapshot or alone
 
     @property
     def growing(self) -> bool:

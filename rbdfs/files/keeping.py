@@ -35,6 +35,7 @@ class OpenFile:
         error: the errno of why it is lost, if it is.
         volatile: whether librbd may keep acknowledged writes in memory; None where nobody asked.
         request: the kernel's number of the OPEN or CREATE that it was opened by, or 0.
+        direct_io: whether the kernel uses no page cache for it; None where that is not known.
     """
 
     fh: int
@@ -46,6 +47,7 @@ class OpenFile:
     error: int | None = None
     volatile: bool | None = None
     request: int = 0
+    direct_io: bool | None = None
 
     def record(self) -> dict[str, Any]:
         """Return what is to be known beside its number, fit for JSON."""

@@ -53,7 +53,7 @@ class HandleTable:
         self._shared: dict[Key, SharedImage] = {}
         self._reopenings = Reopenings(self._reopened)
         self.lost = LostImages()
-        self._relocations = Relocations()
+        self.relocations = Relocations()
         self._numbers = fresh_numbers()
         self.late = Latecomers()
 
@@ -96,20 +96,29 @@ class HandleTable:
         return handle
 
     async def open(
-        self, entry: Entry, inode: int, *, writable: bool, sync: bool = False, request: int = 0
+        self,
+        entry: Entry,
+        inode: int,
+        *,
+        writable: bool,
+        sync: bool = False,
+        direct_io: bool = False,
+        request: int = 0,
     ) -> Handle:
         """Open a file on *entry*, opening or upgrading its image where that is needed.
 
-        Of one that is *sync* each write is flushed. *request* is the kernel's number of this.
+        Of one that is *sync* each write is flushed. Without *direct_io* the kernel's page cache is
+        used where it can be trusted. *request* is the kernel's number of this.
 
         Raises OSError: EROFS where the client may not write, EBUSY where the image is in use by
         another client, or by a partition of it or the whole of it; otherwise librbd's errno.
         """
-        entry = await self.where(entry)
+        entry = await self.relocations.where(entry)
         use = Use.of(entry, writable=writable)
         shared = await self._acquire(entry, use)
         handle = Handle(next(self._numbers), inode, entry, shared, use, self._keeping.grown)
         handle.sync, handle.request = sync, request
+        handle.direct_io = direct_io or not handle.trusted
         self._handles.add(handle)
         # Before the kernel hears of it: what it knows, a successor has to know.
         self._keeping.opened(handle)
@@ -142,7 +151,7 @@ class HandleTable:
             self._reopenings.add(shared, left.length)
         shared.expect(use)
         handle = Handle(left.fh, left.inode, entry, shared, use, self._keeping.grown)
-        handle.sync, handle.request = left.sync, left.request
+        handle.sync, handle.request, handle.direct_io = left.sync, left.request, left.direct_io
         # A file that grew has room at its end to give back; what else was acknowledged is there.
         handle.dirty = left.length is not None
         self._handles.add(handle)
@@ -208,7 +217,7 @@ class HandleTable:
     @contextlib.asynccontextmanager
     async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
         """Open the image of *entry*, as open() does, for one operation without a file."""
-        entry = await self.where(entry)
+        entry = await self.relocations.where(entry)
         use = Use.of(entry, writable=writable)
         shared = await self._acquire(entry, use)
         try:
@@ -225,16 +234,11 @@ class HandleTable:
         are open. What waits is thawed at the end, and goes on where relocate() has said to.
         """
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(self._relocations.quiesced(image))
+            stack.enter_context(self.relocations.quiesced(image))
             images = [shared for shared in self.images() if shared.entry.image_key == image]
             for shared in images:
                 await stack.enter_async_context(shared.quiesced())
             yield [shared for shared in images if not shared.unused]
-
-    @property
-    def quiescing(self) -> bool:
-        """Whether an image is quiesced."""
-        return self._relocations.quiescing
 
     def relocate(self, relocation: Relocation) -> None:
         """Have the open files of a quiesced image be open where it has gone, or come back to."""
@@ -246,11 +250,7 @@ class HandleTable:
             if relocation.covers(handle.entry):
                 handle.entry = relocation.follow(handle.entry)
                 self._keeping.opened(handle)
-        self._relocations.add(relocation)
-
-    async def where(self, entry: Entry) -> Entry:
-        """Return *entry* as it is once it is thawed: another one where it has moved."""
-        return await self._relocations.where(entry)
+        self.relocations.add(relocation)
 
     async def close(self) -> None:
         """Flush and close everything that is open, all images at once: the end of the mount."""

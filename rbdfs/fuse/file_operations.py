@@ -42,7 +42,7 @@ class FileOperations(pyfuse3.Operations):
         handle = await self.mounted.handles.ready(fh & ~FH_DIRECT)
         if not handle.writable:
             raise NotOpen(f"{handle.entry.spec} is not open for writing")
-        if fh & FH_DIRECT and not handle.direct_io and handle.crosses_end(off, len(buf)):
+        if fh & FH_DIRECT and handle.direct_io is False and handle.crosses_end(off, len(buf)):
             # O_DIRECT came after the open, and so the kernel would make EIO of a short write. This
             # is what a disk says to direct I/O that does not fit: shred goes on without it.
             raise BadArgument(f"{handle.entry.spec}: write {off}~{len(buf)} crosses the end")

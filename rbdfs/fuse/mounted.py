@@ -151,7 +151,7 @@ class Mounted:
                 await self._let_grow(handle.shared)
             async with handle.shared.using() as image:
                 self._warn_of_cache(handle.entry, image)
-                return self._file_info(handle, image, flags)
+                return self._file_info(handle, flags)
         except BaseException:
             # The kernel hears of no file handle, and so would never release it.
             with trio.CancelScope(shield=True):
@@ -169,7 +169,12 @@ class Mounted:
         await self._check_copied(entry)
         sync = bool(flags & os.O_DSYNC)
         handle = await self.handles.open(
-            entry, inode, writable=writable, sync=sync, request=request
+            entry,
+            inode,
+            writable=writable,
+            sync=sync,
+            direct_io=self._direct_io(flags),
+            request=request,
         )
         self.inodes.opened(inode, entry)
         return handle
@@ -207,7 +212,7 @@ class Mounted:
     async def _check_copied(self, entry: Entry) -> None:
         """Raise OSError EBUSY for what librbd would not read right, until a move is over."""
         # A move of this mount's own is waited for.
-        entry = await self.handles.where(entry)
+        entry = await self.handles.relocations.where(entry)
         if not (await self.lineages.of(entry)).copied:
             raise InUse(f"{entry.spec}, or what it was cloned from, is being moved")
 
@@ -223,20 +228,18 @@ class Mounted:
                 entry.spec,
             )
 
-    def _file_info(self, handle: Handle, image: Image, flags: int) -> pyfuse3.FileInfo:
-        snapshot = handle.entry.is_snapshot
-        # The pages of a snapshot stay true for ever. Those of an image are trusted while nobody
-        # else can write to it, and not across opens: somebody may have, in between.
-        trusted = snapshot or (
-            handle.writable and image.lock_held and not handle.entry.key.partition
-        )
-        # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
-        handle.direct_io = self.options.direct_io or bool(flags & os.O_DIRECT) or not trusted
+    def _file_info(self, handle: Handle, flags: int) -> pyfuse3.FileInfo:
+        # As it is by now, also of one that a server before this has opened, and not answered.
+        handle.direct_io = self._direct_io(flags) or not handle.trusted
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(handle.fh),
             direct_io=handle.direct_io,
-            keep_cache=snapshot,
+            keep_cache=handle.entry.is_snapshot,
         )
+
+    def _direct_io(self, flags: int) -> bool:
+        # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
+        return self.options.direct_io or bool(flags & os.O_DIRECT)
 
     async def set_length(self, entry: Entry, length: int, handle: Handle | None = None) -> None:
         """Resize the image of *entry* to *length* bytes; shrinking is for a managed mount only.

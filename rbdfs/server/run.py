@@ -160,7 +160,10 @@ class Serving:
         log.info("making way for another server")
         # It guards the closing of images too, which the cluster may hold up.
         mounted = self._operations.mounted
-        if mounted.handles.quiescing and mounted.options.cache in ("none", "writethrough"):
+        if mounted.handles.relocations.quiescing and mounted.options.cache in (
+            "none",
+            "writethrough",
+        ):
             # They would keep the requests to all other files waiting as well.
             _be_fenced("requests to an image that is being moved wait for its copy")
         _after(DRAIN_S, _be_fenced, f"no end within {DRAIN_S:g} s")

@@ -89,6 +89,24 @@ def test_readers_writer_and_directory(
 
 
 @every_change
+def test_what_mmap_has_made_dirty_is_data(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, change: Callable[[Mount], None]
+) -> None:
+    """Of a file that the server before had opened, too: SEEK_DATA would tell of a hole."""
+    ceph.rbd("create", "--size=16M", f"{pool}/{image_name}")
+    with (
+        mounting(pool) as mount,
+        opened(mount.file(image_name), os.O_RDWR) as writer,
+        # Before: an open writes back what is dirty.
+        opened(mount.file(image_name), os.O_RDONLY) as reader,
+        mmap.mmap(writer, 0) as pages,
+    ):
+        change(mount)
+        pages[8 * MIB : 8 * MIB + 5] = b"dirty"
+        assert os.lseek(reader, 0, os.SEEK_DATA) == 8 * MIB
+
+
+@every_change
 def test_growing_file(
     ceph: Ceph, pool: str, image_name: str, mounting: Mounting, change: Callable[[Mount], None]
 ) -> None:
