@@ -38,7 +38,7 @@ async def trimmed(handles: HandleTable, entry: Entry) -> AsyncIterator[None]:
 
     So a snapshot of a file that grows has its true size. Raises OSError.
     """
-    shared = handles.shared(entry)
+    shared = await _open_here(handles, entry)
     if shared is None or shared.exact:
         yield
         return
@@ -54,7 +54,8 @@ async def released(handles: HandleTable, entry: Entry) -> AsyncIterator[None]:
 
     Its files go on afterwards, wherever the image is then: it is opened by its id. Raises OSError.
     """
-    shared = None if entry.is_snapshot or entry.is_directory else handles.shared(entry)
+    is_image = not (entry.is_snapshot or entry.is_directory)
+    shared = await _open_here(handles, entry) if is_image else None
     if shared is None or shared.image is None or shared.image.read_only:
         # Who reads leaves no watch.
         yield
@@ -68,6 +69,18 @@ async def released(handles: HandleTable, entry: Entry) -> AsyncIterator[None]:
         finally:
             if was_open:
                 await _reopen(shared)
+
+
+async def _open_here(handles: HandleTable, entry: Entry) -> SharedImage | None:
+    """Return the image of *entry*, if files are open on it, once they are so here.
+
+    Of what another server had open nobody can tell before whether it is longer than its file.
+    """
+    shared = handles.shared(entry)
+    if shared is not None and shared.image is None:
+        await shared.unchanging()
+        shared = handles.shared(entry)
+    return shared
 
 
 async def _reopen(shared: SharedImage) -> None:

@@ -8,6 +8,7 @@ import mmap
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from tests.support import crashes
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, random_bytes
 from tests.support.mounts import opened, opened_and_lost, wait_for_end
-from tests.support.servers import server_of
+from tests.support.servers import server_of, signal_server, wait_for_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,3 +132,22 @@ def test_what_has_another_size_since_the_crash_is_not_cut(
             eventually(lambda: again.file(cut).stat().st_size == 5, what="the length")
     sizes = [json.loads(ceph.rbd("info", "--format=json", f"{pool}/{n}"))["size"] for n in names]
     assert sizes == [5, 1024 * MIB, 80 * MIB, 64 * MIB]
+
+
+def test_a_snapshot_that_is_asked_for_while_there_is_no_server(
+    pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """It has the length of the file: it waits until the image is open again, and is trimmed."""
+    with mounting(pool, "-o", "manage") as mount:
+        path, snapshot = mount.file(image_name), mount.file(f"{image_name}@s")
+        with opened(path, os.O_CREAT | os.O_RDWR) as file, ThreadPoolExecutor(1) as thread:
+            assert os.pwrite(file, b"grows", 0) == 5
+            server = signal_server(mount, signal.SIGSTOP)
+            link = thread.submit(os.link, path, snapshot)
+            os.kill(server, signal.SIGKILL)
+            wait_for_server(mount, 2)
+            link.result()
+            assert os.pwrite(file, b"on", 5) == 2
+        mount.expect_log(r"ERROR rbdfs\.keeper\.keeper: server 1 ended with exit code -9")
+        assert snapshot.read_bytes() == b"grows"
+        assert path.read_bytes() == b"growson"
