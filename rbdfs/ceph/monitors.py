@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import NotUnderstood, failure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import rados
 
 # How long a fenced client stays fenced: Ceph's own default.
@@ -31,10 +34,8 @@ def usages(client: rados.Rados) -> dict[int, PoolUsage]:
     A pool is missing until somebody has reported on it.
     """
     answer = _ask(client, "asking for the usage of the pools", prefix="df", detail="detail")
-    try:
-        return {pool["id"]: _decode(pool["stats"]) for pool in json.loads(answer)["pools"]}
-    except (ValueError, KeyError, TypeError) as exc:
-        raise NotUnderstood(f"usage of the pools: {type(exc).__name__}: {exc}") from exc
+    with _understanding("usage of the pools"):
+        return {int(pool["id"]): _decode(pool["stats"]) for pool in json.loads(answer)["pools"]}
 
 
 def room(client: rados.Rados) -> int:
@@ -46,9 +47,22 @@ def room(client: rados.Rados) -> int:
 def blocklist(client: rados.Rados) -> set[str]:
     """Return the addresses that are blocklisted now; blocks. Raises OSError."""
     answer = _ask(client, "asking for the blocklist", prefix="osd blocklist ls")
-    # A second list, of address ranges, may follow: the whole is not JSON.
-    clients, _ = json.JSONDecoder().raw_decode(answer.decode())
-    return {client["addr"] for client in clients}
+    with _understanding("blocklist"):
+        # A second list, of address ranges, may follow: the whole is not JSON.
+        clients, _ = json.JSONDecoder().raw_decode(answer.decode())
+        addresses = {client["addr"] for client in clients}
+        if not all(isinstance(address, str) for address in addresses):
+            raise TypeError("an address that is no text")
+        return addresses
+
+
+@contextlib.contextmanager
+def _understanding(what: str) -> Iterator[None]:
+    """Raise NotUnderstood for JSON that is not of the form that is looked for."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
+        raise NotUnderstood(f"{what}: {type(exc).__name__}: {exc}") from exc
 
 
 def fence(client: rados.Rados, address: str) -> None:
@@ -85,7 +99,7 @@ def _decode(stats: dict[str, Any]) -> PoolUsage:
     used, available = int(stats["stored"]), int(stats["max_avail"])
     # What a quota does not allow waits for space just as what does not fit. 0 is no quota.
     if stats["quota_bytes"]:
-        available = min(available, max(0, stats["quota_bytes"] - used))
+        available = min(available, max(0, int(stats["quota_bytes"]) - used))
     if stats["quota_objects"] and stats["objects"] >= stats["quota_objects"]:
         available = 0
     return PoolUsage(used, available)
