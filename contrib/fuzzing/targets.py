@@ -16,7 +16,7 @@ LARGEST_BYTES = 4096
 
 PYTHON = (
     *("headers", "listings", "object_maps", "partitions", "names", "messages", "estates"),
-    "requests",
+    *("requests", "monitors"),
 )
 NATIVE = ("datapath",)
 ALL = (*PYTHON, *NATIVE)

@@ -18,6 +18,7 @@ from fuzzing import (
     headers,
     listings,
     messages,
+    monitors,
     names,
     object_maps,
     partitions,
@@ -35,7 +36,7 @@ CHECKS = {
     module.__name__.removeprefix("fuzzing."): module.check
     for module in (
         *(estates, headers, listings, messages, names, object_maps, partitions),
-        requests,
+        *(monitors, requests),
     )
 }
 
