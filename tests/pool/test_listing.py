@@ -17,6 +17,7 @@ from tests.support.ceph import run
 from tests.support.conditions import SEEN_S, eventually
 from tests.support.images import MIB, open_image
 from tests.support.mounts import opened
+from tests.support.servers import server_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,8 @@ def watched_images(ioctx: Any, numbers: range) -> list[str]:
 
 
 def resident_kib(mount: Mount) -> int:
-    with open(f"/proc/{mount.pid}/status") as status:
+    """Of the process that serves it: the keeper's child, or rbdfs itself where there is none."""
+    with open(f"/proc/{server_of(mount) or mount.pid}/status") as status:
         return int(next(line.split()[1] for line in status if line.startswith("VmRSS:")))
 
 

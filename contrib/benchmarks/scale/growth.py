@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 SETTLED = 0.2
 # The median of so many samples stands for one: a thread that comes and goes says nothing.
 WINDOW = 0.1
-# What may be between the two, in each of the figures. 2 MiB are 2.6 KiB for each of 800
-# repetitions.
-TOLERANCE = {"rss_mib": 2.0, "fds": 0, "threads": 0}
 NAMES = {"rss_mib": "MiB", "fds": "descriptors", "threads": "threads"}
 
 
@@ -27,19 +24,21 @@ class Growth:
 
     Attributes:
         figure: a field of Process.
+        tolerance: what may be between the two.
     """
 
     process: str
     figure: str
     early: float
     late: float
+    tolerance: float
 
     @property
     def grows(self) -> bool:
-        return self.late - self.early > TOLERANCE[self.figure]
+        return self.late - self.early > self.tolerance
 
     def json(self) -> dict[str, Any]:
-        return asdict(self) | {"tolerance": TOLERANCE[self.figure], "grows": self.grows}
+        return asdict(self) | {"grows": self.grows}
 
     def __str__(self) -> str:
         figures = f"{self.early:g} -> {self.late:g} {NAMES[self.figure]}"
@@ -48,15 +47,19 @@ class Growth:
         return f"{self.process} {figures}"
 
 
-def growths(samples: Sequence[tuple[Process, Process]]) -> list[Growth]:
-    """All figures after a fifth of the repetitions and at their end; *samples* are one for each."""
+def growths(samples: Sequence[tuple[Process, Process]], tolerance_mib: float) -> list[Growth]:
+    """All figures after a fifth of the repetitions and at their end; *samples* are one for each.
+
+    Nothing may be open, and no thread be there, at the end that was not.
+    """
     settled = int(len(samples) * SETTLED)
     width = max(1, int(len(samples) * WINDOW))
     early, late = samples[settled : settled + width], samples[-width:]
+    tolerances = {"rss_mib": tolerance_mib, "fds": 0.0, "threads": 0.0}
     return [
-        Growth(name, figure, _median(early, place, figure), _median(late, place, figure))
+        Growth(name, figure, _median(early, place, figure), _median(late, place, figure), tolerance)
         for place, name in enumerate(("server", "keeper"))
-        for figure in TOLERANCE
+        for figure, tolerance in tolerances.items()
     ]
 
 

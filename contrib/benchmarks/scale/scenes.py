@@ -40,6 +40,7 @@ class Stage:
         snapshots: so many images, and so many snapshots of each.
         open_files: images of 1 TiB that are open at once.
         idle_s: for how long they are.
+        tolerance_mib: what a process may have more at the end of the repetitions.
     """
 
     conf: Path
@@ -51,6 +52,7 @@ class Stage:
     open_files: int
     idle_s: float
     repetitions: int
+    tolerance_mib: float
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,7 @@ class Played:
     about: str
     rows: list[Row] = field(default_factory=list)
     samples: list[tuple[Process, Process]] = field(default_factory=list)
-
-    @property
-    def growths(self) -> list[Growth]:
-        return growths(self.samples) if self.samples else []
+    growths: list[Growth] = field(default_factory=list)
 
 
 def images(stage: Stage) -> Played:
@@ -134,7 +133,7 @@ def repetitions(stage: Stage) -> Played:
                     for number in numbers:
                         repetition(mount.path, number)
                         samples.append(mount.look())
-    return Played("repeat", about, mount.rows, samples)
+    return Played("repeat", about, mount.rows, samples, growths(samples, stage.tolerance_mib))
 
 
 SCENES: dict[str, Callable[[Stage], Played]] = {
@@ -161,9 +160,8 @@ def _listings(scene: str, stage: Stage, pool: str, expected: int) -> list[Row]:
                 with mount.measured(what):
                     for _ in range(times):
                         _list([*command, str(mount.path)], lines)
-        names = sorted(os.listdir(mount.path))
-        with mount.measured("`stat` of each"):
-            for name in names:
+        with mount.measured("`ls`, and `stat` of each"):
+            for name in sorted(os.listdir(mount.path)):
                 os.stat(mount.path / name)
     return mount.rows
 

@@ -81,6 +81,7 @@ class Watched:
         self._program = program
         status = self._status()
         self._server, self._keeper = int(status["server"]), int(status["keeper"])
+        self._lag = dict(status["lag"])
 
     def look(self) -> tuple[Process, Process]:
         """The server and the keeper, as they are now."""
@@ -89,19 +90,20 @@ class Watched:
     @contextlib.contextmanager
     def measured(self, what: str) -> Iterator[None]:
         """Measure what is done in the block: a row."""
-        turns, before, cpu_s = self._turns(), self.look(), self._cpu_s()
+        before, cpu_s = self.look(), self._cpu_s()
         begun = time.monotonic()
         yield
         seconds, cpu_s = time.monotonic() - begun, self._cpu_s() - cpu_s
         server, keeper = zip(before, self.look(), strict=True)
-        lag_ms = _longest(turns, self._turns())
+        turns, self._lag = self._lag, self._look_at_lag()
+        lag_ms = _longest(turns, self._lag)
         self.rows.append(Row(self._scene, what, seconds, server, keeper, cpu_s, lag_ms))
         print(f"{time.strftime('%T')} {self._scene}, {what}: {seconds:.1f} s", file=sys.stderr)
 
     def _cpu_s(self) -> float:
         return cpu_seconds([self._server, self._keeper])
 
-    def _turns(self) -> dict[str, Any]:
+    def _look_at_lag(self) -> dict[str, Any]:
         status = self._status()
         if status["server"] != self._server:
             raise BenchError(f"the server was replaced: {status['last_fault']}")
