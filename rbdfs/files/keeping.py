@@ -101,10 +101,13 @@ class Keeping(Protocol):
     def released(self, fh: int) -> None:
         """Forget a file that was closed."""
 
-    def opened_directory(self, fh: int, inode: int, entry: Entry, request: int) -> None:
+    def opened_directory(
+        self, fh: int, inode: int, entry: Entry, request: int, last: dict[str, Any] | None
+    ) -> None:
         """Remember an open directory; its numbers are other ones than those of files.
 
-        *request* is the kernel's number of the request that opened it, or 0.
+        *request* is the kernel's number of the request that opened it, or 0. *last* is, as JSON,
+        what was read of it last, if anything was.
         """
 
     def released_directory(self, fh: int) -> None:
@@ -148,7 +151,9 @@ class Unremembered:
 
     def released(self, fh: int) -> None: ...
 
-    def opened_directory(self, fh: int, inode: int, entry: Entry, request: int) -> None: ...
+    def opened_directory(
+        self, fh: int, inode: int, entry: Entry, request: int, last: dict[str, Any] | None
+    ) -> None: ...
 
     def released_directory(self, fh: int) -> None: ...
 

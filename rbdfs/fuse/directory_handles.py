@@ -2,16 +2,103 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from rbdfs.errors import NotOpen
+from rbdfs.errors import Failure, NotOpen
 from rbdfs.files.keeping import fresh_numbers
+from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
     from rbdfs.files.keeping import Keeping
     from rbdfs.model.entry import Entry
     from rbdfs.names.catalog import Catalog
     from rbdfs.names.listing import Listing
+
+# The kernel's offset is the index of an item in one reading, and above it which reading that is:
+# each server reads anew. All of it fits into the 31 bits of a program that knows no more.
+_INDEX_BITS = 26
+_READINGS = 32
+# The last names of one answer that fit into a message beside the rest of it, in bytes.
+_NAMES_BYTES = 60_000
+# Names of the answer before that are kept: the last one may not have come to the kernel.
+_EARLIER = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The last answer to READDIR: the kernel goes on from somewhere in it.
+
+    Attributes:
+        reading: in which reading it was given.
+        first: the index of the first of *names* there.
+    """
+
+    reading: int = 0
+    first: int = 0
+    names: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """Return it fit for JSON."""
+        return {"reading": self.reading, "first": self.first, "names": self.names}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Answer:
+        """Return the answer that record() has written, in this version or another one."""
+        known = known_fields(cls, record)
+        return cls(**known | {"names": tuple(known.get("names", ()))})
+
+    def before(self, index: int) -> list[bytes]:
+        """Return the names that stood before *index*, the last one first."""
+        names = self.names[: max(0, index - self.first)]
+        return [name.encode("utf-8", "surrogateescape") for name in reversed(names)]
+
+
+@dataclass(slots=True)
+class OpenDirectory:
+    """One open directory, which is read from the beginning to the end, or anew.
+
+    Attributes:
+        inode, entry: what was opened, and by which number.
+        request: the kernel's number of the request that opened it, or 0.
+        listing: what this server reads.
+        reading: which reading of the directory that is, counted over servers.
+        last: what was answered last, by this server or the one before.
+    """
+
+    inode: int
+    entry: Entry
+    request: int
+    listing: Listing
+    reading: int = 0
+    last: Answer = field(default_factory=Answer)
+
+    async def index(self, offset: int) -> int:
+        """Return the index of the item that the kernel wants at *offset*.
+
+        Raises OSError EIO where nobody can tell: a mirror takes for deleted what is skipped.
+        """
+        if offset == 0:
+            self.listing.rewind()
+            return 0
+        reading, index = divmod(offset, 1 << _INDEX_BITS)
+        if reading == self.reading:
+            return index
+        if reading == self.last.reading:
+            places: dict[bytes, int] = {}
+            item = await self.listing.item(0)
+            while item is not None:
+                places[item[0]] = len(places)
+                item = await self.listing.item(len(places))
+            # The one that it has got last may have been removed since.
+            for name in self.last.before(index):
+                if name in places:
+                    return places[name] + 1
+        raise Failure(f"{self.entry.spec}: nobody knows where the reading was")
+
+    def offset(self, index: int) -> int:
+        """Return the kernel's offset for what comes at *index*."""
+        return self.reading << _INDEX_BITS | index
 
 
 class OpenDirectories:
@@ -20,7 +107,7 @@ class OpenDirectories:
     def __init__(self, catalog: Catalog, keeping: Keeping) -> None:
         self._catalog = catalog
         self._keeping = keeping
-        self._directories: dict[int, Listing] = {}
+        self._directories: dict[int, OpenDirectory] = {}
         # By the kernel's number of the request that opened it.
         self._opened_by: dict[int, int] = {}
         self._numbers = fresh_numbers()
@@ -33,25 +120,62 @@ class OpenDirectories:
         if request in self._opened_by:
             return self._opened_by[request]
         fh = next(self._numbers)
-        self._add(fh, inode, entry, request)
+        self._add(fh, OpenDirectory(inode, entry, request, self._catalog.listing(entry)))
         return fh
 
-    def restore(self, fh: int, inode: int, entry: Entry, request: int = 0) -> None:
-        """Open again what another server had open, under its number; reading begins anew."""
-        self._add(fh, inode, entry, request)
+    def restore(
+        self,
+        fh: int,
+        inode: int,
+        entry: Entry,
+        request: int = 0,
+        last: dict[str, Any] | None = None,
+    ) -> None:
+        """Open again what another server had open, under its number; reading begins anew.
 
-    def _add(self, fh: int, inode: int, entry: Entry, request: int) -> None:
-        self._directories[fh] = self._catalog.listing(entry)
-        if request:
-            self._opened_by[request] = fh
-        self._keeping.opened_directory(fh, inode, entry, request)
+        *last* is the record of its last answer.
+        """
+        directory = OpenDirectory(inode, entry, request, self._catalog.listing(entry))
+        directory.last = Answer.from_record(last or {})
+        directory.reading = (directory.last.reading + 1) % _READINGS
+        self._add(fh, directory)
 
-    def listing(self, fh: int) -> Listing:
-        """Return the reading of open directory *fh*; raise OSError EBADF where there is none."""
+    def _add(self, fh: int, directory: OpenDirectory) -> None:
+        self._directories[fh] = directory
+        if directory.request:
+            self._opened_by[directory.request] = fh
+        self._tell(fh, directory)
+
+    def _tell(self, fh: int, directory: OpenDirectory) -> None:
+        last = directory.last.record() if directory.last.names else None
+        self._keeping.opened_directory(
+            fh, directory.inode, directory.entry, directory.request, last
+        )
+
+    def directory(self, fh: int) -> OpenDirectory:
+        """Return open directory *fh*; raise OSError EBADF where there is none."""
         try:
             return self._directories[fh]
         except KeyError:
             raise NotOpen(f"directory handle {fh} is not open") from None
+
+    def answered(self, fh: int, first: int, names: list[bytes]) -> None:
+        """Remember that the kernel is given *names*, the first of which is item *first*."""
+        directory = self._directories.get(fh)
+        if directory is None or not names:
+            return
+        answer = [name.decode("utf-8", "surrogateescape") for name in names]
+        last = directory.last
+        if (last.reading, last.first + len(last.names)) == (directory.reading, first):
+            earlier = last.names[-_EARLIER:]
+            answer, first = [*earlier, *answer], first - len(earlier)
+        room, kept = _NAMES_BYTES, 0
+        for name in reversed(answer):
+            room -= len(name) + 4
+            kept += room >= 0
+        first, answer = first + len(answer) - kept, answer[len(answer) - kept :]
+        directory.last = Answer(directory.reading, first, tuple(answer))
+        self._tell(fh, directory)
 
     def release(self, fh: int) -> None:
         """Close directory *fh*."""

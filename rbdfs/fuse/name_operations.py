@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyfuse3 import FileHandleT, FileNameT, InodeT, ModeT, RequestContext, XAttrNameT
 
     from rbdfs.fuse.mounted import Mounted
+    from rbdfs.model.entry import Entry
 
 
 class NameOperations(pyfuse3.Operations):
@@ -98,24 +99,31 @@ class NameOperations(pyfuse3.Operations):
         return pyfuse3.FileHandleT(fh)
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        listing, inodes = self.mounted.directories.listing(fh), self.mounted.inodes
-        if start_id == 0:
-            listing.rewind()
-        for index in itertools.count(start_id):
-            try:
-                item = await listing.item(index)
-            except Missing as exc:
-                # The C library takes ENOENT for the end of a directory, and a mirror would take
-                # what is gone with its pool for deleted.
-                raise Gone(str(exc.strerror)) from exc
-            if item is None:
-                return
-            name, entry = item
-            entry = await self.mounted.told(entry)
-            attr = self.mounted.attributes(entry, inodes.number(entry.key))
-            if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), attr, index + 1):
-                return
-            inodes.remember(entry)
+        directory, names = self.mounted.directories.directory(fh), list[bytes]()
+        try:
+            first = await directory.index(start_id)
+            for index in itertools.count(first):
+                item = await directory.listing.item(index)
+                if item is None or not await self._add(token, item, directory.offset(index + 1)):
+                    break
+                names.append(item[0])
+        except Missing as exc:
+            # The C library takes ENOENT for the end of a directory, and a mirror would take what
+            # is gone with its pool for deleted.
+            raise Gone(str(exc.strerror)) from exc
+        self.mounted.directories.answered(fh, first, names)
+
+    async def _add(
+        self, token: pyfuse3.ReaddirToken, item: tuple[bytes, Entry], offset: int
+    ) -> bool:
+        """Add *item* of a directory to the answer; return whether it had room there."""
+        name, entry = item
+        entry = await self.mounted.told(entry)
+        attr = self.mounted.attributes(entry, self.mounted.inodes.number(entry.key))
+        if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), attr, offset):
+            return False
+        self.mounted.inodes.remember(entry)
+        return True
 
     async def releasedir(self, fh: FileHandleT) -> None:
         self.mounted.directories.release(fh)

@@ -237,8 +237,12 @@ class KeeperLink:
         if known is not None and known.length is not None:
             self.forget(Kind.LENGTH, fh)
 
-    def opened_directory(self, fh: int, inode: int, entry: Entry, request: int) -> None:
+    def opened_directory(
+        self, fh: int, inode: int, entry: Entry, request: int, last: dict[str, Any] | None
+    ) -> None:
         record = {"inode": inode, "entry": entry.record(), "request": request}
+        if last is not None:
+            record["last"] = last
         self.remember(Kind.DIRECTORY, fh, record)
 
     def released_directory(self, fh: int) -> None:

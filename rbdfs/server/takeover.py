@@ -152,7 +152,8 @@ async def restore(
     for fh, record in estate.of_kind(Kind.DIRECTORY).items():
         entry = Entry.from_record(record["entry"])
         mounted.inodes.restore(entry, record["inode"])
-        mounted.directories.restore(fh, record["inode"], entry, record.get("request", 0))
+        request, last = record.get("request", 0), record.get("last")
+        mounted.directories.restore(fh, record["inode"], entry, request, last)
     lost = _lost_images(mounted, estate, files, fenced=fenced)
     for file in files:
         # What has moved has kept a number that does not follow from its key.

@@ -209,7 +209,7 @@ REMEMBERED: dict[str, tuple[Any, ...]] = {
     "inherited": ([],),
     "opened": (FakeHandle(FILE),),
     "grown": (3, 9000),
-    "opened_directory": (3, 1, POOL, 2),
+    "opened_directory": (3, 1, POOL, 2, None),
     "begun": ((1 << 62) + 2, {"operation": "create"}),
     "moving": (3, {"source": ["rec", "", "vm1"], "image_id": "1", "target": ["ssd", "", "vm1"]}),
 }
