@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What is kept at most: 64 MiB of headers (measured: some 700 bytes for each and 270 for each of its
-# snapshots), and 250 bytes for each size.
-_HEADERS_BYTES = 64 << 20
+# What is kept at most: 96 MiB of headers (measured: some 700 bytes for each and 270 for each of its
+# snapshots), and 250 bytes for each size. 500 images with 500 snapshots each are 65 MiB: a listing
+# that goes round a cache which is a little too small for it finds nothing there.
+_HEADERS_BYTES = 96 << 20
 _HEADER_BYTES, _SNAP_BYTES = 700, 270
 _SIZES = 131072
 _FOR_GOOD_S = 86400.0

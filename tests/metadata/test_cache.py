@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import rbd
+import trio
 
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
+from rbdfs.errors import TimedOut
 from rbdfs.metadata import cache
 from rbdfs.metadata.cache import MetadataCache
+from rbdfs.model.entry import Entry, Key
 from rbdfs.model.file_name import ImageSpec
+from rbdfs.model.image_attributes import USER, ImageAttributes, SnapAttributes
 from rbdfs.moves.migration import image_entry
 from tests.support.images import MIB
 
@@ -45,3 +49,37 @@ async def test_what_an_image_takes_is_read_anew_after_a_change(
         assert await allocated() == 0
         known.image_changed(where)
         assert await allocated() == OBJECT
+
+
+class AwayCluster:
+    """As much of a Cluster as a MetadataCache asks for."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.bridge = AioBridge()
+        self.background = nursery
+
+    async def ioctx_of(self, _where: Entry) -> None:
+        return None
+
+
+async def test_500_images_with_500_snapshots_are_known_while_the_cluster_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    snaps = tuple(SnapAttributes(n, f"s{n}", USER, MIB, n, False, 0, 0) for n in range(500))
+    away = trio.Event()
+
+    async def read_header(_reader: object, image_id: str) -> ImageAttributes:
+        if away.is_set():
+            raise TimedOut("the cluster is away")
+        return ImageAttributes(image_id, MIB, 22, 1, 1, 1, 1, snaps, -1, None, 0, False)
+
+    monkeypatch.setattr(cache, "TTL_S", 0.0)
+    monkeypatch.setattr(cache, "read_header", read_header)
+    async with trio.open_nursery() as nursery:
+        known = MetadataCache(cast("Cluster", AwayCluster(nursery)))
+        where = Entry(Key(1, ""), "pool", "")
+        for _ in range(2):
+            for number in range(500):
+                found = await known.attributes(where, "", f"id{number}", known=True)
+                assert (found.image_id, len(found.snaps)) == (f"id{number}", 500)
+            away.set()
