@@ -10,8 +10,10 @@ afterwards, and undone if it was the wrong one.
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import rados
 import rbd
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 _DIRECTORY = "rbd_directory"
 _TRASH = "rbd_trash"
 _PAGE_KEYS = 512
+# So many clones are named in a message.
+_TOLD = 10
+
+log = logging.getLogger(__name__)
 
 
 def create_image(ioctx: rados.Ioctx, name: str, order: int | None, data_pool: str | None) -> None:
@@ -87,11 +93,59 @@ def _omap_values(ioctx: rados.Ioctx, oid: str, keys: tuple[str, ...]) -> dict[st
         return {key: value or b"" for key, value in values}
 
 
+def clone_snapshot(
+    source: rados.Ioctx,
+    snap: Entry,
+    target: rados.Ioctx,
+    name: str,
+    data_pool: str | None,
+    action: str,
+) -> None:
+    """Make image *name* in *target*, a clone of *snap*, which is in *source*.
+
+    librbd clones by names: whose clone it is has to be looked at afterwards. Where the clients that
+    the cluster lets in are too old for anything else, the snapshot is protected, as `rbd clone`
+    would have it; it stays so.
+    """
+    assert snap.snap is not None
+    image, snapshot = encoded(snap.image), encoded(snap.snap)
+    clone = partial(
+        rbd.RBD().clone, source, image, snapshot, target, encoded(name), data_pool=data_pool
+    )
+    try:
+        clone()
+    except rbd.InvalidArgument:
+        with opened_for_change(source, snap, action) as opened_image:
+            if opened_image.is_protected_snap(snapshot):
+                raise
+            opened_image.protect_snap(snapshot)
+        log.info(
+            "%s is protected: require-min-compat-client is older than mimic, and clones want it so",
+            snap.spec,
+        )
+        clone()
+
+
 def remove_snapshot(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
-    """Remove the snapshot *entry*, for good."""
+    """Remove the snapshot *entry*, for good.
+
+    Raises InUse where it has clones; the log names some.
+    """
     with opened_for_change(ioctx, entry, action) as image:
+        image.set_snap_by_id(entry.key.snap_id)
+        if clones := [_spec(child) for child in image.list_children2()]:
+            told = ", ".join(clones[:_TOLD]) + ", ..." * (len(clones) > _TOLD)
+            log.warning("%s is refused: it has clones: %s", action, told)
+            raise InUse(f"{action}: it has clones")
+        image.set_snap(None)
         # By id: its name may have been given to another one meanwhile.
         image.remove_snap_by_id(entry.key.snap_id)
+
+
+def _spec(child: dict[str, Any]) -> str:
+    namespace = f"{child['pool_namespace']}/" if child["pool_namespace"] else ""
+    trashed = " (in the trash)" if child["trash"] else ""
+    return f"{child['pool']}/{namespace}{child['image']}{trashed}"
 
 
 def rename_image(ioctx: rados.Ioctx, entry: Entry, name: str, action: str) -> None:

@@ -63,12 +63,30 @@ class ManageOperations(pyfuse3.Operations):
         management, inodes = self.mounted.check_managed(), self.mounted.inodes
         with self.mounted.requests.request(new_parent_inode, ctx.pid, LINK) as request:
             parent = await self.mounted.entry(new_parent_inode)
+            source = await self.mounted.entry(inode)
             entry = await self._made(request, parent, new_name)
-            if entry is None:
-                image = await self.mounted.entry(inode)
-                async with trimmed(self.mounted.handles, image):
-                    entry = await management.snapshot(image, parent, new_name, request.begin)
+            if source.is_snapshot:
+                entry = await self._clone(request, source, parent, new_name, entry)
+            elif entry is None:
+                async with trimmed(self.mounted.handles, source):
+                    entry = await management.snapshot(source, parent, new_name, request.begin)
         return self.mounted.attributes(entry, inodes.remember(entry))
+
+    async def _clone(
+        self,
+        request: BegunRequest,
+        snap: Entry,
+        parent: Entry,
+        name: FileNameT,
+        made: Entry | None,
+    ) -> Entry:
+        clones = self.mounted.clones
+        if clones is None:
+            raise NotPermitted(f"cloning {snap.spec}: not on this mount")
+        if made is None:
+            return await clones.clone(snap, parent, name, request.begin)
+        await clones.check_made(made, snap)
+        return made
 
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         management, mounted = self.mounted.check_managed(), self.mounted

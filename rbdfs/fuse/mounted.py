@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rbdfs.model.inode_table import InodeTable
     from rbdfs.moves.moves import Moves
     from rbdfs.names.catalog import Catalog
+    from rbdfs.names.clones import Clones
     from rbdfs.names.manage import Management
     from rbdfs.names.xattrs import Xattrs
 
@@ -51,6 +52,7 @@ class Mounted:
     Attributes:
         requests: those that must not run twice.
         management: makes, removes and renames; None unless the mount was asked to.
+        clones: makes those; None as management.
         moves: takes images to other pools; None as management.
         inherited: finds inodes that the kernel knows from another server; None without one.
         closing: set while the mount is being ended: nothing is opened any more.
@@ -70,6 +72,7 @@ class Mounted:
     requests: BegunRequests
     timestamps: Timestamps
     management: Management | None = None
+    clones: Clones | None = None
     moves: Moves | None = None
     inherited: InheritedInodes | None = None
     closing: bool = False

@@ -21,12 +21,12 @@ from rbdfs.errors import (
     InUse,
     IsADirectory,
     Missing,
-    NameTooLong,
     NotADirectory,
     NotEmpty,
     NotPermitted,
 )
-from rbdfs.model.file_name import FileName, ImageSpec, parse_directory_name, parse_file_name
+from rbdfs.model.file_name import FileName, ImageSpec
+from rbdfs.names.new_names import parse_new, parse_new_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class Management:
         self._order = None if object_size is None else object_size.bit_length() - 1
         self._remove_snapshots = remove_snapshots
         self._has_refused = False
-        self._limiters: dict[str, trio.CapacityLimiter] = {}
+        self._limiters: dict[tuple[str, str], trio.CapacityLimiter] = {}
 
     async def create(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
         """Make an image of size 0 with the cluster's default features; return it.
@@ -83,10 +83,10 @@ class Management:
         Raises OSError: EEXIST, ENAMETOOLONG, EINVAL for what is no file name, EPERM for the name
         of a snapshot and in the list of pools.
         """
-        wanted = _parse(name)
+        wanted = parse_new(name)
         if parent.is_pool_list or wanted != FileName(wanted.image):
             _refuse(f"making {name!r} in {parent.spec}")
-        await self._require_absent(parent, name)
+        await self.require_absent(parent, name)
         if self._data_pool is not None:
             await self._cluster.ioctx(self._data_pool)
         ioctx = await self._cluster.ioctx(parent.pool, parent.namespace)
@@ -94,7 +94,7 @@ class Management:
             directory_changes.create_image, ioctx, wanted.image, self._order, self._data_pool
         )
         begin()
-        await self._change(parent, f"making {name!r} in {parent.spec}", make)
+        await self.change(parent, f"making {name!r} in {parent.spec}", make)
         return await self._catalog.find(parent, name)
 
     async def unlink(self, entry: Entry) -> None:
@@ -113,13 +113,13 @@ class Management:
             self._refuse_removal(action)
         ioctx = await self._cluster.ioctx_of(entry)
         if entry.is_snapshot:
-            await self._change(
+            await self.change(
                 entry, action, partial(directory_changes.remove_snapshot, ioctx, entry, action)
             )
         else:
             expire_s = int(self._cluster.setting(_TRASH_EXPIRY) or 0)
             move = partial(directory_changes.move_to_trash, ioctx, entry, action, expire_s)
-            await self._change(entry, action, move)
+            await self.change(entry, action, move)
             trashed = ImageSpec(entry.pool, entry.namespace, entry.image_id or entry.image)
             log.info("%s is in the trash: rbd trash restore %s", entry.spec, trashed)
 
@@ -132,13 +132,13 @@ class Management:
         where it is no snapshot's name or *image* no image, EEXIST.
         """
         action = f"linking {image.spec} to {name!r}"
-        wanted = _parse(name)
+        wanted = parse_new(name)
         if image.is_directory or image.is_snapshot or image.key.partition or wanted.snap is None:
             _refuse(action)
         image = replace(image, image=wanted.image)
         if not _holds(parent, image) or not await self._names(parent, image):
             raise Elsewhere(f"{action}: not a snapshot of this image")
-        await self._require_absent(parent, name)
+        await self.require_absent(parent, name)
         ioctx = await self._cluster.ioctx_of(image)
         snap = encoded(wanted.snap)
 
@@ -147,7 +147,7 @@ class Management:
                 opened.create_snap(snap)
 
         begin()
-        await self._change(image, action, take)
+        await self.change(image, action, take)
         return await self._catalog.find(parent, name)
 
     async def rename(self, entry: Entry, parent: Entry, name: bytes, flags: int) -> Entry:
@@ -161,7 +161,7 @@ class Management:
         action = f"renaming {entry.spec} to {name!r} in {parent.spec}"
         if flags & ~_RENAME_NOREPLACE:
             raise BadArgument(f"{action}: flags {flags:#x}")
-        wanted = _parse(name)
+        wanted = parse_new(name)
         if entry.is_directory or entry.key.partition or wanted.snap_id is not None:
             _refuse(action)
         if entry.is_snapshot != (wanted.snap is not None):
@@ -170,13 +170,13 @@ class Management:
             raise Elsewhere(action)
         if (wanted.image, wanted.snap) == (entry.image, entry.snap):
             return entry
-        await self._require_absent(parent, name)
+        await self.require_absent(parent, name)
         ioctx = await self._cluster.ioctx_of(entry)
         if wanted.snap is None:
             rename = partial(directory_changes.rename_image, ioctx, entry, wanted.image, action)
         else:
             rename = partial(directory_changes.rename_snapshot, ioctx, entry, wanted.snap, action)
-        await self._change(entry, action, rename)
+        await self.change(entry, action, rename)
         return replace(entry, image=wanted.image, snap=wanted.snap)
 
     async def destination(
@@ -193,10 +193,10 @@ class Management:
         action = f"moving {entry.spec} to {name!r} in {parent.spec}"
         if flags & ~_RENAME_NOREPLACE:
             raise BadArgument(f"{action}: flags {flags:#x}")
-        wanted = _parse(name)
+        wanted = parse_new(name)
         if parent.is_pool_list or wanted != FileName(wanted.image):
             _refuse(action)
-        await self._require_absent(parent, name)
+        await self.require_absent(parent, name)
         return ImageSpec(parent.pool, parent.namespace, wanted.image)
 
     async def make_namespace(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
@@ -207,21 +207,12 @@ class Management:
         action = f"making namespace {name!r} in {parent.spec}"
         if parent.is_pool_list or parent.namespace:
             _refuse(action)
-        try:
-            namespace = parse_directory_name(name)[0]
-            # librados takes no other for an I/O context.
-            namespace.encode()
-        except NameTooLong as exc:
-            raise NameTooLong(f"{action}: {exc}") from exc
-        except ValueError as exc:
-            raise BadArgument(f"{action}: {exc}") from exc
-        if "\0" in namespace:
-            raise BadArgument(f"{action}: NUL in a name")
-        await self._require_absent(parent, name)
+        namespace = parse_new_namespace(name, action)
+        await self.require_absent(parent, name)
         ioctx = await self._cluster.ioctx(parent.pool)
         make = partial(directory_changes.create_namespace, ioctx, namespace)
         begin()
-        await self._change(parent, action, make)
+        await self.change(parent, action, make)
         return await self._catalog.find(parent, name)
 
     async def remove_namespace(self, entry: Entry) -> None:
@@ -237,7 +228,7 @@ class Management:
         ioctx = await self._cluster.ioctx(entry.pool)
         remove = partial(directory_changes.remove_namespace, ioctx, entry.namespace)
         try:
-            await self._change(entry, action, remove)
+            await self.change(entry, action, remove)
         except InUse as exc:
             raise NotEmpty(f"{action}: it has images, or its trash has") from exc
 
@@ -255,7 +246,7 @@ class Management:
         except Missing:
             return False
 
-    async def _require_absent(self, parent: Entry, name: bytes) -> None:
+    async def require_absent(self, parent: Entry, name: bytes) -> None:
         """Raise OSError EEXIST where *name* means anything in *parent*, a namespace for instance.
 
         librbd looks again, under the pool's own order of things, for images and snapshots.
@@ -266,10 +257,14 @@ class Management:
             return
         raise Exists(f"{found.spec} exists")
 
-    async def _change(self, where: Entry, action: str, change: Callable[[], None]) -> None:
+    async def change(
+        self, where: Entry, action: str, change: Callable[[], None], *, beside: Entry | None = None
+    ) -> None:
+        """Have *change* made in *where*, with the pool of *beside* for some. Raises OSError."""
         if not where.is_directory:
             await self._catalog.check_openable(where)
-        limiter = self._limiters.setdefault(where.pool, trio.CapacityLimiter(_THREADS_A_POOL))
+        pools = (where.pool, where.pool if beside is None else beside.pool)
+        limiter = self._limiters.setdefault(pools, trio.CapacityLimiter(_THREADS_A_POOL))
         try:
             with changing(action):
                 await trio.to_thread.run_sync(change, limiter=limiter)
@@ -277,19 +272,6 @@ class Management:
             # A failure may come after the change.
             self._catalog.changed(where)
             self._catalog.directory_changed(where)
-
-
-def _parse(name: bytes) -> FileName:
-    try:
-        wanted = parse_file_name(name)
-    except NameTooLong:
-        raise
-    except ValueError as exc:
-        raise BadArgument(str(exc)) from exc
-    # The binding would cut the name there.
-    if "\0" in wanted.image or "\0" in (wanted.snap or ""):
-        raise BadArgument(f"NUL in {name!r}")
-    return wanted
 
 
 def _holds(parent: Entry, entry: Entry) -> bool:

@@ -36,6 +36,7 @@ from rbdfs.moves.copiers import Copiers
 from rbdfs.moves.executor import Executor
 from rbdfs.moves.moves import Moves
 from rbdfs.names.catalog import POOL_LIST, Catalog
+from rbdfs.names.clones import Clones
 from rbdfs.names.manage import Management
 from rbdfs.names.partitions import PartitionTables
 from rbdfs.names.xattrs import Xattrs
@@ -89,8 +90,8 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         begun = {} if predecessor is None else predecessor.of_kind(Kind.REQUEST)
         requests = BegunRequests(path, keeping, begun)
         parts = (options, inodes, catalog, handles, directories, xattrs, lineages, requests)
-        management = _management(cluster, catalog, options)
-        mounted = Mounted(*parts, timestamps, management=management, moves=moves)
+        management, clones = _management(cluster, catalog, options)
+        mounted = Mounted(*parts, timestamps, management, clones, moves)
         if predecessor is not None:
             await takeover.restore(mounted, keeping, predecessor, nursery, fenced=fenced)
         else:
@@ -164,16 +165,19 @@ def _catalog(cluster: Cluster, options: MountOptions) -> tuple[Catalog, Lineages
     return catalog, lineages, cache
 
 
-def _management(cluster: Cluster, catalog: Catalog, options: MountOptions) -> Management | None:
+def _management(
+    cluster: Cluster, catalog: Catalog, options: MountOptions
+) -> tuple[Management, Clones] | tuple[None, None]:
     if not options.manage:
-        return None
-    return Management(
+        return None, None
+    management = Management(
         cluster,
         catalog,
         data_pool=options.data_pool,
         object_size=options.object_size,
         remove_snapshots=options.remove_snapshots,
     )
+    return management, Clones(cluster, catalog, management, options.data_pool)
 
 
 async def _fence(

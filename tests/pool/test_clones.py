@@ -1,0 +1,150 @@
+"""Clones are links of snapshots to names of images."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rbdfs.errors import Exists
+from rbdfs.model.entry import Key
+from rbdfs.model.image_attributes import ParentSpec
+from rbdfs.names.clones import Clones
+from tests.support import crashes
+from tests.support.ceph import CommandError, run
+from tests.support.conditions import SEEN_S, eventually
+from tests.support.images import MIB, export_image, import_image, random_bytes
+from tests.support.mounts import opened
+from tests.support.moves import whole_cluster
+from tests.support.refusals import refusal
+from tests.support.servers import wait_for_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.ceph import Ceph
+    from tests.support.mounts import Mount, Mounting
+
+SIZE = 4 * MIB + 512
+KILLED = r"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code -9"
+PROTECTED = r"INFO .* is protected: require-min-compat-client"
+
+
+@pytest.fixture(scope="module")
+def managed(module_mounting: Mounting, pool: str) -> Iterator[Mount]:
+    with module_mounting(pool, "-o", "manage=snapshots,partitions") as mount:
+        yield mount
+
+
+@pytest.fixture
+def golden(ceph: Ceph, pool: str, managed: Mount, image_name: str) -> Path:
+    """The file of snapshot `v1` of an image."""
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(SIZE))
+    ceph.rbd("snap", "create", "--no-progress", f"{pool}/{image_name}@v1")
+    file = managed.file(f"{image_name}@v1")
+    eventually(file.exists, SEEN_S, "the snapshot")
+    return file
+
+
+def parent(ceph: Ceph, spec: str) -> str:
+    found = json.loads(ceph.rbd("info", "--format=json", spec)).get("parent", {})
+    namespace = f"{found['pool_namespace']}/" if found.get("pool_namespace") else ""
+    return f"{found['pool']}/{namespace}{found['image']}@{found['snapshot']}"
+
+
+def test_clones_are_links(ceph: Ceph, pool: str, golden: Path) -> None:
+    image, clone = golden.name.removesuffix("@v1"), golden.with_name(f"{golden.name[:-3]}-vm")
+    run("ln", str(golden), str(clone))
+    assert clone.stat().st_size == SIZE
+    assert clone.read_bytes() == random_bytes(SIZE)
+    assert parent(ceph, f"{pool}/{clone.name}") == f"{pool}/{image}@v1"
+    assert os.getxattr(clone, "user.rbd.parent") == f"{pool}/{image}@v1".encode()
+    with opened(clone, os.O_RDWR) as file:
+        assert os.pwrite(file, b"its own", 77) == 7
+    assert golden.read_bytes() == random_bytes(SIZE)
+    changed = bytearray(random_bytes(SIZE))
+    changed[77:84] = b"its own"
+    assert export_image(ceph, f"{pool}/{clone.name}") == changed
+    with pytest.raises(CommandError, match="File exists"):
+        run("ln", str(golden), str(clone))
+
+
+def test_a_snapshot_with_clones_stays(ceph: Ceph, pool: str, golden: Path, managed: Mount) -> None:
+    clone = golden.with_name(f"{golden.name[:-3]}-vm")
+    os.link(golden, clone)
+    assert refusal(lambda: os.unlink(golden)) == "EBUSY"
+    managed.expect_log(rf"removing {pool}/\S+ is refused: it has clones: {pool}/{clone.name}")
+    os.unlink(clone)
+    assert refusal(lambda: os.unlink(golden)) == "EBUSY"
+    managed.expect_log(rf"it has clones: {pool}/{clone.name} \(in the trash\)")
+    ceph.rbd("trash", "purge", "--no-progress", pool)
+    ceph.rbd("snap", "unprotect", f"{pool}/{golden.name}")
+    os.unlink(golden)
+    eventually(lambda: not golden.exists(), SEEN_S, "its end")
+
+
+def test_clones_elsewhere(
+    ceph: Ceph, pools: tuple[str, str], mounting: Mounting, image_name: str
+) -> None:
+    """In another pool, and in a namespace."""
+    one, other = pools
+    import_image(ceph, f"{one}/{image_name}", random_bytes(SIZE))
+    ceph.rbd("snap", "create", "--no-progress", f"{one}/{image_name}@v1")
+    ceph.rbd("namespace", "create", f"{other}/ns")
+    with whole_cluster(mounting) as mount:
+        golden, clone = mount.file(f"{one}/{image_name}@v1"), mount.file(f"{other}/{image_name}-vm")
+        os.link(golden, clone)
+        assert clone.read_bytes() == random_bytes(SIZE)
+        assert parent(ceph, f"{other}/{clone.name}") == f"{one}/{image_name}@v1"
+        # In the list of pools; and of format 1, with which this cluster is content.
+        assert refusal(lambda: os.link(golden, mount.file("x"))) == "EPERM"
+        assert refusal(lambda: os.link(golden, mount.file(f"{other}/ns/x"))) == "EXDEV"
+
+
+def test_refused(golden: Path, mounting: Mounting, pool: str) -> None:
+    assert refusal(lambda: os.link(golden, golden.with_name("x@y"))) == "EPERM"
+    assert refusal(lambda: os.link(golden, golden.with_name("x@%id:3"))) == "EINVAL"
+    with mounting(pool) as mount:
+        assert refusal(lambda: os.link(mount.file(golden.name), mount.file("vm"))) == "EPERM"
+    with mounting(pool, "-o", "manage,ro") as mount:
+        assert refusal(lambda: os.link(mount.file(golden.name), mount.file("vm"))) == "EROFS"
+
+
+@pytest.mark.usefixtures("native")
+def test_made_by_a_server_that_is_killed(
+    ceph: Ceph, pool: str, golden: Path, mounting: Mounting
+) -> None:
+    """The kernel asks the next one, which finds it made."""
+    control = mounting.directory / "step"
+    control.write_text("after rbdfs.names.manage:Management.change")
+    program = [sys.executable, crashes.__file__, str(control)]
+    with mounting(pool, "-o", "manage", program=program) as mount:
+        mount.expect_log(KILLED)
+        clone = mount.file(f"{golden.name[:-3]}-vm")
+        os.link(mount.file(golden.name), clone)
+        wait_for_server(mount, 2)
+        assert clone.read_bytes() == random_bytes(SIZE)
+        assert mount.alive
+
+
+async def test_left_unfinished_by_a_server_that_is_gone() -> None:
+    """librbd makes the image first: without its parent it is zeros, and no success."""
+    golden, made = (SimpleNamespace(spec=name, key=Key(3, "", name, 4)) for name in "gm")
+    found = SimpleNamespace(parent=None)
+
+    async def attributes(entry: object, *, newer: bool) -> object:
+        assert (entry, newer) == (made, True)
+        return found
+
+    catalog: Any = SimpleNamespace(attributes=attributes)
+    unused: Any = None
+    clones = Clones(unused, catalog, unused, None)
+    with pytest.raises(Exists, match="m is no clone of g"):
+        await clones.check_made(made, golden)  # type: ignore[arg-type]
+    found.parent = ParentSpec(3, "", "g", 4, None)
+    await clones.check_made(made, golden)  # type: ignore[arg-type]
