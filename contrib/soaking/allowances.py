@@ -55,6 +55,9 @@ class Allowances:
         held = opened is not None and opened < window.end
         if event.errno in errors:
             return within or held
+        if event.errno == errno.ENOENT and window.kind == "crash":
+            # The dead mount goes before the new one comes: between them is the bare directory.
+            return event.start < window.end
         if event.errno == errno.EBUSY:
             # Of the client that is dead; or of the mount that still serves the old descriptors.
             fenced = window.kind == "crash" and event.start < window.end + _FENCE_S * self._patience
