@@ -215,10 +215,12 @@ def test_changes_elsewhere_that_are_not_seen(tell: Telling) -> None:
     ("kind", "error", "allowed"),
     [
         ("crash", errno.ENOTCONN, True),
+        ("crash", errno.ENOENT, True),
         ("crash", errno.EIO, False),
         ("blocklist", errno.ESHUTDOWN, True),
         ("blocklist", errno.ENOTCONN, False),
         ("kill", errno.ENOTCONN, False),
+        ("kill", errno.ENOENT, False),
         ("kill", errno.EIO, False),
         ("restart", errno.EBADF, False),
         ("osd", errno.ETIMEDOUT, False),
