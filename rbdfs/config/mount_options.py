@@ -31,6 +31,9 @@ _CACHE_SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
+_OWNERSHIP = ("uid", "gid", "umask")
+
+
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """Everything that one mount was asked for. Defaults are what an operator gets.
@@ -38,8 +41,9 @@ class MountOptions:
     Attributes:
         source: what is mounted.
         mountpoint: absolute path.
-        uid, gid: owner of every file.
+        uid, gid: owner of every file, unless its image says otherwise.
         umask: bits taken off 0666 for images, 0444 for snapshots, 0777 for directories.
+        dictated: which of the three were asked for, and hold whatever the images say.
         snapshots: visible, hidden (found by name, not listed), off, or all (any by its id).
         partitions: whether partitions are files too.
         sector_size: of MBR partition tables, in bytes: 512 or 4096.
@@ -66,6 +70,7 @@ class MountOptions:
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
     umask: int = 0o077
+    dictated: tuple[str, ...] = ()
     snapshots: str = "visible"
     partitions: bool = False
     sector_size: int = 512
@@ -96,12 +101,15 @@ class MountOptions:
         """Return what record() has written, in this version or another one."""
         known = known_fields(cls, record)
         log_file = known.get("log_file")
+        # Before it was told which were asked for, all of them held.
+        dictated = known.get("dictated", _OWNERSHIP)
         return cls(
             **known
             | {
                 "source": Source.from_record(record["source"]),
                 "ceph": CephSettings.from_record(record["ceph"]),
                 "log_file": None if log_file is None else Path(log_file),
+                "dictated": tuple(dictated),
             }
         )
 
@@ -270,4 +278,6 @@ def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
             pairs.append((key, value))
         else:
             raise UserError(f"unknown option: {part}", EXIT_USAGE)
+    dictated = (name for name in _OWNERSHIP if name in changes or name in options.dictated)
+    changes["dictated"] = tuple(dictated)
     return replace(options, **changes, ceph=replace(options.ceph, **ceph, pairs=tuple(pairs)))

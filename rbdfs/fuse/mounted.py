@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rbdfs.fuse.directory_handles import OpenDirectories
     from rbdfs.fuse.inherited_inodes import InheritedInodes
     from rbdfs.metadata.lineage import Lineages
+    from rbdfs.metadata.stamps import HeaderStamps
     from rbdfs.model.entry import Entry, Key
     from rbdfs.model.inode_table import InodeTable
     from rbdfs.moves.moves import Moves
@@ -51,6 +52,7 @@ class Mounted:
 
     Attributes:
         requests: those that must not run twice.
+        stamps: writes owners and modes.
         management: makes, removes and renames; None unless the mount was asked to.
         clones: makes those; None as management.
         moves: takes images to other pools; None as management.
@@ -70,6 +72,7 @@ class Mounted:
     xattrs: Xattrs
     lineages: Lineages
     requests: BegunRequests
+    stamps: HeaderStamps
     timestamps: Timestamps
     management: Management | None = None
     clones: Clones | None = None

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pyfuse3
 
-from rbdfs.errors import BadArgument, Gone, Missing, NotPermitted
+from rbdfs.errors import BadArgument, Gone, Missing
+from rbdfs.fuse import ownership
 from rbdfs.fuse.begun_requests import OPENDIR
 from rbdfs.fuse.stat import BLOCK_BYTES, file_mode
+from rbdfs.model.ownership import NOT_ASKED_FOR
 from rbdfs.names.xattrs import check_user_attribute
 
 if TYPE_CHECKING:
@@ -55,15 +57,13 @@ class NameOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         entry = await self.mounted.catalog.current(await self.mounted.entry(inode))
         known = self.mounted.attributes(entry, inode)
-        if not self.mounted.options.quiet and (
-            (fields.update_mode and attr.st_mode != known.st_mode)
-            or (fields.update_uid and attr.st_uid != known.st_uid)
-            or (fields.update_gid and attr.st_gid != known.st_gid)
-        ):
-            raise NotPermitted("modes and owners are options of the mount")
+        wanted = ownership.asked_for(known, attr, fields)
+        changed = wanted != NOT_ASKED_FOR and await ownership.change(
+            self.mounted, entry, known, wanted, ctx
+        )
         # Times are the cluster's: cp -p and touch succeed, and change nothing.
         if not fields.update_size:
-            return known
+            return await self.getattr(inode, ctx) if changed else known
         handle = None if fh is None else await self.mounted.handles.ready(fh)
         if handle is not None:
             await handle.check()

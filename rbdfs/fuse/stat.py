@@ -27,8 +27,8 @@ def entry_attributes(
     attr.st_ino = pyfuse3.InodeT(inode)
     attr.st_mode = pyfuse3.ModeT(file_mode(entry, options))
     attr.st_nlink = 2 if entry.is_directory else 1
-    attr.st_uid = options.uid
-    attr.st_gid = options.gid
+    attr.st_uid = _first(entry.ownership.uid, options.uid, "uid" in options.dictated)
+    attr.st_gid = _first(entry.ownership.gid, options.gid, "gid" in options.dictated)
     attr.st_size = entry.size if size is None else size
     attr.st_blksize = BLOCK_BYTES
     attr.st_blocks = _blocks(attr.st_size, entry.allocated)
@@ -50,7 +50,16 @@ def _blocks(size: int, allocated: int | None) -> int:
 
 
 def file_mode(entry: Entry, options: MountOptions) -> int:
-    """Return type and permissions: directories 0700, images 0600, snapshots 0400 by default."""
+    """Return type and permissions: directories 0700, images 0600, snapshots 0400 by default.
+
+    A snapshot has those of its image, but for writing.
+    """
     if entry.is_directory:
         return stat.S_IFDIR | (0o777 & ~options.umask)
-    return stat.S_IFREG | ((0o444 if entry.is_snapshot else 0o666) & ~options.umask)
+    usual = 0o666 & ~options.umask
+    mode = _first(entry.ownership.mode, usual, "umask" in options.dictated)
+    return stat.S_IFREG | (mode & ~0o222 if entry.is_snapshot else mode)
+
+
+def _first(asked_for: int | None, usual: int, dictated: bool) -> int:
+    return usual if asked_for is None or dictated else asked_for

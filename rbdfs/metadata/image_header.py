@@ -23,6 +23,7 @@ from rbdfs.metadata.stamps import GROWING
 from rbdfs.model.file_name import SNAP_ID_MAX
 from rbdfs.model.growth_mark import length_marked
 from rbdfs.model.image_attributes import ImageAttributes, ParentSpec, SnapAttributes
+from rbdfs.model.ownership import OWNERSHIP_KEYS, Ownership, ownership_in
 
 if TYPE_CHECKING:
     from rbdfs.ceph.aio import AioBridge
@@ -34,7 +35,9 @@ ReadOmap = Callable[[str, tuple[str, ...], str, str], Awaitable[tuple[_Omap, _Om
 begin with *prefix* and come after *start_after*, both of one moment. Raises OSError."""
 
 _SNAP_PREFIX = "snapshot_"
-_GROWING = f"metadata_{GROWING}"
+# Of the keys of image-meta (METADATA_KEY_PREFIX of src/cls/rbd/cls_rbd.cc).
+_META_PREFIX = "metadata_"
+_GROWING = f"{_META_PREFIX}{GROWING}"
 _KEYS = (
     "size",
     "order",
@@ -48,6 +51,7 @@ _KEYS = (
     "data_pool_id",
     "parent",
     _GROWING,
+    *(f"{_META_PREFIX}{key}" for key in OWNERSHIP_KEYS),
 )
 _PAGE_KEYS = 512
 # RBD_FEATURE_MIGRATING of rbd/features.h: source and target of a migration have it.
@@ -111,7 +115,13 @@ def decode_header(
         # As parent_get() of the object class looks for it.
         snap_parent=next((found for _, found in records if found and not parent), None),
         growing=length_marked(mark.decode("ascii", "replace"), image_id, size),
+        ownership=_ownership(values),
     )
+
+
+def _ownership(values: Mapping[str, bytes]) -> Ownership:
+    found = {key: values.get(f"{_META_PREFIX}{key}", b"") for key in OWNERSHIP_KEYS}
+    return ownership_in({key: found[key].decode("ascii", "replace") for key in found if found[key]})
 
 
 def _is_striped(values: Mapping[str, bytes], object_size: int) -> bool:

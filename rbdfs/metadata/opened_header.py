@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from rbdfs.ceph.blocking_image import encoded
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import NotUnderstood
 from rbdfs.model.image_attributes import ImageAttributes, SnapAttributes
+from rbdfs.model.ownership import NOT_ASKED_FOR, OWNERSHIP_KEYS, Ownership, ownership_in
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -71,7 +73,17 @@ def _inspect(ioctx: rados.Ioctx, name: bytes | None, image_id: str | None) -> Im
             parent=None,
             flags=None,
             striped=(image.stripe_unit(), image.stripe_count()) != (1 << order, 1),
+            ownership=NOT_ASKED_FOR if old_format else _ownership(image),
         )
+
+
+def _ownership(image: rbd.Image) -> Ownership:
+    found = {}
+    for key in OWNERSHIP_KEYS:
+        # A value that is not UTF-8 makes no sense either.
+        with contextlib.suppress(KeyError, UnicodeDecodeError):
+            found[key] = image.metadata_get(key)
+    return ownership_in(found)
 
 
 def _ns(timestamp: datetime) -> int:

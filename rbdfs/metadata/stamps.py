@@ -1,15 +1,21 @@
-"""What is written into the header of an image beside librbd: when it was modified, and a mark.
+"""What is written into the header of an image beside librbd: when it was modified, and image-meta.
 
-librbd sets the time of modification itself, but once a minute only. The mark is image-meta, and
-says that the image is longer than its file, which grows. While a server lives it knows the length;
-what a crash of the host has left, the next managed mount trims (files/unfinished.py).
+librbd sets the time of modification itself, but once a minute only. A mark says that the image is
+longer than its file, which grows. While a server lives it knows the length; what a crash of the
+host has left, the next managed mount trims (files/unfinished.py). Owner and mode of the file are
+nobody's business but rbdfs': so no lock is asked for, which a writer elsewhere may have.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import rados
+import rbd
+
+from rbdfs.ceph.blocking_image import changing
 from rbdfs.ceph.pool_threads import PoolThreads
+from rbdfs.errors import ReadOnly
 from rbdfs.metadata.encoding import encode_map, encode_string
 from rbdfs.metadata.pool_directory import call_class
 
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from rbdfs.metadata.cache import MetadataCache
     from rbdfs.model.entry import Entry
     from rbdfs.model.growth_mark import GrowthMark
+    from rbdfs.model.ownership import Ownership
 
 GROWING = "rbdfs.growing"
 """The key of the mark. Its value is the text of a GrowthMark."""
@@ -54,6 +61,23 @@ class HeaderStamps:
             text = mark.text(entry.image_id).encode()
             await self._call(entry, "metadata_set", encode_map({key: text}))
 
+    async def keep(self, entry: Entry, ownership: Ownership) -> None:
+        """Have the image of *entry*, of format 2, say what *ownership* says of its file.
+
+        Raises OSError: ENOENT where it is gone, EROFS where it is a mirror of another one, or this
+        client may not write.
+        """
+        image_id = entry.image_id
+        assert image_id is not None
+        attributes = await self._cache.attributes(entry, entry.image, image_id)
+        if attributes.features & rbd.RBD_FEATURE_NON_PRIMARY:
+            raise ReadOnly(f"{entry.spec} mirrors another image")
+        ioctx, meta = await self._cluster.ioctx_of(entry), ownership.image_meta()
+        try:
+            await self._threads.run(entry.pool, _set_image_meta, ioctx, image_id, meta)
+        finally:
+            self._cache.image_changed(entry)
+
     async def _call(
         self, entry: Entry, method: str, argument: bytes, *, abandon_on_cancel: bool = False
     ) -> None:
@@ -63,3 +87,14 @@ class HeaderStamps:
             await self._threads.run(entry.pool, *call, abandon_on_cancel=abandon_on_cancel)
         finally:
             self._cache.image_changed(entry)
+
+
+def _set_image_meta(ioctx: rados.Ioctx, image_id: str, meta: dict[str, str]) -> None:
+    """Set image-meta, all or nothing; blocks. Raises OSError: ENOENT where there is no image."""
+    oid = f"rbd_header.{image_id}"
+    pairs = {key.encode(): value.encode() for key, value in meta.items()}
+    with changing(f"{oid}: setting {meta}"), rados.WriteOpCtx() as operation:
+        # The method by itself would make a header where there is none any more.
+        operation.omap_cmp("size", "", rados.LIBRADOS_CMPXATTR_OP_GT)
+        operation.execute("rbd", "metadata_set", encode_map(pairs))
+        ioctx.operate_write_op(operation, oid)

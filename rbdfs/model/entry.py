@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rbdfs.errors import NotUnderstood
 from rbdfs.model.file_name import ImageSpec
 from rbdfs.model.image_attributes import SIZE_MAX, USER
+from rbdfs.model.ownership import NOT_ASKED_FOR, Ownership
 from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Entry:
         size: bytes.
         allocated: bytes that it takes, in whole objects; None where that is not known.
         order: log2 of the object size.
+        ownership: who owns it and may use it, as far as somebody has asked for that.
     """
 
     key: Key
@@ -65,11 +67,15 @@ class Entry:
     allocated: int | None = None
     order: int = 22
     times: Times = Times()
+    ownership: Ownership = NOT_ASKED_FOR
 
     def record(self) -> dict[str, Any]:
-        """Return the entry fit for JSON, for from_record()."""
+        """Return the entry fit for JSON, for from_record().
+
+        Without its ownership: whoever tells the kernel of it looks at the image anew.
+        """
         # asdict() copies what it finds, ten times as slowly.
-        record = {name: getattr(self, name) for name in self.__slots__}
+        record = {name: getattr(self, name) for name in self.__slots__ if name != "ownership"}
         times = {name: getattr(self.times, name) for name in self.times.__slots__}
         return record | {"key": list(self.key), "times": times}
 
@@ -141,6 +147,7 @@ def image_entry(parent: Entry, name: str, attributes: ImageAttributes) -> Entry:
         order=attributes.order,
         # What has changed nothing but the metadata has no time of its own.
         times=Times(attributes.access_ns, modify_ns, max(attributes.create_ns, modify_ns)),
+        ownership=attributes.ownership,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rbdfs.model.ownership import NOT_ASKED_FOR, Ownership
+
 SIZE_MAX = 2**63 - 1
 """Largest size of a file in bytes (off_t). librbd makes and opens images up to twice that."""
 
@@ -53,6 +55,7 @@ class ImageAttributes:
     ``striped`` tells that consecutive bytes go to objects in turns. ``snap_parent`` is what only
     snapshots of before Nautilus were cloned from, where the image has no parent any more.
     ``growing`` is how many bytes a file has at least that grows, or grew when its host crashed.
+    ``ownership`` is what was asked for of its file.
     """
 
     image_id: str
@@ -69,3 +72,4 @@ class ImageAttributes:
     striped: bool
     snap_parent: ParentSpec | None = None
     growing: int | None = None
+    ownership: Ownership = NOT_ASKED_FOR

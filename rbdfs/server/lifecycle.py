@@ -91,7 +91,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         requests = BegunRequests(path, keeping, begun)
         parts = (options, inodes, catalog, handles, directories, xattrs, lineages, requests)
         management, clones = _management(cluster, catalog, options)
-        mounted = Mounted(*parts, timestamps, management, clones, moves)
+        mounted = Mounted(*parts, stamps, timestamps, management, clones, moves)
         if predecessor is not None:
             await takeover.restore(mounted, keeping, predecessor, nursery, fenced=fenced)
         else:

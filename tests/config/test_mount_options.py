@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -113,6 +114,18 @@ def test_the_last_of_a_kind_wins() -> None:
     assert (options.ceph.user, options.ceph.conf) == ("b", Path("/b"))
     assert applied("rw,ro").read_only
     assert not applied("ro,rw").read_only, "as mount(8) has it"
+
+
+def test_what_is_asked_for_comes_before_what_images_say() -> None:
+    assert applied("ro").dictated == ()
+    options = applied("umask=077", "gid=5")
+    assert options.dictated == ("gid", "umask")
+    assert apply_options(options, ["uid=0"]).dictated == ("uid", "gid", "umask")
+    record = options.record()
+    assert MountOptions.from_record(json.loads(json.dumps(record))) == options
+    # A keeper of before owners and modes were kept: all its files have those of the mount.
+    del record["dictated"]
+    assert MountOptions.from_record(record).dictated == ("uid", "gid", "umask")
 
 
 def test_what_is_not_mentioned_stays() -> None:
