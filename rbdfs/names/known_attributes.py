@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import trio
-
+from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import Gone, Missing, NotPermitted, PoolGone
 from rbdfs.metadata import image_meta
 from rbdfs.model.entry import Entry, Key, find_snap
@@ -29,7 +28,7 @@ _FEATURES = (
 )  # fmt: skip
 # Settings that hold a secret: whoever may stat(2) a file may read its attributes.
 _SECRET = frozenset({"key"})
-_THREADS = 4
+_THREADS_A_POOL = 4
 
 
 class KnownAttributes:
@@ -42,7 +41,7 @@ class KnownAttributes:
         self._cluster = cluster
         self._catalog = catalog
         self._settings = settings
-        self._limiter = trio.CapacityLimiter(_THREADS)
+        self._threads = PoolThreads(_THREADS_A_POOL)
         # None: this entry has no such attribute.
         self._values: dict[bytes, Callable[[Entry], Awaitable[str | None]]] = {
             b"id": self._id,
@@ -113,9 +112,7 @@ class KnownAttributes:
         entry = Entry(key, pool, parent.pool_namespace, name)
         try:
             ioctx = await self._cluster.ioctx_of(entry)
-            name = await trio.to_thread.run_sync(
-                image_meta.image_name, ioctx, parent.image_id, limiter=self._limiter
-            )
+            name = await self._threads.run(pool, image_meta.image_name, ioctx, parent.image_id)
         except (Missing, PoolGone, NotPermitted):
             pass  # in the trash, where it has an id only; or not for us to read
         with contextlib.suppress(Gone, NotPermitted):

@@ -7,13 +7,11 @@ read-only, which leaves no watcher of its own.
 from __future__ import annotations
 
 import logging
-from functools import partial
-from typing import TYPE_CHECKING, NoReturn, TypeVar
-
-import trio
+from typing import TYPE_CHECKING, NoReturn
 
 from rbdfs.ceph.blocking_image import lockers, opened, opened_for_change
 from rbdfs.ceph.errors import from_ceph
+from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.ceph.single_flight import SingleFlight
 from rbdfs.errors import (
     BadArgument,
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
     from rbdfs.model.entry import Entry
     from rbdfs.names.catalog import Catalog
 
-    T = TypeVar("T")
-
 log = logging.getLogger(__name__)
 
 _PREFIX = b"user.rbd."
@@ -49,7 +45,8 @@ _OWNERSHIP = frozenset(key.encode() for key in OWNERSHIP_KEYS)
 _NAME_MAX = 255
 _VALUE_MAX = 65536
 _LIST_MAX = 65536
-_THREADS = 8
+# Also a bound to the images of a pool that are open for this at once.
+_THREADS_A_POOL = 8
 # How long, in seconds, and of how many images the names of image-meta are kept.
 _META_TTL_S = 0.9
 _META_KEPT = 4096
@@ -68,8 +65,7 @@ class Xattrs:
         self._cluster = cluster
         self._catalog = catalog
         self._known = KnownAttributes(cluster, catalog, settings)
-        # Also a bound to the images that are open for this at once.
-        self._limiter = trio.CapacityLimiter(_THREADS)
+        self._threads = PoolThreads(_THREADS_A_POOL)
         self._meta_names: SingleFlight[list[bytes]] = SingleFlight(_META_TTL_S, _META_KEPT)
         self._asked: dict[bytes, Callable[[BlockingImage], str]] = {
             b"lock_owner": _lock_owner,
@@ -98,7 +94,7 @@ class Xattrs:
         reader = omap_reader(self._cluster.bridge, ioctx)
         page = await image_meta.read_meta_page(reader, entry.image_id)
         if page is None:
-            meta = await self._in_thread(partial(image_meta.list_meta, ioctx, entry.image_id))
+            meta = await self._threads.run(entry.pool, image_meta.list_meta, ioctx, entry.image_id)
         else:
             meta = {key.encode(): value for key, value in page.items()}
         return [_META + key for key, value in meta.items() if _presentable(key, value)]
@@ -158,7 +154,7 @@ class Xattrs:
                 change(image)
 
         try:
-            await self._in_thread(run)
+            await self._threads.run(entry.pool, run)
         finally:
             # A failure may come after the change.
             self._catalog.changed(entry)
@@ -170,7 +166,8 @@ class Xattrs:
         key = name.removeprefix(_META)
         ioctx = await self._cluster.ioctx_of(entry)
         try:
-            value = await self._in_thread(partial(image_meta.read_meta, ioctx, entry.image_id, key))
+            call = (image_meta.read_meta, ioctx, entry.image_id, key)
+            value = await self._threads.run(entry.pool, *call)
         except Missing:
             _refuse(entry, name, NoAttribute)
         if len(value) > _VALUE_MAX:
@@ -185,10 +182,7 @@ class Xattrs:
             with from_ceph(f"{entry.spec}: who uses it"), opened(ioctx, entry) as image:
                 return ask(image)
 
-        return await self._in_thread(run)
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(call, limiter=self._limiter)
+        return await self._threads.run(entry.pool, run)
 
 
 def _lock_owner(image: BlockingImage) -> str:

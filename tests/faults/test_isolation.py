@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
 from tests.support.mounts import TIMEOUT_S, Mounting, opened
 from tests.support.moves import wait_for_progress, wait_until_done
+from tests.support.refusals import refusal
 from tests.support.servers import ask, killed_server, standing_still
 
 if TYPE_CHECKING:
@@ -69,7 +71,11 @@ def use(pools: Path, directory: Path) -> None:
     at_once("ls", lambda: os.listdir(directory))
     at_once("stat", lambda: [entry.stat() for entry in os.scandir(directory)])
     at_once("statfs", lambda: os.statvfs(directory))
-    assert at_once("read", (directory / "other").read_bytes) == random_bytes(MIB, seed=0)
+    other = directory / "other"
+    assert at_once("read", other.read_bytes) == random_bytes(MIB, seed=0)
+    for name in ("watchers", "meta.owner"):
+        get = partial(os.getxattr, other, f"user.rbd.{name}")
+        at_once(name, partial(refusal, get))
     with opened(directory / "image", os.O_RDWR) as file:
         at_once("write", lambda: os.pwrite(file, b"free", 0))
         at_once("fsync", lambda: os.fsync(file))
@@ -99,10 +105,15 @@ def test_one_stuck_pool_stops_nobody_else(pools: Ceph, tmp_path: Path, mode: str
             started.release()
             return (stuck / "other").read_bytes()
 
+        def ask() -> str:
+            started.release()
+            return refusal(lambda: os.getxattr(stuck / "other", "user.rbd.meta.owner"))
+
         with standing_still(pools, 1):
             waiting = [threads.submit(read, number) for number in range(REQUESTS // 2)]
             looking = [threads.submit(look) for _ in range(REQUESTS // 4)]
-            opening = [threads.submit(open_other) for _ in range(REQUESTS // 4)]
+            opening = [threads.submit(open_other) for _ in range(REQUESTS // 8)]
+            asking = [threads.submit(ask) for _ in range(REQUESTS // 8)]
             for _ in range(REQUESTS):
                 started.acquire()
             begun = time.monotonic()
@@ -116,6 +127,7 @@ def test_one_stuck_pool_stops_nobody_else(pools: Ceph, tmp_path: Path, mode: str
             assert future.result(TIMEOUT_S) == data[number * 4096 :][:512]
         assert all(set(future.result(TIMEOUT_S)) == {"image", "other"} for future in looking)
         assert all(future.result(TIMEOUT_S) == data for future in opening)
+        assert all(future.result(TIMEOUT_S) == "ENODATA" for future in asking)
         os.close(file)
         assert mount.alive
 
