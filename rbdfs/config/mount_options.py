@@ -43,7 +43,8 @@ class MountOptions:
         mountpoint: absolute path.
         uid, gid: owner of every file, unless its image says otherwise.
         umask: bits taken off 0666 for images, 0444 for snapshots, 0777 for directories.
-        dictated: which of the three were asked for, and hold whatever the images say.
+        dmask: bits taken off 0777 for directories alone; None: umask.
+        dictated: which of uid, gid and umask were asked for, and hold whatever the images say.
         snapshots: visible, hidden (found by name, not listed), off, or all (any by its id).
         partitions: whether partitions are files too.
         sector_size: of MBR partition tables, in bytes: 512 or 4096.
@@ -70,6 +71,7 @@ class MountOptions:
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
     umask: int = 0o077
+    dmask: int | None = None
     dictated: tuple[str, ...] = ()
     snapshots: str = "visible"
     partitions: bool = False
@@ -215,6 +217,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "uid": ("uid", _number),
     "gid": ("gid", _number),
     "umask": ("umask", _octal),
+    "dmask": ("dmask", _octal),
     "snapshots": ("snapshots", _one_of("visible", "hidden", "off", "all")),
     "datapath": ("data_path", _one_of("native", "python")),
     "sector_size": ("sector_size", lambda text: int(_one_of("512", "4096")(text))),

@@ -55,7 +55,8 @@ def file_mode(entry: Entry, options: MountOptions) -> int:
     A snapshot has those of its image, but for writing.
     """
     if entry.is_directory:
-        return stat.S_IFDIR | (0o777 & ~options.umask)
+        dmask = options.umask if options.dmask is None else options.dmask
+        return stat.S_IFDIR | (0o777 & ~dmask)
     usual = 0o666 & ~options.umask
     mode = _first(entry.ownership.mode, usual, "umask" in options.dictated)
     return stat.S_IFREG | (mode & ~0o222 if entry.is_snapshot else mode)

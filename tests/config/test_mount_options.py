@@ -72,6 +72,8 @@ def test_the_defaults_are_private_and_read_write() -> None:
         ("umask=0", "umask", 0),
         ("umask=027", "umask", 0o027),
         ("umask=777", "umask", 0o777),
+        ("dmask=066", "dmask", 0o066),
+        ("umask=027", "dmask", None),
         ("connect_timeout=5", "connect_timeout_s", 5.0),
         ("connect_timeout=0.25", "connect_timeout_s", 0.25),
         ("connect_timeout=86400", "connect_timeout_s", 86400.0),
@@ -142,7 +144,7 @@ def test_what_fstab_and_mount_add_is_accepted() -> None:
     assert applied(text, "x-systemd.requires=network.target", "", ",,") == MountOptions()
 
 
-@pytest.mark.parametrize("name", ["uid", "gid", "umask"])
+@pytest.mark.parametrize("name", ["uid", "gid", "umask", "dmask"])
 @pytest.mark.parametrize(
     "value",
     ["", "-1", "+1", " 1", "1 ", "1_0", "0x10", "1.0", "1e3", "nan", "inf", "root"]

@@ -104,6 +104,13 @@ def test_looking_changes_no_time(image: str, mounting: Mounting, pool: str) -> N
     assert looked_at() == looked_at()
 
 
+def test_a_mask_for_directories_alone(image: str, mounting: Mounting, pool: str) -> None:
+    with mounting(pool, "-o", "dmask=066") as mount:
+        assert modes(mount, image) == [0o711, 0o600, 0o400]
+    with mounting(pool, "-o", "dmask=022,umask=007") as mount:
+        assert modes(mount, image) == [0o755, 0o660, 0o440]
+
+
 def test_uid_gid_and_umask(image: str, mounting: Mounting, pool: str) -> None:
     with mounting(pool, "-o", "uid=1234,gid=5678,umask=027") as mount:
         assert modes(mount, image) == [0o750, 0o640, 0o440]
