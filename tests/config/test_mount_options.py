@@ -269,6 +269,7 @@ WITH_A_VALUE = {
     "uid": "1",
     "gid": "1",
     "umask": "0",
+    "dmask": "066",
     "sector_size": "512",
     "object_size": "4M",
     "timeout": "1",
