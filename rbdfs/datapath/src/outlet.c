@@ -10,6 +10,10 @@
 
 #include "thread.h"
 
+/* How often, and how long after the last time, a message is tried that the kernel has no room for:
+ * half a minute. */
+enum { TRIES = 3000, PAUSE_MS = 10 };
+
 void outlet_init(struct outlet *outlet, int fd, bool socket,
                  void (*undelivered)(void *, const char *, size_t, int), void *arg)
 {
@@ -38,6 +42,13 @@ static bool wait_writable(int fd)
 
     poll(&writable, 1, -1);
     return true;
+}
+
+/* A packet of 1 MiB takes as much memory in one piece (unix_dgram_sendmsg), which the kernel of a
+ * host that has been up for long may not find at once. */
+static bool lacks_memory(int error)
+{
+    return error == ENOBUFS || error == ENOMEM;
 }
 
 /* 0 or an errno; without `wait` EAGAIN if the socket is full. */
@@ -69,12 +80,15 @@ static void append(struct outlet *outlet, struct message *message)
  * go. */
 static int try_now(struct outlet *outlet, const char *data, size_t length)
 {
+    int error;
+
     if (outlet->closed)
         return EPIPE;
     /* Behind those that wait already, or it would overtake them. */
     if (!outlet->socket || outlet->head)
         return EAGAIN;
-    return deliver(outlet, data, length, false);
+    error = deliver(outlet, data, length, false);
+    return lacks_memory(error) ? EAGAIN : error;
 }
 
 void outlet_send(struct outlet *outlet, const char *data, size_t length)
@@ -113,6 +127,7 @@ void outlet_send_message(struct outlet *outlet, struct message *message)
 static void *outlet_main(void *arg)
 {
     struct outlet *outlet = arg;
+    int tries = 0;
 
     pthread_mutex_lock(&outlet->lock);
     while (outlet->head || !outlet->closed) {
@@ -127,8 +142,14 @@ static void *outlet_main(void *arg)
         if (!outlet->closed) {
             pthread_mutex_unlock(&outlet->lock);
             error = deliver(outlet, message->data, message->length, true);
+            if (lacks_memory(error) && ++tries < TRIES) {
+                poll(NULL, 0, PAUSE_MS);
+                pthread_mutex_lock(&outlet->lock);
+                continue;
+            }
             pthread_mutex_lock(&outlet->lock);
         }
+        tries = 0;
         outlet->head = message->next;
         if (!outlet->head)
             outlet->tail = NULL;

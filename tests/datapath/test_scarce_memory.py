@@ -1,0 +1,36 @@
+"""A kernel that has no memory in one piece for a large request to Python: it is asked again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.images import MIB, export_image, random_bytes
+from tests.support.mounts import RBDFS, opened
+
+if TYPE_CHECKING:
+    from tests.support.ceph import Ceph
+    from tests.support.mounts import Mounting
+
+SOURCE = Path(__file__).parents[1] / "support" / "scarce_memory.c"
+
+
+@pytest.mark.usefixtures("native")
+def test_a_file_grows_all_the_same(
+    ceph: Ceph, pool: str, mounting: Mounting, image_name: str, tmp_path: Path
+) -> None:
+    """Writes of 1 MiB to a file that grows go to Python, in packets."""
+    library = tmp_path / "scarce_memory.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, SOURCE], check=True)
+    data = random_bytes(8 * MIB)
+    program = ["env", f"LD_PRELOAD={library}", str(RBDFS)]
+    with mounting(pool, "-o", "manage", program=program) as mount:
+        with opened(mount.file(image_name), os.O_WRONLY | os.O_CREAT) as file:
+            for off in range(0, len(data), MIB):
+                assert os.pwrite(file, data[off : off + MIB], off) == MIB
+        assert mount.file(image_name).read_bytes() == data
+    assert export_image(ceph, f"{pool}/{image_name}") == data
