@@ -24,8 +24,8 @@ cdef class Mux:
 
     `fuse_fd` is the kernel's device (or a SOCK_SEQPACKET socket in its place), `pyfuse3_socket` and
     `extra_socket` are ends of SOCK_SEQPACKET pairs.  All three are duplicated; an int or an object
-    with fileno().  The other end of extra_socket gets FALLOCATE, LSEEK, COPY_FILE_RANGE, and a
-    WRITE with O_DSYNC that the Mux does not carry out, as the kernel sent them: `extra_requests.parse()` reads them, reply() answers.
+    with fileno().  The other end of extra_socket gets FALLOCATE, LSEEK, COPY_FILE_RANGE, and of
+    what the Mux does not carry out large READs and WRITEs with O_DSYNC, as the kernel sent them: `extra_requests.parse()` reads them, reply() answers.
 
     `max_write` bounds a request in bytes (what `connection.socket_pair()` says), `max_background` the
     number of asynchronous ones in the whole connection, `page_bytes` is the kernel's page.  One image has `image_requests` requests and

@@ -152,7 +152,7 @@ class NativePath:
         return self._mux.stats() if self._mux is not None else {}
 
     async def _answer_extra(self, extra: trio.socket.SocketType, operations: Operations) -> None:
-        """Carry out what pyfuse3 does not know, all at once."""
+        """Carry out what pyfuse3 does not get, all at once."""
         async with trio.open_nursery() as nursery:
             buffer = bytearray(_MESSAGE_BYTES)
             while length := await extra.recv_into(buffer):
@@ -216,6 +216,9 @@ async def _carry_out(request: extra_requests.AnyRequest, operations: Operations)
                     *(request.pid, request.opcode, request.nodeid),
                 )
                 return extra_requests.error_reply(request.unique, errno.EIO)
+            case extra_requests.LargeRead():
+                data = await operations.read(request.fh, request.offset, request.size)
+                return extra_requests.read_reply(request, data)
             case extra_requests.DurableWrite():
                 count = await operations.write_durably(request.fh, request.offset, request.data)
                 return extra_requests.write_reply(request, count)

@@ -1,4 +1,4 @@
-"""The FUSE messages that pyfuse3 does not know: fallocate, lseek, copy_file_range, durable writes.
+"""The FUSE messages that pyfuse3 does not get: fallocate, lseek, copy_file_range, some I/O.
 
 Sans-io: `parse()` reads a message of the kernel as the data path hands it on, the `*_reply()`
 functions make the answers.  The kernel checks offsets and lengths, and so does this.
@@ -10,7 +10,8 @@ import errno
 import struct
 from dataclasses import dataclass
 
-FUSE_WRITE, FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE = 16, 43, 46, 47
+FUSE_READ, FUSE_WRITE = 15, 16
+FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE = 43, 46, 47
 FUSE_COPY_FILE_RANGE_64 = 53
 # In the opcode of a request that is refused, of which there is the header alone.
 REFUSED = 1 << 31
@@ -19,7 +20,7 @@ FH_DIRECT = 1 << 62
 
 _IN = struct.Struct("=IIQQIIIHH")  # struct fuse_in_header
 _OUT = struct.Struct("=IiQ")  # struct fuse_out_header
-_WRITE = struct.Struct("=QQIIQII")  # struct fuse_write_in
+_READ_WRITE = struct.Struct("=QQIIQII")  # struct fuse_read_in, struct fuse_write_in
 _FALLOCATE = struct.Struct("=QQQII")
 _LSEEK = struct.Struct("=QQII")
 _COPY_FILE_RANGE = struct.Struct("=QQQQQQQ")
@@ -65,6 +66,15 @@ class Lseek(Request):
 
 
 @dataclass(frozen=True)
+class LargeRead(Request):
+    """read(2) whose answer is more than a packet holds for sure.  Answer: read_reply()."""
+
+    fh: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
 class DurableWrite(Request):
     """write(2) with O_DSYNC, of the file or of this one request.  Answer: write_reply()."""
 
@@ -94,7 +104,7 @@ class Refused(Request):
     opcode: int
 
 
-AnyRequest = Refused | DurableWrite | Fallocate | Lseek | CopyFileRange
+AnyRequest = Refused | LargeRead | DurableWrite | Fallocate | Lseek | CopyFileRange
 
 
 def parse(message: bytes) -> AnyRequest:
@@ -107,6 +117,10 @@ def parse(message: bytes) -> AnyRequest:
     common = (unique, nodeid, uid, gid, pid)
     if opcode & REFUSED:
         return Refused(*common, opcode & ~REFUSED)
+    if opcode == FUSE_READ:
+        fh, offset, size, *_ = _body(_READ_WRITE, message, unique)
+        _check_range(offset, size, unique)
+        return LargeRead(*common, fh, offset, size)
     if opcode == FUSE_WRITE:
         return _write(message, common)
     if opcode == FUSE_FALLOCATE:
@@ -123,8 +137,8 @@ def parse(message: bytes) -> AnyRequest:
 
 
 def _write(message: bytes, common: tuple[int, int, int, int, int]) -> DurableWrite:
-    begin = _IN.size + _WRITE.size
-    fh, offset, size, *_ = _body(_WRITE, message[:begin], common[0])
+    begin = _IN.size + _READ_WRITE.size
+    fh, offset, size, *_ = _body(_READ_WRITE, message[:begin], common[0])
     data = message[begin:]
     if len(data) != size:
         raise MalformedRequestError(f"{len(data)} bytes of data, not {size}", common[0])
@@ -168,6 +182,11 @@ def error_reply(unique: int, error: int) -> bytes:
 
 def empty_reply(unique: int) -> bytes:
     return _reply(unique)
+
+
+def read_reply(request: LargeRead, data: bytes) -> bytes:
+    """`data` is at most request.size bytes."""
+    return _reply(request.unique, data)
 
 
 def write_reply(request: DurableWrite, count: int) -> bytes:

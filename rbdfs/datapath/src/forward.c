@@ -137,7 +137,7 @@ void on_extra(const struct arrival *arrival, size_t fh_offset)
         return;
     }
     memcpy(&fh, (const char *)arrival->body + fh_offset, sizeof fh);
-    if (arrival->in->opcode != FUSE_LSEEK)
+    if (!is_constant(arrival))
         mark_dirty(mux, fh);
     mux_count(&mux->stats.extra, 1);
     if (!add_pending(arrival, true)) {
