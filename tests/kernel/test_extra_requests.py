@@ -1,4 +1,4 @@
-"""The messages of fallocate, lseek and copy_file_range."""
+"""The messages of fallocate, lseek, copy_file_range and large reads."""
 
 from __future__ import annotations
 
@@ -40,6 +40,18 @@ def test_lseek() -> None:
     assert isinstance(request, extra_requests.Lseek)
     assert (request.fh, request.offset, request.whence) == (7, 99, os.SEEK_HOLE)
     assert extra_requests.lseek_reply(request, 1 << 40) == struct.pack("=IiQQ", 24, 0, 10, 1 << 40)
+
+
+def test_large_read() -> None:
+    body = struct.pack("=QQIIQII", 7, 4096, 1 << 20, 0, 0, 0, 0)
+    request = extra_requests.parse(message(extra_requests.FUSE_READ, body))
+    assert isinstance(request, extra_requests.LargeRead)
+    assert (request.fh, request.offset, request.size) == (7, 4096, 1 << 20)
+    assert extra_requests.read_reply(request, b"x") == struct.pack("=IiQ", 17, 0, 10) + b"x"
+    with pytest.raises(MalformedRequestError, match="range"):
+        extra_requests.parse(
+            message(extra_requests.FUSE_READ, struct.pack("=QQIIQII", 7, TOO_FAR, 4096, 0, 0, 0, 0))
+        )
 
 
 @pytest.mark.parametrize(
