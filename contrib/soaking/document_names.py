@@ -38,6 +38,7 @@ class NamedDocuments(DocumentContents):
         if not self._answers(event, *expected):
             self._doubt(event, path, to)
         elif event.errno is None and document is not None:
+            self._has_moved |= pool_of(path) != pool_of(to)
             folder.documents[to] = folder.documents.pop(path)
             self._names.change(path, False, event)
             self._names.change(to, True, event)

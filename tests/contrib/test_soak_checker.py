@@ -133,6 +133,7 @@ def test_a_size_of_before(tell: Telling, kind: str) -> None:
         ("rename", {"path": "a/f", "to": "a/g"}, errno.ENOENT),
         ("link", {"path": "a/f", "to": "a/f@s"}, errno.EEXIST),
         ("rename", {"path": "a/f", "to": "b/f"}, errno.EEXIST),
+        ("rename", {"path": "a/f", "to": "b/f"}, errno.EBUSY),
         ("read_all", {"path": "a/f", "how": "read"}, errno.EIO),
         ("truncate", {"path": "a/f", "size": 1}, errno.EBUSY),
         ("mkdir", {"path": "a/d"}, errno.EEXIST),
@@ -148,6 +149,14 @@ def test_an_answer_that_no_server_may_give(
     tell.fault("kill", tell.now, tell.now + 1)
     tell(kind, **args, error=error)
     assert tell.checks() == {"wrong answer"}
+
+
+def test_an_image_that_was_moved_is_busy_for_a_while(tell: Telling) -> None:
+    tell.made("a/f", 10)
+    tell("rename", path="a/f", to="b/f")
+    tell("rename", path="b/f", to="a/f", error=errno.EBUSY)
+    tell("truncate", path="b/f", size=1, error=errno.EBUSY)
+    assert tell.findings() == []
 
 
 def test_success_where_there_is_nothing(tell: Telling) -> None:
