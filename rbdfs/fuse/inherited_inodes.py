@@ -7,11 +7,13 @@ rare: it looks names up anew every second.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.errors import Missing
 from rbdfs.model.inode_table import ROOT_INODE
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ class InheritedInodes:
     """The inodes of a mount, whoever has told the kernel of them.
 
     *nursery* is where the mount is read, each pool by itself: one that does not answer keeps
-    those waiting who ask for what may be in it, and nobody else.
+    those waiting who ask for what may be in it, and nobody else. It is read once; of what nobody
+    has asked for yet, the place and the name are kept.
     """
 
     def __init__(self, catalog: Catalog, inodes: InodeTable, nursery: trio.Nursery) -> None:
@@ -34,25 +37,41 @@ class InheritedInodes:
         self._inodes = inodes
         self._nursery = nursery
         self._wanted: dict[int, trio.Event] = {}
-        self._reading = self._complete = False
-        self._failures = 0
+        self._places: dict[int, tuple[Entry, bytes]] = {}
+        self._unread: list[Entry] = [inodes.entry(ROOT_INODE)]
+        self._reading = False
 
     async def entry(self, number: int) -> Entry:
         """Return what *number* stands for; raise OSError ESTALE where nothing does (any more)."""
-        if number not in self._inodes and not self._complete:
+        place = self._places.pop(number, None)
+        if place is not None and number not in self._inodes:
+            await self._look_at(number, *place)
+        # One reading that is under way may have passed it before it was renamed.
+        for _ in range(2):
+            if number in self._inodes or not (self._reading or self._unread):
+                break
             if not self._reading:
                 self._reading = True
                 self._nursery.start_soon(self._read)
             await self._wanted.setdefault(number, trio.Event()).wait()
         return self._inodes.entry(number)
 
+    async def _look_at(self, number: int, parent: Entry, name: bytes) -> None:
+        with contextlib.suppress(Missing):
+            entry = await self._catalog.find(parent, name)
+            if self._inodes.number(entry.key) == number:
+                self._inodes.restore(entry)
+                return
+        # It has another name by now, or has gone: that directory is read again.
+        self._unread.append(parent)
+
     async def _read(self) -> None:
         log.info("looking for what the kernel was told by another server")
-        self._failures = 0
+        unread, self._unread = self._unread, []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read_directory, self._inodes.entry(ROOT_INODE), nursery)
-        # What could not be read is tried again for the next who asks.
-        self._reading, self._complete = False, not self._failures
+            for parent in unread:
+                nursery.start_soon(self._read_directory, parent, nursery)
+        self._reading = False
         while self._wanted:
             self._wanted.popitem()[1].set()
 
@@ -60,17 +79,21 @@ class InheritedInodes:
         try:
             listing, index = self._catalog.listing(parent), 0
             while (item := await listing.item(index)) is not None:
-                self._found(item[1])
+                self._found(parent, *item)
                 if item[1].is_directory:
                     nursery.start_soon(self._read_directory, item[1], nursery)
                 index += 1
         except Exception as exc:
             # Nobody awaits this task: what it raised would take the mount down.
             log.warning("cannot look for inodes in %s: %s", parent.spec, exc)
-            self._failures += 1
+            # It is tried again for the next who asks.
+            self._unread.append(parent)
 
-    def _found(self, entry: Entry) -> None:
-        self._inodes.restore(entry)
-        event = self._wanted.pop(self._inodes.number(entry.key), None)
+    def _found(self, parent: Entry, name: bytes, entry: Entry) -> None:
+        number = self._inodes.number(entry.key)
+        event = self._wanted.pop(number, None)
         if event is not None:
+            self._inodes.restore(entry)
             event.set()
+        elif number not in self._inodes:
+            self._places[number] = parent, name
