@@ -42,7 +42,7 @@ def _check_extents(decoded: ObjectMap, size: int, order: int) -> None:
             for off, length, exists in decoded.extents(size=bytes_long, order=order):
                 assert exists
                 assert length > 0
-                assert off > end or (off == end == 0)
+                assert off >= end
                 end, total = off + length, total + length
             assert end <= bytes_long
             assert total == allocated

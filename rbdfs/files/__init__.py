@@ -11,9 +11,9 @@ Locks, in the order in which they are taken:
    it waits there, before anything else.
 2. ``SharedImage._changing``: taken while the librbd image is opened, replaced or closed. It is held
    over the whole of quiesced(), and by nobody who waits for a request.
-3. ``DataMap.learning``: one task learns the extents at a time; it then passes the gate.
-4. ``SharedImage.gate``: every request passes it. Freezing waits for those that have passed, so a
+3. ``SharedImage.gate``: every request passes it. Freezing waits for those that have passed, so a
    request must not pass it twice, and whoever holds ``_changing`` may freeze it but not pass it.
+4. ``_Learnt.learning`` of an image's holes: one task learns the extents from librbd at a time.
 5. ``Growth._resizing``: one resize of a growing image at a time, inside the gate for a write.
    It is not held over the write itself, whose end a trim nevertheless must not cut off: so
    written_up_to() notes the end before it waits for the lock, and the trim looks once it has it.

@@ -6,9 +6,8 @@ import contextlib
 import enum
 from typing import TYPE_CHECKING
 
-from rbdfs.errors import NoSpace, PastEnd
+from rbdfs.errors import NoSpace
 from rbdfs.files.keeping import OpenFile
-from rbdfs.model.extents import ExtentMap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -181,43 +180,6 @@ class Handle:
                 await image.write_zeroes(self.entry.offset + off, length)
         if self.sync:
             await self.flush()
-
-    async def seek_data(self, off: int) -> int:
-        """Return the first offset at or after *off* with data; raise OSError ENXIO if none."""
-        return await self._seek(off, ExtentMap.seek_data)
-
-    async def seek_hole(self, off: int) -> int:
-        """Return the first offset at or after *off* in a hole; the end of the file is one."""
-        return await self._seek(off, ExtentMap.seek_hole)
-
-    async def data_within(self, off: int, length: int) -> list[tuple[int, int]]:
-        """Return ``(start, end)`` of all that may be data in ``off~length``, in order."""
-        extents = await self._extents()
-        if extents is None:
-            return [(off, off + length)]
-        begin = self.entry.offset
-        return [(start - begin, end - begin) for start, end in extents.within(begin + off, length)]
-
-    async def _seek(self, off: int, seek: Callable[[ExtentMap, int], int]) -> int:
-        if off >= self.length:
-            raise PastEnd(f"{self.entry.spec}: seek to {off} is past the end")
-        extents = await self._extents()
-        if extents is None:
-            # The end is a hole.
-            return off if seek is ExtentMap.seek_data else self.length
-        begin = self.entry.offset
-        found = seek(extents, begin + off) - begin
-        if found >= self.length and seek is ExtentMap.seek_data:
-            raise PastEnd(f"{self.entry.spec}: no data from {off}")
-        return min(found, self.length)
-
-    async def _extents(self) -> ExtentMap | None:
-        """Return where the image holds data; None where all of it may be."""
-        extents = await self.shared.extents()
-        # An image that has grown may have data where the map ends.
-        if extents is None or extents.size < self.entry.offset + self.length:
-            return None
-        return extents
 
     async def flush(self) -> None:
         """Flush what this handle may have written; raise OSError, and stay dirty, if that fails."""

@@ -12,7 +12,6 @@ import trio
 
 from rbdfs.errors import InUse, NotOpen
 from rbdfs.files.claim import close_image, lost, open_image
-from rbdfs.files.data_map import DataMap
 from rbdfs.files.gate import Gate
 from rbdfs.files.growth import Growth, unmarked
 from rbdfs.files.handle import Use
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from rbdfs.files.growth import Mark
     from rbdfs.metadata.lineage import Lineage, Lineages
     from rbdfs.model.entry import Entry
-    from rbdfs.model.extents import ExtentMap
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ class SharedImage:
         self._opener, self._exclusive, self._changed = opener, exclusive, changed
         self._lineages, self._mark = lineages, mark
         self._last_length: int | None = None
-        self._users, self._data = dict.fromkeys(Use, 0), DataMap()
+        self._users = dict.fromkeys(Use, 0)
         # Taken while `image` is opened, replaced or closed, and by nobody else. It is no trio.Lock,
         # because at the end of the mount another task thaws what one task has quiesced.
         self._changing = trio.Semaphore(1)
@@ -227,11 +225,6 @@ class SharedImage:
                 await self.image.refresh()
                 self._changed(self)
             return True
-
-    async def extents(self) -> ExtentMap | None:
-        """Return where the image holds data, as DataMap.extents() does."""
-        async with self._data.learning, self.using() as image:
-            return await self._data.extents(image, self.entry)
 
     def fail(self, error: OSError) -> None:
         """Refuse every request from now on, with the errno of *error*."""

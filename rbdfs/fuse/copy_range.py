@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from rbdfs.files.handle import Handle
+    from rbdfs.files.holes import Holes
 
     _Copy = Callable[[Handle, int, Handle, int, int], Awaitable[None]]
 
@@ -21,7 +22,9 @@ _PARALLEL = 8
 _MOST = 1 << 30
 
 
-async def copy_range(source: Handle, off_in: int, target: Handle, off_out: int, length: int) -> int:
+async def copy_range(
+    holes: Holes, source: Handle, off_in: int, target: Handle, off_out: int, length: int
+) -> int:
     """Copy up to *length* bytes; return how many, 0 at the end of *source*.
 
     Raises OSError: ENOSPC at the end of *target*, EINVAL where the ranges overlap in one file.
@@ -48,7 +51,7 @@ async def copy_range(source: Handle, off_in: int, target: Handle, off_out: int, 
             errors.append(exc)
 
     # One look for the whole range: what is written to the source beside this copy may be missed.
-    pieces = _pieces(off_in, off_in + length, await source.data_within(off_in, length))
+    pieces = _pieces(off_in, off_in + length, await holes.data_within(source, off_in, length))
     async with trio.open_nursery() as nursery:
         for piece in pieces:
             nursery.start_soon(copy_piece, *piece)

@@ -16,6 +16,7 @@ from rbdfs.kernel.extra_requests import FH_DIRECT
 if TYPE_CHECKING:
     from pyfuse3 import FileHandleT, FlagT, InodeT, RequestContext
 
+    from rbdfs.files.handle import Handle
     from rbdfs.fuse.mounted import Mounted
 
 log = logging.getLogger(__name__)
@@ -101,11 +102,11 @@ class FileOperations(pyfuse3.Operations):
         """
         handle = await self.mounted.handles.ready(fh)
         await handle.check()
-        await self.mounted.write_back(handle)
+        await self._write_back(handle)
         if whence == os.SEEK_DATA:
-            return await handle.seek_data(off)
+            return await self.mounted.holes.seek_data(handle, off)
         if whence == os.SEEK_HOLE:
-            return await handle.seek_hole(off)
+            return await self.mounted.holes.seek_hole(handle, off)
         raise BadArgument(f"lseek whence {whence}")
 
     async def copy_file_range(
@@ -121,8 +122,17 @@ class FileOperations(pyfuse3.Operations):
             raise NotOpen(f"{target.entry.spec} is not open for writing")
         await source.check()
         await target.check()
-        await self.mounted.write_back(source)
-        return await copy_range(source, off_in, target, off_out, length)
+        await self._write_back(source)
+        return await copy_range(self.mounted.holes, source, off_in, target, off_out, length)
+
+    async def _write_back(self, handle: Handle) -> None:
+        """Have the kernel write back what mmap(2) has made dirty in the image that *handle* is on.
+
+        It does not so before it asks for holes, nor for what copy_file_range(2) copies.
+        """
+        sharing = self.mounted.handles.sharing(handle.shared)
+        if any(each.writable and not each.direct_io for each in sharing):
+            await self.mounted.invalidate(handle.entry)
 
     async def release(self, fh: FileHandleT) -> None:
         try:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.files.handle import Handle
+    from rbdfs.files.holes import Holes
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.files.timestamps import Timestamps
@@ -53,6 +54,7 @@ class Mounted:
     Attributes:
         requests: those that must not run twice.
         stamps: writes owners and modes.
+        holes: finds data and holes of what is open.
         management: makes, removes and renames; None unless the mount was asked to.
         clones: makes those; None as management.
         moves: takes images to other pools; None as management.
@@ -74,6 +76,7 @@ class Mounted:
     requests: BegunRequests
     stamps: HeaderStamps
     timestamps: Timestamps
+    holes: Holes
     management: Management | None = None
     clones: Clones | None = None
     moves: Moves | None = None
@@ -278,15 +281,6 @@ class Mounted:
         """
         if (await self.lineages.of(entry)).arriving:
             raise InUse(f"{entry.spec} cannot be shrunk until it is copied from where it was")
-
-    async def write_back(self, handle: Handle) -> None:
-        """Have the kernel write back what mmap(2) has made dirty in the image that *handle* is on.
-
-        It does not so before it asks for holes, nor for what copy_file_range(2) copies.
-        """
-        sharing = self.handles.sharing(handle.shared)
-        if any(each.writable and not each.direct_io for each in sharing):
-            await self.invalidate(handle.entry)
 
     async def invalidate(self, entry: Entry) -> None:
         """Make the kernel forget pages and attributes of the image or snapshot of *entry*.

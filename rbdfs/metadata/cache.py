@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import trio
+
 from rbdfs.ceph.monitors import PoolUsage
 from rbdfs.ceph.single_flight import SingleFlight
 from rbdfs.errors import Missing, NotUnderstood
@@ -21,7 +23,7 @@ from rbdfs.metadata.encoding import LaterVersion
 from rbdfs.metadata.image_header import MAX_DEPTH, omap_reader, read_header, read_parent
 from rbdfs.metadata.migration_record import MIGRATING, read_migration
 from rbdfs.metadata.name_cache import TTL_S, NameCache
-from rbdfs.metadata.object_map import read_object_map, trustworthy
+from rbdfs.metadata.object_map import decoded, read_object_map, trustworthy
 from rbdfs.metadata.opened_header import inspect_image
 from rbdfs.model.entry import Key
 
@@ -63,6 +65,8 @@ class MetadataCache(NameCache):
         self._usages: SingleFlight[dict[int, PoolUsage]] = SingleFlight(TTL_S, 1)
         self._room: SingleFlight[int] = SingleFlight(TTL_S, 1)
         self._data_pools: dict[int, set[int]] = {}
+        # One large map at a time: a thread that decodes takes Python's lock from all others.
+        self._decoding = trio.CapacityLimiter(1)
 
     async def attributes(
         self, where: Entry, name: str, image_id: str, *, known: bool = False, newer: bool = False
@@ -165,10 +169,12 @@ class MetadataCache(NameCache):
         self, where: Entry, attributes: ImageAttributes, snap: SnapAttributes | None
     ) -> int | None:
         ioctx = await self._cluster.ioctx_of(where)
+        parts = (self._cluster.bridge, ioctx, attributes, snap, self._decoding)
         try:
-            states = await read_object_map(self._cluster.bridge, ioctx, attributes, snap)
+            states = await read_object_map(*parts)
             size = attributes.size if snap is None else snap.size
-            return states.allocated_bytes(size=size, order=attributes.order)
+            count = partial(states.allocated_bytes, size=size, order=attributes.order)
+            return await decoded(len(states.states), count, self._decoding)
         except Missing:
             return None
         except NotUnderstood as exc:

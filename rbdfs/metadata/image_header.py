@@ -84,6 +84,15 @@ async def read_header(read_omap: ReadOmap, image_id: str) -> ImageAttributes:
     return decode_header(image_id, values, snaps)
 
 
+async def read_head(read_omap: ReadOmap, image_id: str) -> ImageAttributes:
+    """Read the attributes as read_header() does, but of no snapshot; raises the same.
+
+    One request, however many snapshots there are.
+    """
+    values, _ = await read_omap(f"rbd_header.{image_id}", _KEYS, "size", "")
+    return decode_header(image_id, values, {})
+
+
 def decode_header(
     image_id: str, values: Mapping[str, bytes], snaps: Mapping[str, bytes]
 ) -> ImageAttributes:

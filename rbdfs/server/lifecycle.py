@@ -18,6 +18,7 @@ from rbdfs.ceph.opener import PythonOpener
 from rbdfs.ceph.pool_threads import in_own_thread
 from rbdfs.errors import Missing, NotPermitted, UserError
 from rbdfs.files.data_path import PythonDataPath
+from rbdfs.files.holes import Holes
 from rbdfs.files.table import HandleTable
 from rbdfs.files.timestamps import Timestamps
 from rbdfs.files.unfinished import UnfinishedFiles
@@ -28,6 +29,7 @@ from rbdfs.fuse.operations import Operations
 from rbdfs.keeper.estate import Kind
 from rbdfs.kernel.mount import Mount
 from rbdfs.metadata.cache import MetadataCache
+from rbdfs.metadata.data_finder import DataFinder
 from rbdfs.metadata.lineage import Lineages
 from rbdfs.metadata.stamps import HeaderStamps
 from rbdfs.model.entry import Entry
@@ -91,7 +93,8 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         requests = BegunRequests(path, keeping, begun)
         parts = (options, inodes, catalog, handles, directories, xattrs, lineages, requests)
         management, clones = _management(cluster, catalog, options)
-        mounted = Mounted(*parts, stamps, timestamps, management, clones, moves)
+        holes = Holes(DataFinder(cluster))
+        mounted = Mounted(*parts, stamps, timestamps, holes, management, clones, moves)
         if predecessor is not None:
             await takeover.restore(mounted, keeping, predecessor, nursery, fenced=fenced)
         else:

@@ -104,11 +104,6 @@ def test_empty_image(ceph: Ceph, pool: str, image_name: str, mount: Mount) -> No
             assert seek_error(file, 0, whence) == errno.ENXIO
 
 
-def test_an_image_that_others_may_write_is_all_data(image: str, mount: Mount) -> None:
-    with opened(mount.file(image), os.O_RDONLY) as file:
-        assert data_extents(file) == [(0, SIZE)]
-
-
 @pytest.mark.parametrize("feature", ["fast-diff", "object-map"])
 def test_without_the_map_all_is_data(
     ceph: Ceph, pool: str, image: str, mount: Mount, feature: str
