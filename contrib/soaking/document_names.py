@@ -28,6 +28,10 @@ class NamedDocuments(DocumentContents):
         expected: list[int | None] = [None]
         if document is None:
             expected = [errno.ENOENT]
+        elif taken is not None and pool_of(path) == pool_of(to):
+            # The one that is replaced goes to the trash, as _unlink() has it.
+            if taken.related or taken.protected:
+                expected = [None, errno.EBUSY]
         elif taken is not None:
             expected = [errno.EEXIST]
         elif pool_of(path) != pool_of(to):
@@ -41,6 +45,9 @@ class NamedDocuments(DocumentContents):
             self._has_moved |= pool_of(path) != pool_of(to)
             folder.documents[to] = folder.documents.pop(path)
             self._names.change(path, False, event)
+            if taken is not None:
+                # For a moment nothing has the name.
+                self._names.change(to, False, event)
             self._names.change(to, True, event)
 
     def _unlink(self, event: Event, path: str) -> None:

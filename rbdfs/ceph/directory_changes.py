@@ -65,6 +65,11 @@ def move_to_trash(ioctx: rados.Ioctx, entry: Entry, action: str, expire_s: int) 
     raise Missing(f"{action}: another image has this name now")
 
 
+def restore_from_trash(ioctx: rados.Ioctx, entry: Entry) -> None:
+    """Take the image of *entry* out of the trash, with the name that it had."""
+    rbd.RBD().trash_restore(ioctx, entry.image_id, encoded(entry.image))
+
+
 def _trashed_since(ioctx: rados.Ioctx, name: bytes, begun: int) -> list[str]:
     """Return the ids of what was moved to the trash under *name* since *begun*, in seconds."""
     found, last = [], ""

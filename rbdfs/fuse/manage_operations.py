@@ -6,6 +6,7 @@ the request again, and the next server has to find out what was done: see begun_
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, NoReturn
 
@@ -141,8 +142,13 @@ class ManageOperations(pyfuse3.Operations):
         await closed(mounted.handles, entry)
         target = await management.destination(entry, parent, name, flags)
         if target is None:
-            request.begin(entry)
-            renamed = await management.rename(entry, parent, name, flags)
+            replaced = await management.replaced_by(entry, parent, name, flags)
+            async with contextlib.AsyncExitStack() as stack:
+                if replaced is not None:
+                    await closed(mounted.handles, replaced)
+                    await stack.enter_async_context(released(mounted.handles, replaced))
+                request.begin(entry)
+                renamed = await management.rename(entry, parent, name, flags, replaced)
             mounted.inodes.rename(renamed.image_key, renamed.image)
         elif mounted.moves is not None:
             # The keeper is told of a move by itself, and the next server ends it.

@@ -5,6 +5,7 @@ Every method raises OSError with the errno that the system call behind it would 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ from rbdfs.errors import (
 )
 from rbdfs.model.file_name import FileName, ImageSpec
 from rbdfs.names.new_names import parse_new, parse_new_namespace
+from rbdfs.names.trash import Trash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RENAME_NOREPLACE = 1
-# How long, in seconds, `rbd trash purge` leaves what is moved to the trash.
-_TRASH_EXPIRY = "rbd_move_to_trash_on_remove_expire_seconds"
 # A pool that does not answer keeps its own threads, not those of other pools.
 _THREADS_A_POOL = 4
 
@@ -75,6 +75,7 @@ class Management:
         self._order = None if object_size is None else object_size.bit_length() - 1
         self._remove_snapshots = remove_snapshots
         self._has_refused = False
+        self._trash = Trash(cluster, self.change)
         self._limiters: dict[tuple[str, str], trio.CapacityLimiter] = {}
 
     async def create(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
@@ -117,11 +118,7 @@ class Management:
                 entry, action, partial(directory_changes.remove_snapshot, ioctx, entry, action)
             )
         else:
-            expire_s = int(self._cluster.setting(_TRASH_EXPIRY) or 0)
-            move = partial(directory_changes.move_to_trash, ioctx, entry, action, expire_s)
-            await self.change(entry, action, move)
-            trashed = ImageSpec(entry.pool, entry.namespace, entry.image_id or entry.image)
-            log.info("%s is in the trash: rbd trash restore %s", entry.spec, trashed)
+            await self._trash.move(entry, action)
 
     async def snapshot(
         self, image: Entry, parent: Entry, name: bytes, begin: Begin = _nothing
@@ -133,7 +130,7 @@ class Management:
         """
         action = f"linking {image.spec} to {name!r}"
         wanted = parse_new(name)
-        if image.is_directory or image.is_snapshot or image.key.partition or wanted.snap is None:
+        if not _is_image(image) or wanted.snap is None:
             _refuse(action)
         image = replace(image, image=wanted.image)
         if not _holds(parent, image) or not await self._names(parent, image):
@@ -150,13 +147,27 @@ class Management:
         await self.change(image, action, take)
         return await self._catalog.find(parent, name)
 
-    async def rename(self, entry: Entry, parent: Entry, name: bytes, flags: int) -> Entry:
+    async def replaced_by(
+        self, entry: Entry, parent: Entry, name: bytes, flags: int
+    ) -> Entry | None:
+        """Return the image that rename() is to replace; None where that is not for it to do."""
+        if flags or not _is_image(entry) or not _holds(parent, entry):
+            return None
+        try:
+            found = await self._catalog.find(parent, name)
+        except Missing:
+            return None
+        return found if _is_image(found) and found.key != entry.key else None
+
+    async def rename(
+        self, entry: Entry, parent: Entry, name: bytes, flags: int, replaced: Entry | None = None
+    ) -> Entry:
         """Rename an image within its namespace, or a snapshot within its image; return it.
 
-        Who has it open goes on undisturbed. A target that exists is not replaced, as rename(2)
-        would: a disk cannot be brought back from a mistyped name. Raises OSError: EEXIST, EXDEV
-        for another pool, namespace or image, EINVAL for flags other than RENAME_NOREPLACE, EPERM
-        for directories, partitions and between an image and a snapshot.
+        Who has it open goes on undisturbed. An image that is *replaced* by another one is moved to
+        the trash, as unlink() does. Raises OSError as that does, EEXIST for anything else that has
+        the name, EXDEV for another pool, namespace or image, EINVAL for flags other than
+        RENAME_NOREPLACE, EPERM for directories, partitions and between an image and a snapshot.
         """
         action = f"renaming {entry.spec} to {name!r} in {parent.spec}"
         if flags & ~_RENAME_NOREPLACE:
@@ -170,13 +181,16 @@ class Management:
             raise Elsewhere(action)
         if (wanted.image, wanted.snap) == (entry.image, entry.snap):
             return entry
-        await self.require_absent(parent, name)
+        if replaced is None:
+            await self.require_absent(parent, name)
         ioctx = await self._cluster.ioctx_of(entry)
         if wanted.snap is None:
             rename = partial(directory_changes.rename_image, ioctx, entry, wanted.image, action)
         else:
             rename = partial(directory_changes.rename_snapshot, ioctx, entry, wanted.snap, action)
-        await self.change(entry, action, rename)
+        # Ceph has no step that does both: for a moment nothing has the name.
+        async with self._trash.moved(replaced, action) if replaced else contextlib.nullcontext():
+            await self.change(entry, action, rename)
         return replace(entry, image=wanted.image, snap=wanted.snap)
 
     async def destination(
@@ -186,9 +200,8 @@ class Management:
 
         Raises OSError: EEXIST; EINVAL and EPERM as rename() does.
         """
-        stays = entry.is_snapshot or entry.is_directory or entry.key.partition
         # Format 1 knows no migration.
-        if stays or entry.image_id is None or _holds(parent, entry):
+        if not _is_image(entry) or entry.image_id is None or _holds(parent, entry):
             return None
         action = f"moving {entry.spec} to {name!r} in {parent.spec}"
         if flags & ~_RENAME_NOREPLACE:
@@ -272,6 +285,10 @@ class Management:
             # A failure may come after the change.
             self._catalog.changed(where)
             self._catalog.directory_changed(where)
+
+
+def _is_image(entry: Entry) -> bool:
+    return not (entry.is_directory or entry.is_snapshot or entry.key.partition)
 
 
 def _holds(parent: Entry, entry: Entry) -> bool:

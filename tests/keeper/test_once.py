@@ -55,6 +55,11 @@ def rename(path: Path) -> None:
     assert not path.with_name("vm1").exists()
 
 
+def rename_over(path: Path) -> None:
+    path.write_bytes(b"old")
+    rename(path)
+
+
 def mkdir(path: Path) -> None:
     path.mkdir()
     assert path.is_dir()
@@ -87,6 +92,10 @@ STEPS: list[tuple[Callable[[Path], None], str]] = [
     (unlink, f"after {OPERATIONS}.unlink"),
     (rename, f"after {MANAGEMENT}.rename"),
     (rename, f"after {OPERATIONS}.rename"),
+    (rename_over, "before rbdfs.names.trash:Trash.move"),
+    (rename_over, "after rbdfs.names.trash:Trash.move"),
+    (rename_over, f"after {MANAGEMENT}.rename"),
+    (rename_over, f"after {OPERATIONS}.rename"),
     (mkdir, f"after {MANAGEMENT}.make_namespace"),
     (mkdir, f"after {OPERATIONS}.mkdir"),
     (rmdir, f"after {MANAGEMENT}.remove_namespace"),

@@ -223,17 +223,6 @@ def test_a_directory_that_is_cleared_can_be_brought_back(
         assert export_image(ceph, f"{spec}@{snap}") == b"content"
 
 
-def test_renamed_and_never_replaced(ceph: Ceph, pool: str, new: Path) -> None:
-    import_image(ceph, f"{pool}/{new.name}", b"one")
-    import_image(ceph, f"{pool}/{new.name}-2", b"two")
-    eventually(lambda: os.path.exists(f"{new}-2"), SEEN_S, "the images")
-    assert refusal(lambda: os.rename(new, f"{new}-2")) == "EEXIST"
-    run("mv", str(new), f"{new}-3")
-    assert refusal(new.stat) == "ENOENT"
-    assert export_image(ceph, f"{pool}/{new.name}-3") == b"one"
-    assert export_image(ceph, f"{pool}/{new.name}-2") == b"two"
-
-
 def test_namespaces_are_made_and_removed(ceph: Ceph, pool: str, new: Path, source: Path) -> None:
     run("mkdir", str(new))
     assert new.name in ceph.rbd("namespace", "ls", pool)

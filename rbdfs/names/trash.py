@@ -1,0 +1,67 @@
+"""The RBD trash: what is removed or replaced goes there, and can be brought back."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from rbdfs.ceph import directory_changes
+from rbdfs.model.file_name import ImageSpec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from rbdfs.ceph.cluster import Cluster
+    from rbdfs.model.entry import Entry
+
+    Change = Callable[[Entry, str, Callable[[], None]], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+# How long, in seconds, `rbd trash purge` leaves what is moved to the trash.
+_EXPIRY = "rbd_move_to_trash_on_remove_expire_seconds"
+
+
+class Trash:
+    """Moves images to the trash; *change* has something changed where an entry is, as an action."""
+
+    def __init__(self, cluster: Cluster, change: Change) -> None:
+        self._cluster = cluster
+        self._change = change
+
+    async def move(self, entry: Entry, action: str) -> None:
+        """Move the image of *entry* to the trash; the log says how to bring it back.
+
+        Raises OSError: EBUSY where somebody watches or has locked it.
+        """
+        ioctx = await self._cluster.ioctx_of(entry)
+        expire_s = int(self._cluster.setting(_EXPIRY) or 0)
+        move = partial(directory_changes.move_to_trash, ioctx, entry, action, expire_s)
+        await self._change(entry, action, move)
+        trashed = ImageSpec(entry.pool, entry.namespace, entry.image_id or entry.image)
+        log.info("%s is in the trash: rbd trash restore %s", entry.spec, trashed)
+
+    @contextlib.asynccontextmanager
+    async def moved(self, entry: Entry, action: str) -> AsyncIterator[None]:
+        """Move the image of *entry* to the trash, and back if what the context does fails."""
+        await self.move(entry, action)
+        try:
+            yield
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._restore(entry)
+            raise
+
+    async def _restore(self, entry: Entry) -> None:
+        try:
+            ioctx = await self._cluster.ioctx_of(entry)
+            restore = partial(directory_changes.restore_from_trash, ioctx, entry)
+            await self._change(entry, f"restoring {entry.spec}", restore)
+        except OSError as exc:
+            log.error("%s stays in the trash: %s", entry.spec, exc)
+        else:
+            log.info("%s is out of the trash again", entry.spec)
