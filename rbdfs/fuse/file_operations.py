@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from rbdfs.errors import BadArgument, NoSpace, NotOpen, NotSupported
+from rbdfs.fuse import trail
 from rbdfs.fuse.begun_requests import OPEN
 from rbdfs.fuse.copy_range import copy_range
 from rbdfs.kernel.extra_requests import FH_DIRECT
@@ -34,7 +35,10 @@ class FileOperations(pyfuse3.Operations):
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
         with self.mounted.requests.request(inode, ctx.pid, OPEN) as request:
-            return await self.mounted.open(inode, flags, request=request.number)
+            info = await self.mounted.open(inode, flags, request=request.number)
+        if flags & os.O_TRUNC and self.mounted.management is not None:
+            trail.leave(ctx, f"emptied {self.mounted.handles[info.fh].entry.spec}")
+        return info
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         return await (await self.mounted.handles.ready(fh)).read(off, size)

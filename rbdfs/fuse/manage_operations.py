@@ -14,6 +14,7 @@ import pyfuse3
 
 from rbdfs.errors import Missing, NotPermitted
 from rbdfs.files.interplay import closed, released, trimmed
+from rbdfs.fuse import trail
 from rbdfs.fuse.begun_requests import CREATE, LINK, MKDIR, RENAME, RENAME2, RMDIR, UNLINK
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class ManageOperations(pyfuse3.Operations):
             except BaseException:
                 inodes.forget(inode, 1)
                 raise
+        trail.leave(ctx, f"made {entry.spec}")
         return info, self.mounted.attributes(entry, inode)
 
     async def mkdir(
@@ -56,6 +58,7 @@ class ManageOperations(pyfuse3.Operations):
             entry = await self._made(request, parent, name)
             if entry is None:
                 entry = await management.make_namespace(parent, name, request.begin)
+        trail.leave(ctx, f"made namespace {entry.spec}")
         return self.mounted.attributes(entry, inodes.remember(entry))
 
     async def link(
@@ -71,6 +74,7 @@ class ManageOperations(pyfuse3.Operations):
             elif entry is None:
                 async with trimmed(self.mounted.handles, source):
                     entry = await management.snapshot(source, parent, new_name, request.begin)
+        trail.leave(ctx, f"made {entry.spec} of {source.spec}")
         return self.mounted.attributes(entry, inodes.remember(entry))
 
     async def _clone(
@@ -92,20 +96,24 @@ class ManageOperations(pyfuse3.Operations):
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         management, mounted = self.mounted.check_managed(), self.mounted
         with mounted.requests.request(parent_inode, ctx.pid, UNLINK) as request:
-            entry = await self._left(request, await mounted.entry(parent_inode), name)
+            parent = await mounted.entry(parent_inode)
+            entry = await self._left(request, parent, name)
             if entry is not None:
                 await closed(mounted.handles, entry)
                 async with released(mounted.handles, entry):
                     request.begin(entry)
                     await management.unlink(entry)
+        trail.leave(ctx, f"removed {_spec(entry, parent, name)}")
 
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         management, mounted = self.mounted.check_managed(), self.mounted
         with mounted.requests.request(parent_inode, ctx.pid, RMDIR) as request:
-            entry = await self._left(request, await mounted.entry(parent_inode), name)
+            parent = await mounted.entry(parent_inode)
+            entry = await self._left(request, parent, name)
             if entry is not None:
                 request.begin(entry)
                 await management.remove_namespace(entry)
+        trail.leave(ctx, f"removed namespace {_spec(entry, parent, name)}")
 
     async def rename(
         self,
@@ -127,13 +135,14 @@ class ManageOperations(pyfuse3.Operations):
                 # A server that is gone has begun a move and did not say.
                 if mounted.moves is None:
                     raise
-                inheritance = mounted.moves.inheritance
-                if await inheritance.was_made(old_parent, name_old, parent, name_new):
-                    return
-                # It may have been undone meanwhile.
-                entry = await self._left(request, old_parent, name_old)
+                inheritance, entry = mounted.moves.inheritance, None
+                if not await inheritance.was_made(old_parent, name_old, parent, name_new):
+                    # It may have been undone meanwhile.
+                    entry = await self._left(request, old_parent, name_old)
             if entry is not None:
                 await self._rename(request, entry, parent, name_new, flags)
+        old, new = _spec(entry, old_parent, name_old), _spec(None, parent, name_new)
+        trail.leave(ctx, f"renamed {old} to {new}")
 
     async def _rename(
         self, request: BegunRequest, entry: Entry, parent: Entry, name: FileNameT, flags: FlagT
@@ -184,3 +193,9 @@ class ManageOperations(pyfuse3.Operations):
                 raise
             return None
         return entry if request.was_of(entry.key) else None
+
+
+def _spec(entry: Entry | None, parent: Entry, name: bytes) -> str:
+    """Return what the log calls *entry*; None is what has, or had, *name* in *parent*."""
+    # The spec of a directory ends with a slash.
+    return f"{parent.spec}{ascii(os.fsdecode(name))[1:-1]}" if entry is None else entry.spec

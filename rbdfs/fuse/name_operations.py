@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from rbdfs.errors import BadArgument, Gone, Missing
-from rbdfs.fuse import ownership
+from rbdfs.fuse import ownership, trail
 from rbdfs.fuse.begun_requests import OPENDIR
 from rbdfs.fuse.stat import BLOCK_BYTES, file_mode
 from rbdfs.model.ownership import NOT_ASKED_FOR
@@ -67,8 +67,12 @@ class NameOperations(pyfuse3.Operations):
         handle = None if fh is None else await self.mounted.handles.ready(fh)
         if handle is not None:
             await handle.check()
-        if attr.st_size != await self.mounted.length(entry):
+        length = await self.mounted.length(entry)
+        if attr.st_size != length:
             await self.mounted.set_length(entry, attr.st_size, handle)
+            shared = self.mounted.handles.shared(entry)
+            if shared is None or shared.growth is None:
+                trail.leave(ctx, f"resized {entry.spec} from {length} bytes to {attr.st_size}")
         return await self.getattr(inode, ctx)
 
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
@@ -147,9 +151,11 @@ class NameOperations(pyfuse3.Operations):
         check_user_attribute(entry, name)
         self.mounted.check_managed()
         await self.mounted.xattrs.set(entry, name, value)
+        trail.leave(ctx, f"set {ascii(os.fsdecode(name))} of {entry.spec}")
 
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         entry = await self.mounted.entry(inode)
         check_user_attribute(entry, name)
         self.mounted.check_managed()
         await self.mounted.xattrs.remove(entry, name)
+        trail.leave(ctx, f"removed {ascii(os.fsdecode(name))} of {entry.spec}")

@@ -7,7 +7,6 @@ partitions, directories, images of format 1.
 
 from __future__ import annotations
 
-import logging
 import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,13 +14,12 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from rbdfs.errors import ImageGone, Missing, NotPermitted
+from rbdfs.fuse import trail
 from rbdfs.model.ownership import MODE_BITS, NOT_ASKED_FOR, Ownership
 
 if TYPE_CHECKING:
     from rbdfs.fuse.mounted import Mounted
     from rbdfs.model.entry import Entry
-
-log = logging.getLogger(__name__)
 
 
 def asked_for(
@@ -61,6 +59,8 @@ async def change(
         await mounted.stamps.keep(entry, kept)
     except Missing as exc:
         raise ImageGone(f"{entry.spec} was removed") from exc
+    meta = ", ".join(f"{key} {value}" for key, value in kept.image_meta().items())
+    trail.leave(ctx, f"set {meta} of {entry.spec}")
     return True
 
 
