@@ -1,12 +1,14 @@
 """Where open files hold data, for SEEK_DATA and SEEK_HOLE: found out when somebody asks.
 
 What is called a hole was one after the call: nothing that was acknowledged before it, to whoever,
-is taken for zeros. So nothing is kept of an image that can be written: each call reads the part of
-the object map that it needs, and the header before and after that.
+is taken for zeros. So each call reads the part of the object map that it needs, and the header
+before and after that. What was read is kept for the calls that follow only where nobody can have
+written since: this mount has the lock, and has completed no change.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -14,6 +16,7 @@ import trio
 
 from rbdfs.errors import PastEnd
 from rbdfs.metadata.data_finder import Data
+from rbdfs.metadata.map_search import NotRead
 from rbdfs.model.extents import ExtentMap
 
 if TYPE_CHECKING:
@@ -26,34 +29,58 @@ if TYPE_CHECKING:
     from rbdfs.metadata.data_finder import DataFinder
 
     T = TypeVar("T")
+    _State = tuple[Image, int, int]
+
+
+class _Kept:
+    """Data of an image, as it was in one state of that."""
+
+    def __init__(self) -> None:
+        self._data: Data | None = None
+        # The image that it is of, how large it was, and Image.changes before it was learnt.
+        self._data_of: _State | None = None
+
+    def recall(self, state: _State) -> Data | None:
+        """Return what was kept in this *state* of the image."""
+        return self._data if self._data_of == state else None
+
+    def keep(self, state: _State, data: Data) -> None:
+        data.seal()
+        self._data, self._data_of = data, state
 
 
 class _Learnt:
-    """What librbd has told of one open image."""
+    """What is known of the data of one open image.
+
+    Attributes:
+        part: what was read of its object map.
+        whole: what librbd has told of it.
+    """
 
     def __init__(self) -> None:
+        self.part, self.whole = _Kept(), _Kept()
         # One task learns at a time.
         self.learning = trio.Lock()
-        self._extents: ExtentMap | None = None
-        # The image that they are of, how large it was, and Image.changes before they were learnt.
-        self._extents_of: tuple[Image, int, int] | None = None
 
-    async def extents(self, image: Image, shared: SharedImage) -> ExtentMap | None:
-        """Return where *image* holds data, learnt again when something was written since.
+    async def extents(self, image: Image, state: _State, granule: int) -> Data | None:
+        """Return what librbd tells of *image*, or has told of it in this *state*.
 
         None where librbd cannot tell quickly. Raises OSError.
         """
-        entry = shared.entry
         async with self.learning:
-            # Before the diff: what is complete after this is not in it, or may not be.
-            state = (image, image.size, 0 if entry.is_snapshot else image.changes)
-            if self._extents is None or self._extents_of != state:
+            data = self.whole.recall(state)
+            if data is None:
                 extents = await image.extents()
                 if extents is None:
                     return None
-                self._extents = ExtentMap(state[1], extents, granule=1 << entry.order)
-                self._extents_of = state
-            return self._extents
+                data = Data.known(ExtentMap(state[1], extents, granule=granule))
+                self.whole.keep(state, data)
+            return data
+
+
+def _state_of(image: Image, *, fixed: bool) -> _State:
+    # What is complete after this is not in what is learnt after it, or may not be.
+    return image, image.size, 0 if fixed else image.changes
 
 
 class Holes:
@@ -98,20 +125,32 @@ class Holes:
         """Return what *find* finds in the image under *handle*; None where all may be data."""
 
         async def find_inside(data: Data) -> T | None:
+            asked.append(data)
             # An image that has grown may have data where the map ends.
             if data.size < handle.entry.offset + handle.length:
                 return None
             return await find(data)
 
-        shared, extents = handle.shared, None
+        asked: list[Data] = []
+        shared = handle.shared
         async with shared.using() as image:
-            if shared.entry.is_snapshot:
-                extents = await self._finder.snapshot(shared.entry)
+            entry, learnt = shared.entry, self._learnt.setdefault(shared, _Learnt())
+            state = _state_of(image, fixed=entry.is_snapshot)
+            unshared = entry.is_snapshot or image.lock_held
+            for kept in (learnt.whole, learnt.part) if unshared else ():
+                if (known := kept.recall(state)) is not None:
+                    with contextlib.suppress(NotRead):
+                        return await find_inside(known)
+            if entry.is_snapshot:
+                extents = await self._finder.snapshot(entry)
+                if extents is not None:
+                    return await find_inside(Data.known(extents))
             # What librbd keeps of acknowledged writes the object map does not know yet.
             elif not image.volatile:
-                found = await self._finder.head(shared.entry, find_inside)
+                found = await self._finder.head(entry, find_inside)
                 if found is not None:
+                    if unshared:
+                        learnt.part.keep(state, asked[-1])
                     return found
-            if extents is None and (shared.entry.is_snapshot or image.lock_held):
-                extents = await self._learnt.setdefault(shared, _Learnt()).extents(image, shared)
-            return None if extents is None else await find_inside(Data.known(extents))
+            data = await learnt.extents(image, state, 1 << entry.order) if unshared else None
+            return None if data is None else await find_inside(data)

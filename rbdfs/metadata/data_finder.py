@@ -66,6 +66,11 @@ class Data:
         """Return what is all known."""
         return cls(extents.size, extents, extents.size)
 
+    def seal(self) -> None:
+        """Have nothing more read: what is not known yet raises NotRead, and nothing is awaited."""
+        if self._search is not None:
+            self._search.sealed = True
+
     async def seek_data(self, off: int) -> int:
         """Return the first offset at or after *off*, inside the image, with data; or the size."""
         return min(await self._own(off, data=True), self._next_shown(off)[0])

@@ -47,8 +47,16 @@ _HOLE = _any_of(
 )
 
 
+class NotRead(Exception):
+    """What was read of the map does not tell."""
+
+
 class MapSearch:
-    """Finds objects in the object map of one image's head."""
+    """Finds objects in the object map of one image's head.
+
+    Attributes:
+        sealed: set where nothing more is to be read: find() raises NotRead instead.
+    """
 
     def __init__(
         self,
@@ -62,6 +70,7 @@ class MapSearch:
         *decoding* is as for read_object_map(). Raises NotUnderstood for an image without end.
         """
         self._bridge, self._ioctx, self._decoding = bridge, ioctx, decoding
+        self.sealed = False
         self._oid = object_map_name(attributes)
         self._objects = self._count = object_count(attributes.size, attributes.order)
         # What was read last, and the number of its first object.
@@ -77,6 +86,8 @@ class MapSearch:
         while number < self._objects:
             end = self._first + len(self._states) * STATES_A_BYTE
             if not self._first <= number < end:
+                if self.sealed:
+                    raise NotRead
                 await self._read(number // _BLOCK_OBJECTS, blocks)
                 blocks = min(blocks * _MORE, _MOST_BLOCKS)
                 end = self._first + len(self._states) * STATES_A_BYTE

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbdfs.errors import NotUnderstood
-from rbdfs.metadata.map_search import MapSearch
+from rbdfs.metadata.map_search import MapSearch, NotRead
 from rbdfs.model.image_attributes import ImageAttributes
 
 if TYPE_CHECKING:
@@ -132,3 +132,15 @@ async def test_a_map_that_is_never_right() -> None:
                 await search(Osd(bytes(damaged)), 16384).find(0, data=True)
     with pytest.raises(NotUnderstood):
         await search(Osd(stored({}, 16383)), 16384).find(0, data=True)
+
+
+async def test_nothing_more_is_read_when_sealed() -> None:
+    osd = Osd(stored({5: 1, 40000: 1}, 50000))
+    objects = search(osd, 50000)
+    assert await objects.find(3, data=True) == 5
+    objects.sealed, before = True, osd.read
+    assert await objects.find(5, data=False) == 6
+    with pytest.raises(NotRead):
+        await objects.find(6, data=True)
+    assert osd.read == before
+    assert await objects.find(0, data=True) == 5
