@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import rbd
 import trio
 
-from rbdfs.ceph.blocking_image import refuse_advisory_lock
+from rbdfs.ceph.blocking_image import lockers, refuse_advisory_lock
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import Fenced, Incomplete, NoSpace, ReadOnly, TimedOut, failure
 
@@ -222,6 +222,13 @@ class Image:
         except Fenced:
             self._failed = Fenced.code
             raise
+
+    async def lock_owners(self) -> list[str] | None:
+        """Return who had the exclusive lock at the opening; None where the feature is off."""
+        if not await self._blocking("features", self.binding.features) & _EXCLUSIVE_LOCK:
+            return None
+        found = await self._blocking("lockers", lockers, self.binding)
+        return [address for _client, _cookie, address in found]
 
     async def refuse_advisory_lock(self) -> None:
         """Raise OSError EBUSY where somebody held a lock of `rbd lock add` at the opening.

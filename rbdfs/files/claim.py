@@ -8,63 +8,97 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.errors import Fenced, InUse, NotPermitted, ReadOnly
+from rbdfs.files.locks import Locks
 
 if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
     from rbdfs.ceph.opener import Opener
+    from rbdfs.files.keeping import Keeping
     from rbdfs.model.entry import Entry
 
 log = logging.getLogger(__name__)
 
 
-async def open_image(opener: Opener, entry: Entry, *, read_only: bool, exclusive: bool) -> Image:
-    """Open, as Opener.open() says; for writing, keep other writers out if *exclusive*.
+class Claims:
+    """Opens and closes the images of this mount, and keeps its locks on record.
 
-    Raises OSError: EROFS where the client may not write, EBUSY where others write, or have a lock
-    of `rbd lock add`.
+    With *exclusive* other clients are kept out of what is opened for writing.
+
+    Attributes:
+        locks: what is on record.
     """
-    try:
-        image = await opener.open(entry, read_only=read_only)
+
+    def __init__(self, opener: Opener, keeping: Keeping, *, exclusive: bool) -> None:
+        self._opener, self._exclusive = opener, exclusive
+        self.locks = Locks(keeping)
+
+    async def open(self, entry: Entry, *, read_only: bool, taking_over: bool = False) -> Image:
+        """Open, as Opener.open() says; for writing, keep other writers out if that is wanted.
+
+        *taking_over* what another server had open, others may not have had its lock since.
+
+        Raises OSError: EROFS where the client may not write, EBUSY where others write, or have a
+        lock of `rbd lock add`, ESHUTDOWN where others may have written.
+        """
         try:
-            if not read_only:
-                await _make_writable(image, opener.addresses if exclusive else None)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await close_image(image)
+            image = await self._opener.open(entry, read_only=read_only)
+            try:
+                if not read_only:
+                    await self._make_writable(image, entry, taking_over=taking_over)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self.close(image)
+                raise
+        except NotPermitted as exc:
+            if read_only:
+                raise
+            # librbd says the same of what a journal mirrors from elsewhere.
+            reason = "no permission to write, or not the primary image of a mirror"
+            raise ReadOnly(f"{entry.spec}: {reason}") from exc
+        return image
+
+    async def _make_writable(self, image: Image, entry: Entry, *, taking_over: bool) -> None:
+        """Make sure that *image* can be written, and by nobody else if that is wanted."""
+        await image.check_primary()
+        try:
+            await image.refuse_advisory_lock()
+        except InUse as exc:
+            log.info("%s", exc.strerror)
             raise
-    except NotPermitted as exc:
-        if read_only:
-            raise
-        # librbd says the same of what a journal mirrors from elsewhere.
-        reason = "no permission to write, or not the primary image of a mirror"
-        raise ReadOnly(f"{entry.spec}: {reason}") from exc
-    return image
+        if self._exclusive:
+            if taking_over:
+                await self.locks.check(image, entry, self._opener.address)
+            await self._claim(image)
+            if image.lock_held:
+                self.locks.took(image, entry, self._opener.address)
+        await image.learn_cache()
 
+    async def _claim(self, image: Image) -> None:
+        """Make sure that nobody but own clients writes to *image*, opened for writing just now.
 
-async def _make_writable(image: Image, own: frozenset[str] | None) -> None:
-    """Make sure that *image* can be written; that nobody but *own* clients does, if given."""
-    await image.check_primary()
-    try:
-        await image.refuse_advisory_lock()
-    except InUse as exc:
-        log.info("%s", exc.strerror)
-        raise
-    if own is not None:
-        await _claim(image, own)
-    await image.learn_cache()
+        Whoever has it open for writing watches it, so a look at the watchers finds them before the
+        lock would be asked of them. It is after the open, so that of two clients that open at the
+        same moment at least one sees the other. Raises OSError EBUSY.
+        """
+        own = self._opener.addresses
+        others = [watcher for watcher in await image.watchers() if watcher not in own]
+        if others:
+            raise InUse(f"{image.spec}: in use by {', '.join(others)}")
+        await image.acquire_lock()
 
+    async def close(self, image: Image) -> None:
+        """Close; an error has nobody to go to but the log: close(2) has had its answer."""
+        try:
+            await self.close_or_fail(image)
+        except OSError:
+            log.exception("closing %s failed", image.spec)
 
-async def _claim(image: Image, own: frozenset[str]) -> None:
-    """Make sure that nobody but *own* clients writes to *image*, opened for writing just now.
-
-    Whoever has it open for writing watches it, so a look at the watchers finds them before the
-    lock would be asked of them. It is after the open, so that of two clients that open at the
-    same moment at least one sees the other. Raises OSError EBUSY.
-    """
-    others = [watcher for watcher in await image.watchers() if watcher not in own]
-    if others:
-        raise InUse(f"{image.spec}: in use by {', '.join(others)}")
-    await image.acquire_lock()
+    async def close_or_fail(self, image: Image) -> None:
+        """Close; raise OSError if librbd cannot."""
+        self.locks.giving_up(image)
+        # Cancelled half-way it would stay open, and nobody would know of it.
+        with trio.CancelScope(shield=True):
+            await image.close()
 
 
 def lost(entry: Entry, found: OSError) -> OSError:
@@ -73,13 +107,3 @@ def lost(entry: Entry, found: OSError) -> OSError:
         # Between the close and the open somebody else was quicker, and may have written.
         return Fenced(f"{entry.spec}: its lock was taken: {found.strerror}")
     return found
-
-
-async def close_image(image: Image) -> None:
-    """Close; an error has nobody to go to but the log: close(2) has had its answer from FLUSH."""
-    try:
-        # Cancelled half-way it would stay open, and nobody would know of it.
-        with trio.CancelScope(shield=True):
-            await image.close()
-    except OSError:
-        log.exception("closing %s failed", image.spec)

@@ -89,6 +89,15 @@ class Keeping(Protocol):
     def fencing(self, addresses: list[str]) -> None:
         """Remember that it is this mount that fences *addresses*."""
 
+    def locked(self, number: int, lock: dict[str, Any]) -> None:
+        """Remember an exclusive lock of an image, as JSON, and whose of this mount's it may be."""
+
+    def unlocked(self, number: int) -> None:
+        """Forget a lock that is being given up."""
+
+    def giving_up(self, addresses: list[str]) -> None:
+        """Remember that the clients at *addresses* may have given up any lock from now on."""
+
     def inherited(self, files: list[OpenFile]) -> None:
         """Know that open *files* are remembered already, as another server has left them."""
 
@@ -142,6 +151,12 @@ class Unremembered:
     def connected_as(self, addresses: list[str]) -> None: ...
 
     def fencing(self, addresses: list[str]) -> None: ...
+
+    def locked(self, number: int, lock: dict[str, Any]) -> None: ...
+
+    def unlocked(self, number: int) -> None: ...
+
+    def giving_up(self, addresses: list[str]) -> None: ...
 
     def inherited(self, files: list[OpenFile]) -> None: ...
 

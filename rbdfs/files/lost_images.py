@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from rbdfs.files.claim import close_image
-
 if TYPE_CHECKING:
+    from rbdfs.files.claim import Claims
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.model.entry import Entry, Key
 
@@ -20,7 +19,8 @@ class LostImages:
     An image that was lost may still be open, and have the lock that the new one needs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
         self._last: dict[Key, SharedImage] = {}
         self._cached: list[Entry] = []
 
@@ -28,6 +28,16 @@ class LostImages:
         """Remember *shared*, which refuses everything from now on."""
         self._last[shared.entry.whole_key] = shared
         self._cached.append(shared.entry)
+
+    def reopened(self, shared: SharedImage) -> None:
+        """Have the pages of *shared* dropped if others may have written before it was taken over.
+
+        A server that makes way for another gives up its locks; so does one that is old keep none
+        on record.
+        """
+        image = shared.image
+        if image is not None and image.lock_held and not self._claims.locks.kept(image):
+            self._cached.append(shared.entry)
 
     def has(self, key: Key, error: OSError) -> bool:
         """Tell whether the image of *key* was lost by this very *error*."""
@@ -47,7 +57,7 @@ class LostImages:
         async with shared.quiesced():
             image, shared.image = shared.image, None
             if image is not None:
-                await close_image(image)
+                await self._claims.close(image)
 
     def take_cached(self) -> list[Entry]:
         """Return those whose pages the kernel may still have, each of them once."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.errors import InUse, NotOpen
-from rbdfs.files.claim import close_image, lost, open_image
+from rbdfs.files.claim import lost
 from rbdfs.files.gate import Gate
 from rbdfs.files.growth import Growth, unmarked
 from rbdfs.files.handle import Use
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rbdfs.ceph.image import Image
-    from rbdfs.ceph.opener import Opener
+    from rbdfs.files.claim import Claims
     from rbdfs.files.growth import Mark
     from rbdfs.metadata.lineage import Lineage, Lineages
     from rbdfs.model.entry import Entry
@@ -46,12 +46,11 @@ class SharedImage:
 
     def __init__(
         self,
-        opener: Opener,
+        claims: Claims,
         entry: Entry,
         lineages: Lineages | None = None,
         mark: Mark = unmarked,
         *,
-        exclusive: bool,
         changed: Callable[[SharedImage], None],
     ) -> None:
         self.entry = entry
@@ -60,7 +59,7 @@ class SharedImage:
         self.growth: Growth | None = None
         self.error: OSError | None = None
         self.told, self.gate = False, Gate()
-        self._opener, self._exclusive, self._changed = opener, exclusive, changed
+        self._claims, self._changed = claims, changed
         self._lineages, self._mark = lineages, mark
         self._last_length: int | None = None
         self._users = dict.fromkeys(Use, 0)
@@ -145,7 +144,7 @@ class SharedImage:
                 image, self.image = self.image, None
                 self.error, self.told = None, False
                 if image is not None:
-                    await close_image(image)
+                    await self._claims.close(image)
             elif self.image is not None and not self.writers and not self.image.read_only:
                 # Readers remain: give up the watch and the lock, which `rbd status` shows.
                 await self._reopen_for_readers(self.image)
@@ -173,8 +172,7 @@ class SharedImage:
             await image.flush()
         self.image, self._last_length = None, image.size
         try:
-            with trio.CancelScope(shield=True):
-                await image.close()
+            await self._claims.close_or_fail(image)
         except OSError as exc:
             self.fail(exc)
             raise
@@ -267,7 +265,7 @@ class SharedImage:
         async with self._changing:
             await check(self.entry)
             if self.image is None or (self.writers and self.image.read_only):
-                await self._reopen(read_only=not self.writers)
+                await self._reopen(read_only=not self.writers, taking_over=True)
             if length is not None and self.writers:
                 self.start_growth(length)
 
@@ -280,14 +278,14 @@ class SharedImage:
             # The readers go on with the writable one.
             log.warning("%s stays open for writing: %s", self.entry.spec, exc)
 
-    async def _reopen(self, *, read_only: bool, entry: Entry | None = None) -> None:
+    async def _reopen(
+        self, *, read_only: bool, entry: Entry | None = None, taking_over: bool = False
+    ) -> None:
         old, entry = self.image, entry or self.entry
         # Before the open: if it changes in between, the next look opens once too often.
         lineage = await self._lineages.known(entry) if self._lineages is not None else None
-        self.image = await open_image(
-            self._opener, entry, read_only=read_only, exclusive=self._exclusive
-        )
+        self.image = await self._claims.open(entry, read_only=read_only, taking_over=taking_over)
         self.lineage = lineage
         self._changed(self)
         if old is not None:
-            await close_image(old)
+            await self._claims.close(old)

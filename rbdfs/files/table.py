@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.errors import failure
+from rbdfs.files.claim import Claims
 from rbdfs.files.growth import unmarked
 from rbdfs.files.handle import Handle, Use
 from rbdfs.files.keeping import fresh_numbers
@@ -45,17 +46,15 @@ class HandleTable:
         exclusive: bool,
     ) -> None:
         """*outdated* is called when what the header told of an image may be old."""
-        self._opener, self._exclusive = data_path.opener, exclusive
+        self.claims = Claims(data_path.opener, keeping, exclusive=exclusive)
         self._lineages, self._mark = lineages, mark
         self._timestamps, self._outdated = timestamps, outdated
         self._data_path, self._keeping = data_path, keeping
-        self._handles = OpenFiles()
+        self._handles, self._numbers = OpenFiles(), fresh_numbers()
         self._shared: dict[Key, SharedImage] = {}
         self._reopenings = Reopenings(self._reopened)
-        self.lost = LostImages()
-        self.relocations = Relocations()
-        self._numbers = fresh_numbers()
-        self.late = Latecomers()
+        self.lost = LostImages(self.claims)
+        self.relocations, self.late = Relocations(), Latecomers()
 
     def __getitem__(self, fh: int) -> Handle:
         """Return the open file *fh*; raise OSError EBADF where there is none."""
@@ -169,6 +168,7 @@ class HandleTable:
 
     def _reopened(self, shared: SharedImage, error: OSError | None) -> None:
         if error is None:
+            self.lost.reopened(shared)
             if self._timestamps is not None:
                 self._timestamps.suspect(shared)
             self._changed(shared)
@@ -188,8 +188,8 @@ class HandleTable:
         shared.fail(error)
 
     def _new_shared(self, entry: Entry) -> SharedImage:
-        shares = (self._opener, entry.whole, self._lineages, self._mark)
-        return SharedImage(*shares, exclusive=self._exclusive, changed=self._changed)
+        shares = (self.claims, entry.whole, self._lineages, self._mark)
+        return SharedImage(*shares, changed=self._changed)
 
     async def release(self, fh: int) -> Handle:
         """Close file *fh*, and its image if it was the last; return what was closed."""

@@ -45,6 +45,10 @@ class Kind(enum.StrEnum):
     """The move of an image to another pool that was begun, by the number of moves.Move."""
     REQUEST = "request"
     """A request that must not run twice and was begun, by the kernel's number of it (unique)."""
+    LOCK = "lock"
+    """The exclusive lock of an image, by any number: files.locks."""
+    GIVEN_UP = "given_up"
+    """The clients whose locks may be given up, for their server has made way, by 0."""
     ROOT = "root"
     """The entry that is mounted, by 0: it may have been renamed since."""
 

@@ -208,6 +208,15 @@ class KeeperLink:
     def fencing(self, addresses: list[str]) -> None:
         self.tell("left", fenced=addresses)
 
+    def locked(self, number: int, lock: dict[str, Any]) -> None:
+        self.remember(Kind.LOCK, number, lock)
+
+    def unlocked(self, number: int) -> None:
+        self.forget(Kind.LOCK, number)
+
+    def giving_up(self, addresses: list[str]) -> None:
+        self.remember(Kind.GIVEN_UP, 0, {"addresses": addresses})
+
     def inherited(self, files: list[OpenFile]) -> None:
         self._files |= {file.fh: file for file in files}
 

@@ -176,6 +176,8 @@ class Serving:
                     await shared.image.flush()
         except OSError as exc:
             _be_fenced(str(exc))
+        # From then on the keeper does not hear which of them are closed already, should this fail.
+        self._keeping.giving_up([self._path.opener.address])
         self._keeping.tell("replace_me")
         await self._keeping.delivered()
         pyfuse3.terminate()

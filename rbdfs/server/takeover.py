@@ -146,6 +146,8 @@ async def restore(
     Their images are opened in *nursery*: a pool that does not answer must not keep the files of
     others waiting. *fenced* says that others may have written to what it had open for writing.
     """
+    given_up = estate.of_kind(Kind.GIVEN_UP).get(0, {}).get("addresses", [])
+    mounted.handles.claims.locks.inherit(estate.of_kind(Kind.LOCK), given_up, estate.addresses)
     mounted.inherited = InheritedInodes(mounted.catalog, mounted.inodes, nursery)
     files = _open_files(estate)
     keeping.inherited(files)

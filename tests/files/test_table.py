@@ -18,6 +18,7 @@ from rbdfs.ceph.cluster import Cluster
 from rbdfs.ceph.image import Image
 from rbdfs.ceph.opener import PythonOpener
 from rbdfs.config.ceph_settings import CephSettings
+from rbdfs.files.claim import Claims
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.handle import Handle, Use
 from rbdfs.files.keeping import OpenFile, Unremembered
@@ -801,7 +802,8 @@ def fake_handle() -> Iterator[tuple[Handle, FakeImage]]:
     with FakeImage(FakeContent(bytearray(SIZE))) as fake:
         # A library that must not be asked: the image is open already.
         opener: Any = None
-        shared = SharedImage(opener, entry, exclusive=False, changed=lambda _shared: None)
+        claims = Claims(opener, Unremembered(), exclusive=False)
+        shared = SharedImage(claims, entry, changed=lambda _shared: None)
         shared.image = Image(AioBridge(), fake, entry.spec, read_only=False)
         yield Handle(1, 1, entry, shared, Use.WRITE_WHOLE, lambda _fh, _length: None), fake
 

@@ -206,6 +206,8 @@ REMEMBERED: dict[str, tuple[Any, ...]] = {
     "rooted": (POOL,),
     "connected_as": (["10.0.0.1:0/1"],),
     "fencing": (["10.0.0.1:0/0"],),
+    "locked": (3, {"image": [2, "", "1019b26b1499"], "holders": ["10.0.0.1:0/1"]}),
+    "giving_up": (["10.0.0.1:0/1"],),
     "inherited": ([],),
     "opened": (FakeHandle(FILE),),
     "grown": (3, 9000),
@@ -214,6 +216,7 @@ REMEMBERED: dict[str, tuple[Any, ...]] = {
     "moving": (3, {"source": ["rec", "", "vm1"], "image_id": "1", "target": ["ssd", "", "vm1"]}),
 }
 FORGOTTEN: dict[str, tuple[Any, ...]] = {
+    "unlocked": (3,),
     "released": (3,),
     "released_directory": (3,),
     "answered": ((1 << 62) + 2,),
@@ -259,12 +262,15 @@ def test_what_a_server_tells_is_what_the_next_one_finds(version: int) -> None:
         },
         Kind.REQUEST: {(1 << 62) + 2: {"operation": "create"}},
         Kind.MOVE: {3: REMEMBERED["moving"][1]},
+        Kind.LOCK: {3: REMEMBERED["locked"][1]},
+        Kind.GIVEN_UP: {0: {"addresses": ["10.0.0.1:0/1"]}},
     }
     for method, arguments in FORGOTTEN.items():
         getattr(peers.link, method)(*arguments)
     found = next_estate()
     assert {kind: dict(found.of_kind(kind)) for kind in Kind if found.of_kind(kind)} == {
-        Kind.ROOT: {0: POOL.record()}
+        Kind.ROOT: {0: POOL.record()},
+        Kind.GIVEN_UP: {0: {"addresses": ["10.0.0.1:0/1"]}},
     }
     peers.close()
 

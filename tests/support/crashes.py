@@ -3,7 +3,8 @@
 FILE holds `before MODULE:NAME` or `after MODULE:NAME`, where NAME is a coroutine function or a
 CLASS.METHOD, or `within` and the method that has a migration prepared. The server that gets there
 first removes FILE and kills itself; its successors do not know of it any more. With `always`
-instead of `before`, each of them dies there too. The ARGUMENTS are those of rbdfs.
+instead of `before`, each of them dies there too; with `stop` instead of `after` it is stopped. The
+ARGUMENTS are those of rbdfs.
 """
 
 from __future__ import annotations
@@ -59,14 +60,14 @@ def inject(control: Path) -> None:
     def crash() -> None:
         if when != "always":
             control.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP if when == "stop" else signal.SIGKILL)
 
     async def crashing(*args: Any, **kwargs: Any) -> Any:
         if when == "within":
             migration = args[0]
             ioctx = await migration.ioctx(migration.source)
             trash_source(ioctx, migration.source.image.encode(), migration.source_id)
-        if when != "after":
+        if when not in ("after", "stop"):
             crash()
         result = await step(*args, **kwargs)
         crash()
@@ -77,7 +78,7 @@ def inject(control: Path) -> None:
 
 if __name__ == "__main__":
     control = Path(sys.argv.pop(1))
-    if sys.argv[1] == "--server":
+    if sys.argv[1] == "rbdfs.server":
         from rbdfs.server.__main__ import main as serve
 
         del sys.argv[1]
@@ -87,5 +88,5 @@ if __name__ == "__main__":
         sys.exit(serve())
     from rbdfs.cli import main
 
-    server_process.SERVER = [sys.executable, __file__, str(control), "--server"]
+    server_process.SERVER = [sys.executable, __file__, str(control), "rbdfs.server"]
     sys.exit(main(sys.argv[1:]))
