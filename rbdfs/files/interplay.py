@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
     from rbdfs.model.entry import Entry
 
 
-async def closed(handles: HandleTable, entry: Entry) -> None:
-    """Wait until an image that nobody uses any more is closed.
+async def settled(handles: HandleTable, entry: Entry) -> None:
+    """Wait until what nobody uses any more is closed, and what another server had open is open.
 
-    The kernel does not wait for RELEASE, and so what follows a close(2) may be quicker.
+    The kernel does not wait for RELEASE, and so what follows a close(2) may be quicker. And what
+    another client of ours changes in an image takes the lock of the server that died from it, as
+    somebody else would who writes: see files.locks.
     """
-    shared = handles.shared(entry)
-    if shared is not None and shared.unused:
-        await shared.unchanging()
+    for key in {entry.whole_key, entry.image_key}:
+        shared = handles.shared(replace(entry, key=key))
+        if shared is not None and (shared.unused or shared.image is None):
+            await shared.unchanging()
 
 
 @contextlib.asynccontextmanager

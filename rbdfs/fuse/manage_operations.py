@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pyfuse3
 
 from rbdfs.errors import Missing, NotPermitted
-from rbdfs.files.interplay import closed, released, trimmed
+from rbdfs.files.interplay import released, settled, trimmed
 from rbdfs.fuse import trail
 from rbdfs.fuse.begun_requests import CREATE, LINK, MKDIR, RENAME, RENAME2, RMDIR, UNLINK
 
@@ -99,7 +99,7 @@ class ManageOperations(pyfuse3.Operations):
             parent = await mounted.entry(parent_inode)
             entry = await self._left(request, parent, name)
             if entry is not None:
-                await closed(mounted.handles, entry)
+                await settled(mounted.handles, entry)
                 async with released(mounted.handles, entry):
                     request.begin(entry)
                     await management.unlink(entry)
@@ -148,13 +148,13 @@ class ManageOperations(pyfuse3.Operations):
         self, request: BegunRequest, entry: Entry, parent: Entry, name: FileNameT, flags: FlagT
     ) -> None:
         management, mounted = self.mounted.check_managed(), self.mounted
-        await closed(mounted.handles, entry)
+        await settled(mounted.handles, entry)
         target = await management.destination(entry, parent, name, flags)
         if target is None:
             replaced = await management.replaced_by(entry, parent, name, flags)
             async with contextlib.AsyncExitStack() as stack:
                 if replaced is not None:
-                    await closed(mounted.handles, replaced)
+                    await settled(mounted.handles, replaced)
                     await stack.enter_async_context(released(mounted.handles, replaced))
                 request.begin(entry)
                 renamed = await management.rename(entry, parent, name, flags, replaced)

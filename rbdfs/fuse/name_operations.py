@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from rbdfs.errors import BadArgument, Gone, Missing
+from rbdfs.files.interplay import settled
 from rbdfs.fuse import ownership, trail
 from rbdfs.fuse.begun_requests import OPENDIR
 from rbdfs.fuse.stat import BLOCK_BYTES, file_mode
@@ -150,6 +151,7 @@ class NameOperations(pyfuse3.Operations):
         entry = await self.mounted.entry(inode)
         check_user_attribute(entry, name)
         self.mounted.check_managed()
+        await settled(self.mounted.handles, entry)
         await self.mounted.xattrs.set(entry, name, value)
         trail.leave(ctx, f"set {ascii(os.fsdecode(name))} of {entry.spec}")
 
@@ -157,5 +159,6 @@ class NameOperations(pyfuse3.Operations):
         entry = await self.mounted.entry(inode)
         check_user_attribute(entry, name)
         self.mounted.check_managed()
+        await settled(self.mounted.handles, entry)
         await self.mounted.xattrs.remove(entry, name)
         trail.leave(ctx, f"removed {ascii(os.fsdecode(name))} of {entry.spec}")

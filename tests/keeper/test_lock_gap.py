@@ -54,6 +54,9 @@ class Steps:
     def next(self, step: str) -> None:
         self._control.write_text(step)
 
+    def go_on(self) -> None:
+        self._control.unlink()
+
     def stopped(self, mount: Mount) -> int:
         """The server that has been stopped."""
         eventually(lambda: not self._control.exists(), what="the step")
@@ -184,6 +187,30 @@ def test_who_had_no_lock_loses_nothing(
             wait_for_server(mount, 2)
             assert os.pwrite(writer, DATA[:4096], 4096) == 4096
             eventually(lambda: os.pread(reader, 4096, 0) == OTHERS)
+
+
+def test_what_this_mount_changes_meanwhile(
+    ceph: Ceph, pool: str, images: tuple[str, str], mounting: Mounting, steps: Steps
+) -> None:
+    """A snapshot is removed by another client of the mount, which takes the lock for that."""
+    snapshot = f"{images[0]}@old"
+    ceph.rbd("snap", "create", "--no-progress", f"{pool}/{snapshot}")
+    with mounting(pool, "-o", "manage=snapshots", program=steps.program) as mount:
+        mount.expect_log(KILLED)
+        with opened(mount.file(images[0]), os.O_RDWR) as file:
+            assert_goes_on(file)
+            steps.next("hold rbdfs.files.claim:Claims.open")
+            kill_server(mount)
+            wait_for_server(mount, 2)
+            with ThreadPoolExecutor(1) as executor:
+                change = executor.submit(mount.file(snapshot).unlink)
+                # It is over before these are, if it does not wait.
+                for _ in range(5):
+                    write_elsewhere(ceph, pool, images[1])
+                steps.go_on()
+                change.result()
+            assert_goes_on(file)
+            assert not mount.file(snapshot).exists()
 
 
 def test_pages_of_before_a_restart(

@@ -3,8 +3,8 @@
 FILE holds `before MODULE:NAME` or `after MODULE:NAME`, where NAME is a coroutine function or a
 CLASS.METHOD, or `within` and the method that has a migration prepared. The server that gets there
 first removes FILE and kills itself; its successors do not know of it any more. With `always`
-instead of `before`, each of them dies there too; with `stop` instead of `after` it is stopped. The
-ARGUMENTS are those of rbdfs.
+instead of `before`, each of them dies there too; with `stop` instead of `after` it is stopped, and
+with `hold` it waits there until FILE is removed. The ARGUMENTS are those of rbdfs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import os
 import signal
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rbd
+import trio
 
 from rbdfs.keeper import server_process
 from rbdfs.metadata.encoding import encode_string
@@ -49,6 +51,11 @@ def trash_source(ioctx: Any, name: bytes, image_id: str, how_far: str = "trashed
     ioctx.execute("rbd_trash", "rbd", "trash_add", key + entry)
 
 
+def _wait_for_removal(path: Path) -> None:
+    while path.exists():
+        time.sleep(0.02)
+
+
 def inject(control: Path) -> None:
     """Have this process killed where `control` says."""
     when, _, target = control.read_text().partition(" ")
@@ -63,6 +70,9 @@ def inject(control: Path) -> None:
         os.kill(os.getpid(), signal.SIGSTOP if when == "stop" else signal.SIGKILL)
 
     async def crashing(*args: Any, **kwargs: Any) -> Any:
+        if when == "hold":
+            await trio.to_thread.run_sync(_wait_for_removal, control)
+            return await step(*args, **kwargs)
         if when == "within":
             migration = args[0]
             ioctx = await migration.ioctx(migration.source)
