@@ -11,7 +11,8 @@
         |            within 2 s, the files of the move wait in Latecomers, and nobody else
   4 restore(): files    handles, directories and inodes under the numbers that the kernel has
         |               their images are opened in the background, each by itself; requests to them
-        |               wait in HandleTable.ready()
+        |               wait in HandleTable.ready(). One is lost whose lock others had since the
+        |               crash, which are not fenced by 1 (files/locks)
         v  before 6: the first request may be for any of them
   5 raw_requests        FUSE_NOTIFY_RESEND: the kernel puts what was read and not answered back
         |               into its queue, with bit 63 in the number
