@@ -259,7 +259,7 @@ def test_owners_go_with_an_image_to_another_pool(
     hdd, ssd = pools
     import_image(ceph, f"{hdd}/{image_name}", random_bytes(MIB))
     with mounting(None, "-o", "manage") as mount:
-        mount.allow_log("is not complete: `rbd migration execute")
+        mount.allow_log("`rbd migration (execute|commit) ")
         path = mount.path / hdd / image_name
         os.chown(path, *QEMU)
         os.chmod(path, 0o640)
