@@ -205,10 +205,10 @@ class TooLong(Failure):
     code = errno.E2BIG
 
 
-# Those that librbd and librados raise; one name an errno.
+# Those that librbd, librados and the data path raise; one name an errno.
 _KINDS: tuple[type[Failure], ...] = (
     *(Missing, Gone, InUse, Exists, NotEmpty, ReadOnly, NotPermitted, NotSupported),
-    *(Fenced, TimedOut, NoSpace, BadArgument),
+    *(Fenced, TimedOut, NoSpace, NotOpen, BadArgument),
 )
 _NAMED = {kind.code: kind for kind in _KINDS} | {errno.EACCES: NotPermitted, errno.EDQUOT: NoSpace}
 

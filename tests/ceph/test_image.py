@@ -16,6 +16,7 @@ import trio.testing
 
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.image import Binding, Image
+from rbdfs.errors import NotOpen
 from tests.support.callbacks import called_back
 from tests.support.fakes import FakeContent, FakeImage
 
@@ -281,6 +282,8 @@ async def test_a_closed_image_refuses_everything(store: Store) -> None:
         with pytest.raises(OSError, match=f"{store.pool}/{name}") as caught:
             await call()
         assert caught.value.errno in (errno.EIO, errno.EBADF)
+        # By its name: who looks at an image that is closed meanwhile has nothing to tell.
+        assert isinstance(caught.value, NotOpen) == (caught.value.errno == errno.EBADF)
 
 
 async def test_a_read_only_image_refuses_writes(store: Store) -> None:
