@@ -131,6 +131,14 @@ def clone_snapshot(
         clone()
 
 
+def directory_name(ioctx: rados.Ioctx, image_id: str) -> bytes | None:
+    """Return the name that the directory has for an image; None where it has none."""
+    key = f"id_{image_id}"
+    value = _omap_values(ioctx, _DIRECTORY, (key,)).get(key)
+    # An encoded string.
+    return None if value is None else value[4:]
+
+
 def remove_snapshot(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
     """Remove the snapshot *entry*, for good.
 
@@ -164,9 +172,7 @@ def rename_image(ioctx: rados.Ioctx, entry: Entry, name: str, action: str) -> No
     rbd.RBD().rename(ioctx, old, new)
     if entry.image_id is None:
         return
-    key = f"id_{entry.image_id}"
-    # Its name, as an encoded string.
-    if _omap_values(ioctx, _DIRECTORY, (key,)).get(key, b"")[4:] != new:
+    if directory_name(ioctx, entry.image_id) != new:
         rbd.RBD().rename(ioctx, new, old)
         raise Missing(f"{action}: another image has this name now")
 

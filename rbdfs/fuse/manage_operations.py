@@ -39,6 +39,7 @@ class ManageOperations(pyfuse3.Operations):
             opened = await self.mounted.handles.opened_by(request.number)
             entry = await self._made(request, parent, name) if opened is None else opened.entry
             if entry is None:
+                await self._clear(request, parent, name)
                 entry = await management.create(parent, name, request.begin)
             inode = inodes.remember(entry)
             try:
@@ -128,7 +129,7 @@ class ManageOperations(pyfuse3.Operations):
         mounted.check_managed()
         with mounted.requests.request(parent_inode_old, ctx.pid, RENAME, RENAME2) as request:
             old_parent = await mounted.entry(parent_inode_old)
-            parent = await mounted.entry(parent_inode_new)
+            parent, moved = await mounted.entry(parent_inode_new), False
             try:
                 entry = await self._left(request, old_parent, name_old)
             except Missing:
@@ -136,11 +137,15 @@ class ManageOperations(pyfuse3.Operations):
                 if mounted.moves is None:
                     raise
                 inheritance, entry = mounted.moves.inheritance, None
-                if not await inheritance.was_made(old_parent, name_old, parent, name_new):
+                moved = await inheritance.was_made(old_parent, name_old, parent, name_new)
+                if not moved:
                     # It may have been undone meanwhile.
                     entry = await self._left(request, old_parent, name_old)
             if entry is not None:
+                await self._clear(request, parent, name_new)
                 await self._rename(request, entry, parent, name_new, flags)
+            elif not moved:
+                await self._clear(request, old_parent, name_old)
         old, new = _spec(entry, old_parent, name_old), _spec(None, parent, name_new)
         trail.leave(ctx, f"renamed {old} to {new}")
 
@@ -174,6 +179,11 @@ class ManageOperations(pyfuse3.Operations):
     ) -> NoReturn:
         self.mounted.check_managed()
         raise NotPermitted("there are no symbolic links")
+
+    async def _clear(self, request: BegunRequest, parent: Entry, name: FileNameT) -> None:
+        """Remove what is left of *name* by a server that died in the midst of *request*."""
+        if request.left is not None:
+            await self.mounted.check_managed().clear_unfinished(parent, name)
 
     async def _made(self, request: BegunRequest, parent: Entry, name: FileNameT) -> Entry | None:
         """Return what a server that is gone has made for *request*; None where that is to do."""

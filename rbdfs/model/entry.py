@@ -69,6 +69,10 @@ class Entry:
     times: Times = Times()
     ownership: Ownership = NOT_ASKED_FOR
 
+    def holds(self, other: Entry) -> bool:
+        """Return whether *other* is in this directory: a namespace, or a pool's own."""
+        return (self.key.pool_id, self.namespace) == (other.key.pool_id, other.namespace)
+
     def record(self) -> dict[str, Any]:
         """Return the entry fit for JSON, for from_record().
 
@@ -93,6 +97,10 @@ class Entry:
     @property
     def is_pool_list(self) -> bool:
         return self.key.pool_id == NO_POOL
+
+    @property
+    def is_image(self) -> bool:
+        return not (self.is_directory or self.is_snapshot or self.key.partition)
 
     @property
     def is_snapshot(self) -> bool:

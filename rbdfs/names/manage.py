@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from rbdfs.ceph import directory_changes
+from rbdfs.ceph import directory_changes, unfinished_changes
 from rbdfs.ceph.blocking_image import changing, encoded, opened_for_change
 from rbdfs.errors import (
     BadArgument,
@@ -130,10 +130,10 @@ class Management:
         """
         action = f"linking {image.spec} to {name!r}"
         wanted = parse_new(name)
-        if not _is_image(image) or wanted.snap is None:
+        if not image.is_image or wanted.snap is None:
             _refuse(action)
         image = replace(image, image=wanted.image)
-        if not _holds(parent, image) or not await self._names(parent, image):
+        if not parent.holds(image) or not await self._names(parent, image):
             raise Elsewhere(f"{action}: not a snapshot of this image")
         await self.require_absent(parent, name)
         ioctx = await self._cluster.ioctx_of(image)
@@ -151,13 +151,13 @@ class Management:
         self, entry: Entry, parent: Entry, name: bytes, flags: int
     ) -> Entry | None:
         """Return the image that rename() is to replace; None where that is not for it to do."""
-        if flags or not _is_image(entry) or not _holds(parent, entry):
+        if flags or not entry.is_image or not parent.holds(entry):
             return None
         try:
             found = await self._catalog.find(parent, name)
         except Missing:
             return None
-        return found if _is_image(found) and found.key != entry.key else None
+        return found if found.is_image and found.key != entry.key else None
 
     async def rename(
         self, entry: Entry, parent: Entry, name: bytes, flags: int, replaced: Entry | None = None
@@ -177,7 +177,7 @@ class Management:
             _refuse(action)
         if entry.is_snapshot != (wanted.snap is not None):
             _refuse(action)
-        if not _holds(parent, entry) or (entry.is_snapshot and wanted.image != entry.image):
+        if not parent.holds(entry) or (entry.is_snapshot and wanted.image != entry.image):
             raise Elsewhere(action)
         if (wanted.image, wanted.snap) == (entry.image, entry.snap):
             return entry
@@ -201,7 +201,7 @@ class Management:
         Raises OSError: EEXIST; EINVAL and EPERM as rename() does.
         """
         # Format 1 knows no migration.
-        if not _is_image(entry) or entry.image_id is None or _holds(parent, entry):
+        if not entry.is_image or entry.image_id is None or parent.holds(entry):
             return None
         action = f"moving {entry.spec} to {name!r} in {parent.spec}"
         if flags & ~_RENAME_NOREPLACE:
@@ -211,6 +211,15 @@ class Management:
             _refuse(action)
         await self.require_absent(parent, name)
         return ImageSpec(parent.pool, parent.namespace, wanted.image)
+
+    async def clear_unfinished(self, parent: Entry, name: bytes) -> None:
+        """Remove what a client that is dead has left of image *name*, half-made or half-renamed."""
+        wanted = parse_new(name)
+        if parent.is_pool_list or wanted != FileName(wanted.image):
+            return
+        ioctx = await self._cluster.ioctx(parent.pool, parent.namespace)
+        clear = partial(unfinished_changes.clear_unfinished, ioctx, wanted.image)
+        await self.change(parent, f"clearing {name!r} in {parent.spec}", clear)
 
     async def make_namespace(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
         """Make namespace *name* (or ``@NAME``) in a pool; return its entry.
@@ -285,14 +294,6 @@ class Management:
             # A failure may come after the change.
             self._catalog.changed(where)
             self._catalog.directory_changed(where)
-
-
-def _is_image(entry: Entry) -> bool:
-    return not (entry.is_directory or entry.is_snapshot or entry.key.partition)
-
-
-def _holds(parent: Entry, entry: Entry) -> bool:
-    return (parent.key.pool_id, parent.namespace) == (entry.key.pool_id, entry.namespace)
 
 
 def _refuse(action: str) -> NoReturn:

@@ -53,6 +53,8 @@ def rename(path: Path) -> None:
     path.with_name("vm1").rename(path)
     assert path.read_bytes() == random_bytes(MIB)
     assert not path.with_name("vm1").exists()
+    # The old name is free.
+    path.with_name("vm1").touch(exist_ok=False)
 
 
 def rename_over(path: Path) -> None:
@@ -82,6 +84,7 @@ def open_directory(path: Path) -> None:
 OPERATIONS = "rbdfs.fuse.operations:Operations"
 MANAGEMENT = "rbdfs.names.manage:Management"
 STEPS: list[tuple[Callable[[Path], None], str]] = [
+    (make, "half create"),
     (make, f"before {MANAGEMENT}.create"),
     (make, f"after {MANAGEMENT}.create"),
     (make, "after rbdfs.files.table:HandleTable.open"),
@@ -90,6 +93,8 @@ STEPS: list[tuple[Callable[[Path], None], str]] = [
     (link, f"after {OPERATIONS}.link"),
     (unlink, f"after {MANAGEMENT}.unlink"),
     (unlink, f"after {OPERATIONS}.unlink"),
+    (rename, "half rename"),
+    (rename, "nearly rename"),
     (rename, f"after {MANAGEMENT}.rename"),
     (rename, f"after {OPERATIONS}.rename"),
     (rename_over, "before rbdfs.names.trash:Trash.move"),

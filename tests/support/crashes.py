@@ -4,7 +4,8 @@ FILE holds `before MODULE:NAME` or `after MODULE:NAME`, where NAME is a coroutin
 CLASS.METHOD, or `within` and the method that has a migration prepared. The server that gets there
 first removes FILE and kills itself; its successors do not know of it any more. With `always`
 instead of `before`, each of them dies there too; with `stop` instead of `after` it is stopped, and
-with `hold` it waits there until FILE is removed. The ARGUMENTS are those of rbdfs.
+with `hold` it waits there until FILE is removed. With `half create`, `half rename` and `nearly
+rename` it dies within librbd, which does that in steps. The ARGUMENTS are those of rbdfs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import rbd
 import trio
 
+from rbdfs.ceph import directory_changes
 from rbdfs.keeper import server_process
 from rbdfs.metadata.encoding import encode_string
 from rbdfs.moves.executor import Executor
@@ -56,9 +58,50 @@ def _wait_for_removal(path: Path) -> None:
         time.sleep(0.02)
 
 
+def half_create(ioctx: Any, name: str, *_arguments: Any) -> None:
+    """What librbd does before it makes the header."""
+    image_id = encode_string(b"d1ed4a1f")
+    ioctx.write_full(f"rbd_id.{name}", image_id)
+    ioctx.execute("rbd_directory", "rbd", "dir_add_image", encode_string(name.encode()) + image_id)
+
+
+def half_rename(ioctx: Any, entry: Any, name: str, _action: str) -> None:
+    """What librbd does before it tells the directory."""
+    ioctx.write_full(f"rbd_id.{name}", encode_string(entry.image_id.encode()))
+
+
+def nearly_rename(ioctx: Any, entry: Any, name: str, action: str) -> None:
+    """What librbd does before it removes the old name."""
+    half_rename(ioctx, entry, name, action)
+    names = (encode_string(each.encode()) for each in (entry.image, name, entry.image_id))
+    ioctx.execute("rbd_directory", "rbd", "dir_rename_image", b"".join(names))
+
+
+HALVES: dict[str, tuple[str, Callable[..., None]]] = {
+    "half create": ("create_image", half_create),
+    "half rename": ("rename_image", half_rename),
+    "nearly rename": ("rename_image", nearly_rename),
+}
+
+
+def inject_half(control: Path, step: str) -> None:
+    """Have this process killed half-way through a change of librbd's."""
+    name, begin = HALVES[step]
+
+    def crashing(*args: Any) -> None:
+        begin(*args)
+        control.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(directory_changes, name, crashing)
+
+
 def inject(control: Path) -> None:
     """Have this process killed where `control` says."""
     when, _, target = control.read_text().partition(" ")
+    if control.read_text() in HALVES:
+        inject_half(control, control.read_text())
+        return
     module, _, path = target.partition(":")
     *classes, name = path.split(".")
     owner = functools.reduce(getattr, classes, importlib.import_module(module))
