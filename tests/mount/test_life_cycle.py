@@ -13,6 +13,7 @@ import pytest
 from tests.support.conditions import eventually, in_read
 from tests.support.images import MIB, export_image, import_image, random_bytes
 from tests.support.mounts import TIMEOUT_S, mounted, opened
+from tests.support.refusals import refusal
 from tests.support.servers import standing_still
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ def test_crash_leaves_a_dead_mount_that_a_new_start_replaces(
         os.fsync(file)
         mount.signal(signal.SIGKILL)
         mount.wait()
+        # The server notices a little later.
+        eventually(lambda: refusal(lambda: os.statvfs(mount.path)) == "ENOTCONN", what="its end")
         for use in (
             lambda: os.pread(file, 1, MIB // 2),
             lambda: os.listdir(mount.path),

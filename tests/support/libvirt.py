@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.ceph import run
+from tests.support.namespaces import WITHOUT_MOUNTS_OF_OTHERS
 from tests.support.notifications import NotifySocket
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ QEMU = 64055
 # What could not be in a container is off:
 # all else is as installed. PID 1 reaps what QEMU leaves, and ends all with itself.
 _SCRIPT = f"""
+{WITHOUT_MOUNTS_OF_OTHERS}
 set -e
 for directory in /run /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
     mkdir -p "$directory"

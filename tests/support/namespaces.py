@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# A copy of the mount of another test would keep its server from ending after umount.
+WITHOUT_MOUNTS_OF_OTHERS = """
+awk '$3 == "fuse.rbdfs" {print $2}' /proc/self/mounts | while read -r path; do
+    umount -l "$(printf %b "$path")" || true
+done
+"""
+
+
 @dataclass(frozen=True)
 class Namespace:
     """A mount namespace that process `holder` keeps."""
@@ -47,7 +55,7 @@ class Namespace:
 @contextlib.contextmanager
 def namespace(setup: str) -> Iterator[Namespace]:
     """A new namespace, after the shell has run `setup` in it."""
-    script = f"{{ {setup}; }} && echo ready && exec sleep infinity"
+    script = f"{WITHOUT_MOUNTS_OF_OTHERS}{{ {setup}; }} && echo ready && exec sleep infinity"
     command = ["unshare", "--mount", "--propagation=private", "sh", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         try:
