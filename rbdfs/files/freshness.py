@@ -129,6 +129,8 @@ class Freshness:
         moves = shared.gate.is_frozen and shared not in self._before
         if shared.usable().lock_held or moves:
             return
+        # As it was read: a look may open it anew meanwhile.
+        before = self._before.get(shared, shared.lineage)
         patience_s = max(_LEAST_CONFIRM_S, _CONFIRM_S - self.waits_s(shared))
         with trio.move_on_after(patience_s) as scope:
             try:
@@ -136,12 +138,11 @@ class Freshness:
             except Gone as exc:
                 await self._lose(shared, exc)
                 shared.usable()
-            await self._confirm_parents(shared)
+            await self._confirm_parents(shared, before)
         if scope.cancelled_caught:
             raise TimedOut(f"{shared.entry.spec}: the cluster does not say whether it is there")
 
-    async def _confirm_parents(self, shared: SharedImage) -> None:
-        before = self._before.get(shared, shared.lineage)
+    async def _confirm_parents(self, shared: SharedImage, before: Lineage | None) -> None:
         if before is None or len(before.images) == 1:
             return
         lineage = await self._lineages.of(shared.entry, newer=True)
