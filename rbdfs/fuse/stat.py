@@ -35,7 +35,9 @@ def entry_attributes(
     attr.st_atime_ns = entry.times.atime_ns
     attr.st_mtime_ns = entry.times.mtime_ns
     attr.st_ctime_ns = entry.times.ctime_ns
-    attr.entry_timeout = VALID_S
+    # A name that goes with another one, when this mount renames, moves or removes an image.
+    goes_along = options.manage and not (entry.is_image or entry.is_directory)
+    attr.entry_timeout = 0.0 if goes_along else VALID_S
     attr.attr_timeout = VALID_S
     return attr
 

@@ -43,7 +43,7 @@ def write_until(expected: str, file: int, data: bytes, off: int) -> None:
         return outcome == expected
 
     try:
-        eventually(attempt, what=expected)
+        eventually(attempt, 60, what=expected)
     except AssertionError as exc:
         raise AssertionError(f"{exc}: {outcomes}") from None
 

@@ -72,7 +72,8 @@ def test_it_is_a_file_of_the_mounts_owner(pool: str, mounting: Mounting) -> None
         done = subprocess.run(nobody, capture_output=True, text=True)
         assert_refused(done, "not yours to ask")
         assert ask(mount, "status")["generation"] == 1
-    assert not path.exists()
+    # The number is free, and another test may have a mount with it by now.
+    assert not path.exists() or path.stat().st_ino != status.st_ino
 
 
 def test_two_network_namespaces(pool: str, mounting: Mounting) -> None:
@@ -208,8 +209,12 @@ def test_keeper_of_the_version_before(
 
 def test_somebody_else_has_the_name(pool: str, mounting: Mounting) -> None:
     """Nobody can keep a mount from starting, nor from being asked."""
-    with mounting(pool) as before:
-        device, path = place(str(before.path)).device, socket_of(before)
+    for _ in range(5):
+        with mounting(pool) as before:
+            device, path = place(str(before.path)).device, socket_of(before)
+        if not path.exists():
+            # No other test has a mount with that number.
+            break
     with impostor(str(path), 65534, ANSWER), mounting(pool) as mount:
         # The number that is free is given to the next.
         if place(str(mount.path)).device == device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,8 @@ import rbd
 
 from tests.support.ceph import run
 from tests.support.conditions import SEEN_S, eventually
-from tests.support.images import MIB
+from tests.support.images import MIB, import_image
+from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
     from tests.support.ceph import Ceph
@@ -138,3 +140,20 @@ def test_renamed_snapshot(ioctx: Any, snapshots: Snapshots, mounting: Mounting) 
 def test_clone_reads_through_its_parent(snapshots: Snapshots, mounting: Mounting) -> None:
     with mounting(snapshots.pool) as mount:
         assert mount.file("clone").read_bytes()[:5] == b"trash"
+
+
+def test_names_go_with_their_image(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """The kernel answers for no snapshot by a name that its image has had."""
+    import_image(ceph, f"{pool}/{image_name}", b"content")
+    with mounting(pool, "-o", "manage") as mount:
+        old, new = (mount.file(f"{image_name}{end}") for end in ("", "-new"))
+        eventually(old.exists, SEEN_S, "the image")
+        os.link(old, f"{old}@s")
+        assert Path(f"{old}@s").read_bytes() == b"content"
+        old.rename(new)
+        assert refusal(lambda: os.stat(f"{old}@s")) == "ENOENT"
+        assert Path(f"{new}@s").read_bytes() == b"content"
+        new.unlink()
+        assert refusal(lambda: os.stat(f"{new}@s")) == "ENOENT"

@@ -55,7 +55,7 @@ class Namespace:
 @contextlib.contextmanager
 def namespace(setup: str) -> Iterator[Namespace]:
     """A new namespace, after the shell has run `setup` in it."""
-    script = f"{WITHOUT_MOUNTS_OF_OTHERS}{{ {setup}; }} && echo ready && exec sleep infinity"
+    script = f"{{ {setup}; }} && echo ready && exec sleep infinity"
     command = ["unshare", "--mount", "--propagation=private", "sh", "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         try:

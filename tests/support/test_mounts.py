@@ -119,7 +119,7 @@ def test_stopped_process_leaves_nothing(mounting: Mounting, pool: str) -> None:
 
 
 def test_request_without_answer_does_not_hang(mounting: Mounting, pool: str) -> None:
-    with mounting(pool, lifetime_s=1.0, exit_code=-signal.SIGKILL) as mount:
+    with mounting(pool, lifetime_s=5.0, exit_code=-signal.SIGKILL) as mount:
         mount.signal_all(signal.SIGSTOP)
         with pytest.raises(OSError, match="abort|not connected"):
             os.listdir(mount.path)
