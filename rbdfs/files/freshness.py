@@ -174,7 +174,7 @@ class Freshness:
                 shared.image.check()
                 # An idle writer would hear of a fence with its next request only, and go on with
                 # the pages that the kernel has, which others may have written to since.
-                await self._check_lock(shared.image)
+                await self._check_lock(shared, shared.image)
             size = await self._catalog.size(known)
             lineage = await self._lineages.of(known)
             if lineage.moved_away:
@@ -198,13 +198,16 @@ class Freshness:
                 # What was read since the change may be zeros, or beyond the end, or old.
                 await self._invalidate(shared.entry)
 
-    async def _check_lock(self, image: Image) -> None:
+    async def _check_lock(self, shared: SharedImage, image: Image) -> None:
         held = image.lock_held
         try:
             await image.check_lock()
-        except NotOpen:
-            # Closed meanwhile: whatever is opened in its place is looked at next time.
-            return
+        except OSError as exc:
+            # Closed meanwhile: whatever is opened in its place is looked at next time. Debian's
+            # binding has no errno for that.
+            if isinstance(exc, NotOpen) or shared.image is not image:
+                return
+            raise
         if held and not image.lock_held:
             # Buffered files were promised that nobody else writes: their pages live for a look.
             self._unguarded.add(image)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbdfs.config.runtime_directory import directories_of, runtime_directory
 from rbdfs.errors import UserError
+from rbdfs.keeper.messages import send_facts
 from rbdfs.kernel.mount import FILE_SYSTEM, Entry, entry_of, place
 
 if TYPE_CHECKING:
@@ -203,11 +204,9 @@ class CommandSocket:
 
     def answer(self, command: str, facts: dict[str, Any]) -> None:
         """Answer everybody who has asked for *command*."""
-        message = json.dumps(facts).encode()
         for caller in list(self._callers.values()):
             if caller.command == command:
-                with contextlib.suppress(OSError):
-                    caller.sock.send(message)
+                send_facts(caller.sock, facts)
                 self._drop(caller)
 
 

@@ -7,20 +7,27 @@ what that one knows: the keeper of version 1 dies of anything else.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.model.record import ignore
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 VERSION = 2
 """Of the messages and of the estate. Version 1 had no number."""
 
 MESSAGE_BYTES = 1 << 17
 """No message is longer: a socket takes 208 KiB at least, and one that was cut is none."""
+
+_TOO_LONG = (errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def encoded(message: dict[str, Any], version: int = VERSION) -> bytes:
@@ -72,3 +79,21 @@ def _fields(hear: Callable[..., None]) -> frozenset[str] | None:
     if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
         return None
     return frozenset(parameters)
+
+
+def send_facts(sock: socket.socket, facts: dict[str, Any]) -> None:
+    """Send *facts*, with fewer files where the kernel does not take all of them in one packet.
+
+    It has no room for what is longer than its buffer, nor always for some hundred KiB in one piece.
+    """
+    while True:
+        try:
+            sock.send(json.dumps(facts).encode())
+        except OSError as exc:
+            files = facts.get("files")
+            if exc.errno in _TOO_LONG and files:
+                facts = {**facts, "files": files[: len(files) // 2]}
+                continue
+            if exc.errno not in (errno.EPIPE, errno.ECONNRESET):
+                log.warning("an answer is not sent: %s", exc.strerror)
+        return

@@ -18,6 +18,7 @@ import pytest
 
 from rbdfs.config.runtime_directory import ROOT_DIRECTORY
 from rbdfs.keeper.command_socket import socket_path
+from rbdfs.keeper.messages import send_facts
 from rbdfs.kernel.mount import place
 from tests.support.conditions import eventually
 from tests.support.mounts import RBDFS, TIMEOUT_S, mounted
@@ -235,3 +236,17 @@ def test_pool_of_the_name_of_a_command(mounting: Mounting) -> None:
         "no such pool",
     )
     assert not mounted(mountpoint)
+
+
+def test_an_answer_that_the_kernel_does_not_take_is_shorter() -> None:
+    """As many of its files as fit, and never nothing at all."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        ours.setblocking(False)
+        files = [{"spec": "x" * 1000, "number": number} for number in range(100)]
+        send_facts(ours, {"state": "serving", "files": files})
+        answer = json.loads(theirs.recv(1 << 18))
+    assert answer["state"] == "serving"
+    assert 0 < len(answer["files"]) < 100
+    assert answer["files"] == files[: len(answer["files"])]
