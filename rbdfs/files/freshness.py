@@ -255,9 +255,8 @@ class Freshness:
             await self._lose(shared, doubt)
             return
         log.warning("%s", doubt.strerror)
-        for handle in self._handles:
-            if handle.shared is shared:
-                handle.doubt = doubt
+        for handle in self._handles.sharing(shared):
+            handle.doubt = doubt
 
 
 def _doubt(shared: SharedImage) -> ImageGone:

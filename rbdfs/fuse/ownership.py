@@ -65,10 +65,9 @@ async def change(
 
 
 def _keepable(mounted: Mounted, entry: Entry, wanted: Ownership) -> Ownership:
-    part = entry.is_snapshot or entry.key.partition
-    if mounted.management is None or mounted.options.read_only or entry.is_directory or part:
+    if mounted.management is None or mounted.options.read_only:
         return NOT_ASKED_FOR
-    if entry.image_id is None:
+    if not entry.is_image or entry.image_id is None:
         return NOT_ASKED_FOR
     dictated = mounted.options.dictated
     return replace(
