@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from benchmarks import ceph, report
+from benchmarks.arguments import add_program, count
 from benchmarks.contenders import Librbd, QemuExport, Rbdfs, RbdFuse
 from benchmarks.measurement import Failure
-from benchmarks.process import CHECKOUT, BenchError
+from benchmarks.process import BenchError
 from benchmarks.rows import GROUPS, ROWS
 from benchmarks.scale import command as scale
 
@@ -44,13 +45,6 @@ def _group(text: str) -> str:
     return text
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"less than 1: {text}")
-    return value
-
-
 def _names(group: str) -> list[str]:
     return [row.name for row in ROWS if row.group == group]
 
@@ -76,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--contender", action="append", choices=NAMES, help="this contender; repeatable"
     )
-    top.add_argument("--rounds", type=_count, default=5, help="default: 5")
+    top.add_argument("--rounds", type=count, default=5, help="default: 5")
     top.add_argument("--seconds", type=_positive, default=5.0, help="of a fio run; default: 5")
     top.add_argument(
         "--limit",
@@ -85,20 +79,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="a cp that takes longer is ended, and counts as longer; default: 120",
     )
-    top.add_argument(
-        "--cluster",
-        type=Path,
-        metavar="DIR",
-        help="a running cluster of contrib/cluster; default: one for this run",
-    )
-    top.add_argument(
-        "--rbdfs",
-        type=Path,
-        default=CHECKOUT / ".venv" / "bin" / "rbdfs",
-        metavar="PROGRAM",
-        help="default: .venv/bin/rbdfs in the checkout",
-    )
-    top.add_argument("--options", default="", metavar="OPT[,OPT...]", help="for rbdfs -o")
+    add_program(top)
     top.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     top.add_argument("--svg", type=Path, metavar="FILE", help="draw the ratios; needs matplotlib")
     return top

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import struct
 
-from fuzzing.parts import Parts, at_once
+from fuzzing.parts import Parts, at_once, crc32c
 from rbdfs.errors import NotUnderstood
 from rbdfs.metadata.object_map import ObjectMap, decode_object_map, read_object_map
 from rbdfs.model.image_attributes import ImageAttributes
@@ -72,15 +72,6 @@ class _Osd:
         return length
 
 
-def _crc32c(data: bytes) -> int:
-    crc = 0
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc
-
-
 def _sealed(stored: bytes) -> bytes:
     """Return *stored* with the length and the checksums at its end that it should have."""
     if len(stored) < 18:
@@ -92,6 +83,6 @@ def _sealed(stored: bytes) -> bytes:
         return stored
     states = stored[header_end : header_end + packed]
     blocks = [states[at : at + _BLOCK_BYTES] for at in range(0, packed, _BLOCK_BYTES)]
-    crcs = [_crc32c(stored[4:header_end]), len(blocks), *map(_crc32c, blocks)]
+    crcs = [crc32c(stored[4:header_end]), len(blocks), *map(crc32c, blocks)]
     footer = struct.pack(f"<{len(crcs)}I", *crcs)
     return stored[: header_end + packed] + struct.pack("<I", len(footer)) + footer

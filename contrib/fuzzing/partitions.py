@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 
-from fuzzing.parts import Parts, at_once
+from fuzzing.parts import Parts, at_once, sparse
 from rbdfs.model.partition_table import (
     MAX_NUMBER,
     Partition,
@@ -48,27 +48,21 @@ class _Image:
         for index, (off, data) in enumerate(self._pieces):
             if data[:8] == b"EFI PART" and len(data) >= 92:
                 entries_lba, count, size = struct.unpack_from("<QII", data, 72)
-                table = self._at(entries_lba * self.sector, min(count * size, _MOST_AT_ONCE))
+                table = sparse(
+                    self._pieces, entries_lba * self.sector, min(count * size, _MOST_AT_ONCE)
+                )
                 data = data[:88] + struct.pack("<I", zlib.crc32(table)) + data[92:]
                 header_size = int.from_bytes(data[12:16], "little")
                 header = data[:16] + bytes(4) + data[20:header_size]
                 crc = zlib.crc32(header.ljust(min(header_size, 4096), b"\0"))
                 self._pieces[index] = off, data[:16] + struct.pack("<I", crc) + data[20:]
 
-    def _at(self, off: int, length: int) -> bytes:
-        data = bytearray(length)
-        for start, piece in self._pieces:
-            first, last = max(off, start), min(off + length, start + len(piece))
-            if first < last:
-                data[first - off : last - off] = piece[first - start : last - start]
-        return bytes(data)
-
     def read(self, off: int, length: int) -> bytes:
         assert 0 < length <= _MOST_AT_ONCE
         assert 0 <= off <= off + length <= self.size
         self._read_bytes += length
         assert self._read_bytes <= 2 * _MOST_READ  # by both readers
-        return self._at(off, length)
+        return sparse(self._pieces, off, length)
 
     async def read_async(self, off: int, length: int) -> bytes:
         return self.read(off, length)

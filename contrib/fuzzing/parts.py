@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
     from typing import Any
 
 T = TypeVar("T")
@@ -61,3 +61,23 @@ def at_once(waiting: Coroutine[Any, Any, T]) -> T:
         return result
     waiting.close()
     raise AssertionError("it waits for something")
+
+
+def crc32c(data: bytes) -> int:
+    """Return Ceph's CRC-32C, bit by bit: written another way than what it is to check."""
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
+
+
+def sparse(pieces: Iterable[tuple[int, bytes]], off: int, length: int) -> bytes:
+    """Return *off*~*length* of zeros with *pieces* (offset, bytes) in them, the last one on top."""
+    data = bytearray(length)
+    for start, piece in pieces:
+        first, last = max(off, start), min(off + length, start + len(piece))
+        if first < last:
+            data[first - off : last - off] = piece[first - start : last - start]
+    return bytes(data)

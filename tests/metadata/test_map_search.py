@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fuzzing.parts import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,15 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BLOCK = 4096
-
-
-def crc32c(data: bytes) -> int:
-    crc = 0
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc
 
 
 def stored(states: dict[int, int], count: int) -> bytes:

@@ -10,6 +10,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 import pytest
+from fuzzing.parts import sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,12 +54,7 @@ class Disk:
         assert length > 0
         assert 0 <= off <= off + length <= self.size
         self.read_bytes += length
-        data = bytearray(length)
-        for start, piece in self.pieces:
-            first, last = max(off, start), min(off + length, start + len(piece))
-            if first < last:
-                data[first - off : last - off] = piece[first - start : last - start]
-        return bytes(data)
+        return sparse(self.pieces, off, length)
 
     def partitions(self) -> list[Partition]:
         found = read_partitions(self.size, self.read)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import ceph
-from benchmarks.process import CHECKOUT, run
+from benchmarks.arguments import add_program, count
+from benchmarks.process import run
 from benchmarks.scale.growth import SETTLED
 from benchmarks.scale.scenes import SCENES, Played, Stage
 
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
 
 # 5 KiB for each of 800 repetitions, of some forty requests each.
 TOLERANCE_MIB = 4.0
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"less than 1: {text}")
-    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         top.add_argument(
             f"--{name}",
-            type=_count,
+            type=count,
             default=default,
             metavar="N",
             help=f"{text}; default: {default}",
@@ -71,17 +65,7 @@ def parser() -> argparse.ArgumentParser:
         help="that a process may grow by from a fifth of the repetitions to their end; "
         f"default: {TOLERANCE_MIB:g}",
     )
-    top.add_argument(
-        "--cluster", type=Path, metavar="DIR", help="a running cluster of contrib/cluster"
-    )
-    top.add_argument(
-        "--rbdfs",
-        type=Path,
-        default=CHECKOUT / ".venv" / "bin" / "rbdfs",
-        metavar="PROGRAM",
-        help="default: .venv/bin/rbdfs in the checkout",
-    )
-    top.add_argument("--options", default="", metavar="OPT[,OPT...]", help="for rbdfs -o")
+    add_program(top)
     top.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     return top
 

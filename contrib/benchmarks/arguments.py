@@ -1,0 +1,34 @@
+"""Arguments that both benchmarks take: what is measured, on which cluster."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.process import CHECKOUT
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"less than 1: {text}")
+    return value
+
+
+def add_program(top: argparse.ArgumentParser) -> None:
+    """Add --cluster, --rbdfs and --options."""
+    top.add_argument(
+        "--cluster",
+        type=Path,
+        metavar="DIR",
+        help="a running cluster of contrib/cluster; default: one for this run",
+    )
+    top.add_argument(
+        "--rbdfs",
+        type=Path,
+        default=CHECKOUT / ".venv" / "bin" / "rbdfs",
+        metavar="PROGRAM",
+        help="default: .venv/bin/rbdfs in the checkout",
+    )
+    top.add_argument("--options", default="", metavar="OPT[,OPT...]", help="for rbdfs -o")
