@@ -31,6 +31,7 @@ from tests.support.servers import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.ceph import Ceph
@@ -90,9 +91,15 @@ def assert_goes_on(file: int) -> None:
     os.fsync(file)
 
 
-def test_after_a_crash(
+@contextlib.contextmanager
+def a_gap(
     ceph: Ceph, pool: str, images: tuple[str, str], mounting: Mounting, steps: Steps
-) -> None:
+) -> Iterator[tuple[Mount, int, int, int]]:
+    """A mount whose second server stands still after it has fenced the first one.
+
+    Of its two open files somebody else has written to the first since. Yields the mount, the files
+    and the process.
+    """
     with mounting(pool, program=steps.program) as mount:
         written, kept = (mount.file(name) for name in images)
         mount.expect_log(KILLED, LOST)
@@ -104,15 +111,22 @@ def test_after_a_crash(
             kill_server(mount)
             server = steps.stopped(mount)
             write_elsewhere(ceph, pool, images[0])
-            os.kill(server, signal.SIGCONT)
-            wait_for_server(mount, 2)
-            assert refusal(lambda: os.pwrite(lost, b"late", 8192)) == "ESHUTDOWN"
-            # The kernel's pages of it are dropped a moment later.
-            eventually(lambda: refusal(lambda: os.pread(lost, 4096, 0)) == "ESHUTDOWN")
-            assert_goes_on(file)
-            with opened(written, os.O_RDWR) as anew:
-                assert os.pread(anew, 8192, 0) == OTHERS + DATA[4096:8192]
-        assert mount.log_text.count(" are lost: ") == 1
+            yield mount, lost, file, server
+
+
+def test_after_a_crash(
+    ceph: Ceph, pool: str, images: tuple[str, str], mounting: Mounting, steps: Steps
+) -> None:
+    with a_gap(ceph, pool, images, mounting, steps) as (mount, lost, file, server):
+        os.kill(server, signal.SIGCONT)
+        wait_for_server(mount, 2)
+        assert refusal(lambda: os.pwrite(lost, b"late", 8192)) == "ESHUTDOWN"
+        # The kernel's pages of it are dropped a moment later.
+        eventually(lambda: refusal(lambda: os.pread(lost, 4096, 0)) == "ESHUTDOWN")
+        assert_goes_on(file)
+        with opened(mount.file(images[0]), os.O_RDWR) as anew:
+            assert os.pread(anew, 8192, 0) == OTHERS + DATA[4096:8192]
+    assert mount.log_text.count(" are lost: ") == 1
     assert export_image(ceph, f"{pool}/{images[0]}") == OTHERS + DATA[4096:]
 
 
@@ -141,26 +155,16 @@ def test_between_two_crashes(
     ceph: Ceph, pool: str, images: tuple[str, str], mounting: Mounting, steps: Steps
 ) -> None:
     """The second server dies before it has opened anything again."""
-    with mounting(pool, program=steps.program) as mount:
-        written, kept = (mount.file(name) for name in images)
-        mount.expect_log(KILLED, LOST)
-        mount.allow_log(REFUSED)
-        with opened_and_lost(written, os.O_RDWR) as lost, opened(kept, os.O_RDWR) as file:
-            for each in (lost, file):
-                assert_goes_on(each)
-            steps.next(FENCED)
-            kill_server(mount)
-            server = steps.stopped(mount)
-            write_elsewhere(ceph, pool, images[0])
-            os.kill(server, signal.SIGKILL)
-            wait_for_server(mount, 3)
-            assert refusal(lambda: os.pwrite(lost, b"late", 8192)) == "ESHUTDOWN"
-            assert_goes_on(file)
-            # What is lost stays so.
-            signal_server(mount, signal.SIGKILL)
-            wait_for_server(mount, 4)
-            assert refusal(lambda: os.pwrite(lost, b"late", 8192)) == "ESHUTDOWN"
-            assert_goes_on(file)
+    with a_gap(ceph, pool, images, mounting, steps) as (mount, lost, file, server):
+        os.kill(server, signal.SIGKILL)
+        wait_for_server(mount, 3)
+        assert refusal(lambda: os.pwrite(lost, b"late", 8192)) == "ESHUTDOWN"
+        assert_goes_on(file)
+        # What is lost stays so.
+        signal_server(mount, signal.SIGKILL)
+        wait_for_server(mount, 4)
+        assert refusal(lambda: os.pwrite(lost, b"late", 8192)) == "ESHUTDOWN"
+        assert_goes_on(file)
 
 
 def test_who_had_no_lock_loses_nothing(
