@@ -56,6 +56,14 @@ def _peer_uid(sock: socket.socket) -> int:
     return int(uid)
 
 
+def _has_spoken(sock: socket.socket) -> bool:
+    """Tell whether something is there to be heard; who has gone says nothing any more."""
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
 @dataclass(slots=True)
 class _Caller:
     """Somebody who has connected; *command* is what he has asked for, once he has."""
@@ -146,10 +154,13 @@ class CommandSocket:
         return None
 
     def drop_silent(self) -> None:
-        """Drop those who have connected a second ago and have said nothing since."""
+        """Drop those who have connected a second ago and have not said anything since."""
         now = time.monotonic()
         for caller in list(self._callers.values()):
-            if caller.command is None and now - caller.since > _SILENT_S:
+            if caller.command is not None or now - caller.since <= _SILENT_S:
+                continue
+            # The keeper may have been busy meanwhile, with hundreds of files that were lost.
+            if not _has_spoken(caller.sock):
                 self._drop(caller)
 
     def _accept(self) -> None:

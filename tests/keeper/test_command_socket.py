@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rbdfs.config.runtime_directory import ROOT_DIRECTORY
-from rbdfs.keeper.command_socket import socket_path
+from rbdfs.keeper import command_socket
+from rbdfs.keeper.command_socket import CommandSocket, socket_path
 from rbdfs.keeper.messages import send_facts
 from rbdfs.kernel.mount import place
 from tests.support.conditions import eventually
@@ -250,3 +251,26 @@ def test_an_answer_that_the_kernel_does_not_take_is_shorter() -> None:
     assert answer["state"] == "serving"
     assert 0 < len(answer["files"]) < 100
     assert answer["files"] == files[: len(answer["files"])]
+
+
+def test_a_keeper_that_comes_late_hears_what_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has been silent is dropped, and not who has waited to be heard."""
+    monkeypatch.setattr(command_socket, "runtime_directory", lambda: tmp_path)
+    with CommandSocket() as commands, contextlib.ExitStack() as stack:
+        commands.listen("0:77")
+        asking, silent = (
+            stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            for _ in range(2)
+        )
+        for caller in (asking, silent):
+            caller.connect(str(socket_path(tmp_path, "0:77")))
+            assert commands.receive() is None
+        asking.send(b"status")
+        monkeypatch.setattr(command_socket, "_SILENT_S", -1.0)
+        commands.drop_silent()
+        assert commands.receive() == "status"
+        assert silent.recv(1) == b""
+        commands.answer("status", {"state": "serving"})
+        assert json.loads(asking.recv(256)) == {"state": "serving"}
