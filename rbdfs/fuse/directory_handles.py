@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +172,7 @@ class OpenDirectories:
             answer, first = [*earlier, *answer], first - len(earlier)
         room, kept = _NAMES_BYTES, 0
         for name in reversed(answer):
-            room -= len(name) + 4
+            room -= len(json.dumps(name)) + 2
             kept += room >= 0
         first, answer = first + len(answer) - kept, answer[len(answer) - kept :]
         directory.last = Answer(directory.reading, first, tuple(answer))

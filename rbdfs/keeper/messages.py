@@ -27,7 +27,8 @@ VERSION = 2
 MESSAGE_BYTES = 1 << 17
 """No message is longer: a socket takes 208 KiB at least, and one that was cut is none."""
 
-_TOO_LONG = (errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM)
+NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
+"""What send(2) comes to where the kernel has no memory in one piece for a packet of 100 KiB."""
 
 
 def encoded(message: dict[str, Any], version: int = VERSION) -> bytes:
@@ -84,14 +85,14 @@ def _fields(hear: Callable[..., None]) -> frozenset[str] | None:
 def send_facts(sock: socket.socket, facts: dict[str, Any]) -> None:
     """Send *facts*, with fewer files where the kernel does not take all of them in one packet.
 
-    It has no room for what is longer than its buffer, nor always for some hundred KiB in one piece.
+    It has no room for what is longer than its buffer, nor always memory for what is not.
     """
     while True:
         try:
             sock.send(json.dumps(facts).encode())
         except OSError as exc:
             files = facts.get("files")
-            if exc.errno in _TOO_LONG and files:
+            if exc.errno in (errno.EMSGSIZE, *NO_MEMORY) and files:
                 facts = {**facts, "files": files[: len(files) // 2]}
                 continue
             if exc.errno not in (errno.EPIPE, errno.ECONNRESET):

@@ -16,7 +16,7 @@ from rbdfs.files.keeping import Keeping, Unremembered
 from rbdfs.keeper import version_1
 from rbdfs.keeper.daemonise import Starter, leave_standard_descriptors
 from rbdfs.keeper.estate import Kind
-from rbdfs.keeper.messages import MESSAGE_BYTES, decoded, encoded
+from rbdfs.keeper.messages import MESSAGE_BYTES, NO_MEMORY, decoded, encoded
 from rbdfs.kernel import mountpoint
 from rbdfs.kernel.mount import Mount
 
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # How long the keeper is waited for at the end, in seconds.
 _CLOSE_S = 5.0
+# How long to wait, in seconds, before a packet is tried again that there was no memory for.
+_MEMORY_S = 0.01
 
 
 class Link(Keeping, Protocol):
@@ -130,17 +132,22 @@ class KeeperLink:
         self._waiting.append(packet)
         self._send()
 
-    def _send(self) -> None:
-        """Send what waits, as far as the keeper has room for it."""
+    def _send(self) -> bool:
+        """Send what waits, as far as there is room for it; False: the kernel had no memory."""
         try:
             while self._waiting:
                 self._control.send(self._waiting[0], socket.MSG_DONTWAIT)
                 self._waiting.popleft()
         except BlockingIOError:
-            return
+            return True
         except ConnectionError:
             # Whoever reads the commands sees it, and ends this server.
             self._waiting.clear()
+        except OSError as exc:
+            if exc.errno not in NO_MEMORY:
+                raise
+            return False
+        return True
 
     async def delivered(self) -> None:
         told = self.told
@@ -149,7 +156,8 @@ class KeeperLink:
             async with self._delivering:
                 if self._waiting:
                     await trio.lowlevel.wait_writable(self._control)
-                    self._send()
+                    if not self._send():
+                        await trio.sleep(_MEMORY_S)
 
     def gave_up(self, message: str) -> None:
         self.failed(message, EXIT_FAILURE, passing=True)

@@ -144,6 +144,7 @@ class Serving:
         async for command in self._keeping.commands():
             if command == "status":
                 self._keeping.tell("status", **self._status())
+                nursery.start_soon(self._keeping.delivered)
             elif command == "end":
                 self._ask_to_end(next(self._told), nursery)
             elif command == "restart" and not self._replaced:
