@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from tests.support.ceph import Ceph
     from tests.support.mounts import Mount, Mounting
 
+# Only a mount with the native data path has a server after the one that was killed.
+pytestmark = pytest.mark.usefixtures("native")
+
 DATA = random_bytes(MIB)
 OTHERS = b"x" * 4096
 KILLED = r"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code -9"

@@ -61,6 +61,7 @@ def test_a_pool_without_permission_keeps_no_other_from_being_looked_at(
     assert trash(ceph, allowed) == []
 
 
+@pytest.mark.usefixtures("native")
 def test_what_another_client_prepares_is_not_taken_back(
     ceph: Ceph, pools: tuple[str, str], mounting: Mounting, image_name: str
 ) -> None:

@@ -239,6 +239,7 @@ def test_an_image_that_is_gone_gets_no_owner(
             assert refusal(lambda: os.chown(f"/proc/self/fd/{file}", *QEMU)) == "ESTALE"
 
 
+@pytest.mark.usefixtures("native")
 def test_owners_stay_after_a_crash_of_the_server(pool: str, image: str, mounting: Mounting) -> None:
     with mounting(pool, "-o", "manage") as mount:
         path = mount.file(image)

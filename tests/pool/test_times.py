@@ -64,6 +64,7 @@ def test_a_mapping_that_is_written_moves_the_times(
             eventually(lambda: times(file) > before, SEEN_S, "the time of the change")
 
 
+@pytest.mark.usefixtures("native")
 def test_a_write_of_a_server_that_was_killed(
     ceph: Ceph, pool: str, image_name: str, mounting: Mounting
 ) -> None:
