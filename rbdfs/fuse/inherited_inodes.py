@@ -43,9 +43,8 @@ class InheritedInodes:
 
     async def entry(self, number: int) -> Entry:
         """Return what *number* stands for; raise OSError ESTALE where nothing does (any more)."""
-        place = self._places.pop(number, None)
-        if place is not None and number not in self._inodes:
-            await self._look_at(number, *place)
+        if number in self._places and number not in self._inodes:
+            await self._look_at(number)
         # One reading that is under way may have passed it before it was renamed.
         for _ in range(2):
             if number in self._inodes or not (self._reading or self._unread):
@@ -56,14 +55,22 @@ class InheritedInodes:
             await self._wanted.setdefault(number, trio.Event()).wait()
         return self._inodes.entry(number)
 
-    async def _look_at(self, number: int, parent: Entry, name: bytes) -> None:
+    async def _look_at(self, number: int) -> None:
+        """Know *number*, or have the directory read again where it was seen; raise OSError.
+
+        Others may ask for it meanwhile: its place is forgotten only when that is settled.
+        """
+        parent, name = self._places[number]
+        found = None
         with contextlib.suppress(Missing):
-            entry = await self._catalog.find(parent, name)
-            if self._inodes.number(entry.key) == number:
-                self._inodes.restore(entry)
-                return
-        # It has another name by now, or has gone: that directory is read again.
-        self._unread.append(parent)
+            found = await self._catalog.find(parent, name)
+        if self._places.pop(number, None) is None:
+            return
+        if found is not None and self._inodes.number(found.key) == number:
+            self._inodes.restore(found)
+        else:
+            # It has another name by now, or has gone.
+            self._unread.append(parent)
 
     async def _read(self) -> None:
         log.info("looking for what the kernel was told by another server")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+import trio
 
 from rbdfs.errors import Gone, NoSuchName, TimedOut
 from rbdfs.fuse.inherited_inodes import InheritedInodes
 from rbdfs.model.entry import Entry, Key
 from rbdfs.model.inode_table import InodeTable
 from rbdfs.names.listing import Listing
-
-if TYPE_CHECKING:
-    import trio
 
 ROOT = Entry(Key(1, ""), pool="rbd")
 TENANT = Entry(Key(1, "tenant"), pool="rbd", namespace="tenant")
@@ -44,6 +42,9 @@ class Directories:
         return Listing(parts)
 
     async def find(self, parent: Entry, name: bytes) -> Entry:
+        await trio.lowlevel.checkpoint()
+        if self.failing:
+            raise TimedOut("the cluster does not answer")
         if parent == ROOT and name.decode() in self.images:
             return self.images[name.decode()]
         raise NoSuchName(f"{name!r}")
@@ -92,3 +93,28 @@ async def test_only_what_could_not_be_read_is_read_again(nursery: trio.Nursery) 
     catalog.failing = False
     assert (await found.entry(inside)).image == "inside"
     assert catalog.readings.count("") == 1
+
+
+async def test_two_who_ask_and_one_who_gives_up(nursery: trio.Nursery) -> None:
+    """And a cluster that does not answer for a while: what is there is found afterwards."""
+    catalog, inodes, found = inherited(nursery)
+    numbers = [inodes.number(catalog.images[name].key) for name in ("vm1", "vm2", "vm3")]
+    await found.entry(numbers[0])
+    with trio.CancelScope() as given_up:
+        given_up.cancel()
+        await found.entry(numbers[1])
+    assert given_up.cancelled_caught
+    entries = []
+
+    async def ask() -> None:
+        entries.append(await found.entry(numbers[1]))
+
+    async with trio.open_nursery() as both:
+        both.start_soon(ask)
+        both.start_soon(ask)
+    assert entries == [catalog.images["vm2"]] * 2
+    catalog.failing = True
+    with pytest.raises(TimedOut):
+        await found.entry(numbers[2])
+    catalog.failing = False
+    assert await found.entry(numbers[2]) == catalog.images["vm3"]
