@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rbdfs.config.command_line import parse_arguments
-from rbdfs.config.logging_setup import configure_logging, finish, flush
+from rbdfs.config.logging_setup import configure_logging, finish, flush, leave
 from rbdfs.config.secrets import conceal_arguments
 from rbdfs.errors import UserError
 from rbdfs.keeper import command_socket
@@ -45,7 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.foreground:
             daemonise(starter)
         configure_logging(options)
-        return finish(Keeper(options, starter).run() if kept else _serve_alone(options, starter))
+        if kept:
+            return finish(Keeper(options, starter).run())
+        # The interpreter's own end would take librbd from threads that are left in it.
+        leave(_serve_alone(options, starter))
     except UserError as exc:
         error = exc
     except Exception as exc:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -17,10 +16,11 @@ from rbdfs.ceph import monitors
 from rbdfs.ceph.background import background
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
-from rbdfs.ceph.pool_threads import PoolThreads, in_own_thread
+from rbdfs.ceph.pool_threads import in_own_thread
+from rbdfs.ceph.rados_client import configured, connect, user_of
 from rbdfs.ceph.single_flight import SingleFlight
-from rbdfs.config.ceph_settings import UNTHROTTLED
-from rbdfs.errors import ClusterAway, Missing, NoSuchPool, PoolGone, UserError, failure
+from rbdfs.ceph.steps import Steps
+from rbdfs.errors import ClusterAway, Missing, NoSuchPool, PoolGone, failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -45,7 +45,6 @@ _MAP_WAIT_S = 1.0
 # How long the id of a pool is not looked up again, in seconds: it is in the client's own OSD map.
 _POOL_ID_S = 0.1
 _POOLS = 256
-_STEPS_A_POOL = 8
 
 
 class Cluster:
@@ -54,7 +53,7 @@ class Cluster:
     Attributes:
         user: id of the client without ``client.``.
         address: of the client, as watchers and the blocklist name it: ``IP:0/NONCE``.
-        steps: threads for the steps of live migrations, some of which take hours.
+        steps: threads for the steps of live migrations.
         background: for what goes on beside, and ends with the connection.
     """
 
@@ -68,7 +67,7 @@ class Cluster:
     ) -> None:
         self.bridge = bridge
         self.background = nursery
-        self.user = _user(settings)
+        self.user = user_of(settings)
         self._full_try = settings.full_try
         self.address: str = client.get_addrs()
         self._client = client
@@ -78,7 +77,7 @@ class Cluster:
         # A pool that does not answer must not keep the threads that other pools need.
         self._limiter = trio.CapacityLimiter(32)
         self._map_limiter = trio.CapacityLimiter(1)
-        self.steps = PoolThreads(_STEPS_A_POOL)
+        self.steps = Steps(client)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -90,19 +89,22 @@ class Cluster:
         Raises UserError, saying in one line what is wrong with the configuration, the key or
         the way to the monitors, within *timeout_s* seconds.
         """
-        client = await in_own_thread(_configure, settings, timeout_s)
+        client = await in_own_thread(configured, settings, timeout_s)
         with trio.move_on_after(timeout_s + _CONNECT_GRACE_S) as scope:
             # A connect that hangs in spite of its timeout is left behind: the process ends.
-            await in_own_thread(_connect, client, settings, abandon_on_cancel=True)
+            await in_own_thread(connect, client, settings, abandon_on_cancel=True)
         if scope.cancelled_caught:
             raise ClusterAway(f"the cluster did not answer within {timeout_s:g} s")
         ioctxs: dict[tuple[int, str], rados.Ioctx] = {}
+        cluster: Cluster | None = None
         try:
             async with background() as nursery:
-                yield cls(client, bridge, settings, nursery, ioctxs)
+                cluster = cls(client, bridge, settings, nursery, ioctxs)
+                yield cluster
         finally:
-            with trio.CancelScope(shield=True):
-                await in_own_thread(_shut_down, client, ioctxs)
+            if cluster is None or not cluster.steps.left_behind:
+                with trio.CancelScope(shield=True):
+                    await in_own_thread(_shut_down, client, ioctxs)
 
     async def ioctx(self, pool: str, namespace: str = "") -> rados.Ioctx:
         """Return the I/O context of *namespace* in the pool that is named *pool* now.
@@ -247,53 +249,3 @@ def _shut_down(client: rados.Rados, ioctxs: dict[tuple[int, str], rados.Ioctx]) 
     while ioctxs:
         ioctxs.popitem()[1].close()
     client.shutdown()
-
-
-def _user(settings: CephSettings) -> str:
-    return settings.user or "admin"
-
-
-def _configure(settings: CephSettings, timeout_s: float) -> rados.Rados:
-    """Return an unconnected client, configured in the order of QEMU's driver."""
-    try:
-        client = rados.Rados(rados_id=_user(settings), clustername=settings.cluster or "")
-    except rados.Error as exc:
-        raise UserError(f"bad client id {settings.user!a}: {exc}") from exc
-    try:
-        client.conf_read_file(None if settings.conf is None else str(settings.conf))
-    except rados.Error as exc:
-        if settings.conf is not None:
-            raise UserError(f"cannot read configuration file {settings.conf}: {exc}") from exc
-    # Before the user's own settings, which may say otherwise. Ceph's default is 300 s.
-    client.conf_set("client_mount_timeout", str(math.ceil(timeout_s)))
-    for key, value in (*UNTHROTTLED, *settings.pairs):
-        try:
-            client.conf_set(key, value)
-        except rados.Error as exc:
-            raise UserError(f"unknown option, or a value that Ceph refuses: {key}") from exc
-    return client
-
-
-def _connect(client: rados.Rados, settings: CephSettings) -> None:
-    user = f"client.{_user(settings)}"
-    try:
-        client.connect()
-    except rados.ObjectNotFound as exc:
-        # librados says "error calling conf_read_file" or nothing useful: this is what it means.
-        raise UserError(f"no monitor address or no keyring found for {user}") from exc
-    except rados.TimedOut as exc:
-        raise ClusterAway("the cluster did not answer in time: are the monitors up?") from exc
-    except (rados.PermissionDeniedError, rados.PermissionError) as exc:
-        raise UserError(
-            f"permission denied for {user}: unknown user, wrong key or unreadable keyring"
-        ) from exc
-    except rados.Error as exc:
-        if getattr(exc, "errno", None) == errno.EIO:
-            raise UserError(f"authentication of {user} failed: wrong key?") from exc
-        raise UserError(f"cannot connect as {user}: {_reason(exc)}") from exc
-
-
-def _reason(exc: rados.Error) -> str:
-    """Return the text of *exc* without values of settings, which may be keys."""
-    code = getattr(exc, "errno", None)
-    return errno.errorcode.get(abs(code), str(code)) if code else type(exc).__name__

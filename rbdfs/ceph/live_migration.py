@@ -42,9 +42,9 @@ def execute(target: rados.Ioctx, name: str, on_progress: Callable[[int, int], in
     rbd.RBD().migration_execute(target, encoded(name), on_progress)
 
 
-def commit(target: rados.Ioctx, name: str) -> None:
-    """Remove the source of target *name*."""
-    rbd.RBD().migration_commit(target, encoded(name))
+def commit(target: rados.Ioctx, name: str, on_progress: Callable[[int, int], int]) -> None:
+    """Remove the source of target *name*; librbd cannot be told to stop."""
+    rbd.RBD().migration_commit(target, encoded(name), on_progress)
 
 
 def abort(ioctx: rados.Ioctx, name: str) -> None:

@@ -119,17 +119,8 @@ class Migration:
         *progress* is called in the Trio thread with the number of objects done and of all.
         librbd cannot be told to stop: a cancellation waits for the end. Raises OSError.
         """
-        token = trio.lowlevel.current_trio_token()
-
-        def on_progress(done: int, total: int) -> int:
-            # On a thread of librbd. After the end of the run there is nobody to tell.
-            if progress is not None:
-                with contextlib.suppress(trio.RunFinishedError):
-                    token.run_sync_soon(_report, progress, done, total)
-            return 0
-
         self.state = State.EXECUTING
-        await self._at_target("executing", live_migration.execute, on_progress)
+        await self._at_target("executing", live_migration.execute, self._on_progress(progress))
         self.state = State.EXECUTED
 
     async def commit(self) -> None:
@@ -139,7 +130,7 @@ class Migration:
         have been opened before execute() was complete, and would read zeros.
         """
         await self.refuse_open_clones()
-        await self._at_target("committing", live_migration.commit)
+        await self._at_target("committing", live_migration.commit, self._on_progress(None))
         self.state = None
 
     async def abort(self) -> None:
@@ -150,6 +141,22 @@ class Migration:
         """
         await self._at_target("aborting", live_migration.abort)
         self.state = None
+
+    def _on_progress(self, progress: Progress | None) -> Callable[[int, int], int]:
+        token, steps = trio.lowlevel.current_trio_token(), self.cluster.steps
+
+        def report(done: int, total: int) -> None:
+            steps.progressed(done, total)
+            if progress is not None:
+                _report(progress, done, total)
+
+        def on_progress(done: int, total: int) -> int:
+            # On a thread of librbd. After the end of the run there is nobody to tell.
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(report, done, total)
+            return 0
+
+        return on_progress
 
     async def _give_up(self) -> None:
         if self.state is None:

@@ -14,11 +14,11 @@ import sys
 import threading
 import time
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
-from rbdfs.config.logging_setup import configure_logging, finish
+from rbdfs.config.logging_setup import configure_logging, leave
 from rbdfs.errors import EXIT_FAILURE, PASSING, ClusterAway, UserError
 from rbdfs.keeper.estate import Estate
 from rbdfs.server import lifecycle
@@ -75,7 +75,7 @@ def _leave_without_keeper(control: socket.socket) -> None:
     _on_parent_death(signal.SIGCONT)
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Serve as the keeper says in the file whose descriptor is the only argument."""
     with os.fdopen(int(sys.argv[1])) as memory:
         state = json.load(memory)
@@ -84,7 +84,9 @@ def main() -> int:
     control = socket.socket(fileno=state["control"])
     serving = partial(_leave_without_keeper, control)
     with contextlib.closing(KeeperLink(control, state.get("version", 1), serving)) as link:
-        return finish(_serve(state, link))
+        exit_code = _serve(state, link)
+    # The interpreter's own end would take librbd from threads that are left in it.
+    leave(exit_code)
 
 
 def _serve(state: dict[str, Any], link: KeeperLink) -> int:
@@ -118,4 +120,4 @@ def _is_passing(exc: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,70 @@
+"""A client of librados: how it is configured and connected, and what is wrong where that fails."""
+
+from __future__ import annotations
+
+import errno
+import math
+from typing import TYPE_CHECKING
+
+import rados
+
+from rbdfs.config.ceph_settings import UNTHROTTLED
+from rbdfs.errors import ClusterAway, UserError
+
+if TYPE_CHECKING:
+    from rbdfs.config.ceph_settings import CephSettings
+
+
+def user_of(settings: CephSettings) -> str:
+    """Return the id of the client without ``client.``."""
+    return settings.user or "admin"
+
+
+def configured(settings: CephSettings, timeout_s: float) -> rados.Rados:
+    """Return an unconnected client, configured in the order of QEMU's driver.
+
+    Raises UserError.
+    """
+    try:
+        client = rados.Rados(rados_id=user_of(settings), clustername=settings.cluster or "")
+    except rados.Error as exc:
+        raise UserError(f"bad client id {settings.user!a}: {exc}") from exc
+    try:
+        client.conf_read_file(None if settings.conf is None else str(settings.conf))
+    except rados.Error as exc:
+        if settings.conf is not None:
+            raise UserError(f"cannot read configuration file {settings.conf}: {exc}") from exc
+    # Before the user's own settings, which may say otherwise. Ceph's default is 300 s.
+    client.conf_set("client_mount_timeout", str(math.ceil(timeout_s)))
+    for key, value in (*UNTHROTTLED, *settings.pairs):
+        try:
+            client.conf_set(key, value)
+        except rados.Error as exc:
+            raise UserError(f"unknown option, or a value that Ceph refuses: {key}") from exc
+    return client
+
+
+def connect(client: rados.Rados, settings: CephSettings) -> None:
+    """Connect; raise UserError, saying in one line what is wrong."""
+    user = f"client.{user_of(settings)}"
+    try:
+        client.connect()
+    except rados.ObjectNotFound as exc:
+        # librados says "error calling conf_read_file" or nothing useful: this is what it means.
+        raise UserError(f"no monitor address or no keyring found for {user}") from exc
+    except rados.TimedOut as exc:
+        raise ClusterAway("the cluster did not answer in time: are the monitors up?") from exc
+    except (rados.PermissionDeniedError, rados.PermissionError) as exc:
+        raise UserError(
+            f"permission denied for {user}: unknown user, wrong key or unreadable keyring"
+        ) from exc
+    except rados.Error as exc:
+        if getattr(exc, "errno", None) == errno.EIO:
+            raise UserError(f"authentication of {user} failed: wrong key?") from exc
+        raise UserError(f"cannot connect as {user}: {_reason(exc)}") from exc
+
+
+def _reason(exc: rados.Error) -> str:
+    """Return the text of *exc* without values of settings, which may be keys."""
+    code = getattr(exc, "errno", None)
+    return errno.errorcode.get(abs(code), str(code)) if code else type(exc).__name__
