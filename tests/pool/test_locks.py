@@ -265,7 +265,8 @@ def test_advisory_lock(ceph: Ceph, pool: str, image: str, mounting: Mounting, lo
         path = mount.file(image)
         for flags in WRITING:
             assert code_of_open(path, flags) == "EBUSY"
-        assert re.search(r"client\.\d+ at \S+ holds lock 'mylock'", mount.log_text)
+        holder = re.compile(r"client\.\d+ at \S+ holds lock 'mylock'")
+        eventually(lambda: holder.search(mount.log_text), what="its holder in the log")
         assert path.read_bytes() == DATA
         ceph.rbd("lock", "rm", spec, "mylock", ceph.lock_ids(spec)[0])
         with opened(path, os.O_RDWR) as file:

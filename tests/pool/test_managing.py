@@ -217,7 +217,7 @@ def test_a_directory_that_is_cleared_can_be_brought_back(
         assert "unlink(vm@one) failed: Operation not permitted" in done.stderr
         assert os.listdir(mount.path) == []
         mount.expect_log(r"vm@one is refused: only -o manage=snapshots allows it")
-        assert mount.log_text.count("manage=snapshots") == 1
+    assert mount.log_text.count("manage=snapshots") == 1
     ceph.rbd("trash", "restore", "-p", pool, "--namespace", image_name, image_id)
     for snap in ("one", "two"):
         assert export_image(ceph, f"{spec}@{snap}") == b"content"

@@ -124,14 +124,15 @@ def make_trashed(ceph: Ceph, pool: str) -> None:
 def mount(
     images: str, module_mounting: Mounting, request: pytest.FixtureRequest
 ) -> Iterator[Mount]:
-    with module_mounting(images, "-o", f"partitions,datapath={request.param}") as mount:
+    mounted = module_mounting(images, "-o", f"partitions,datapath={request.param}")
+    with mounted as mount:
         yield mount
         mount.expect_log(r"left out of the listing: image 'being-removed' of .*, or what is left")
         mount.expect_log(r"left out of the listing: the partitions of .*/data-lost: .*No such dev")
         mount.expect_log(r"left out of the listing: the partitions of .*/data-lost@s: .*No such d")
         # What Python answers, it logs.
         mount.allow_log(r"(read|write|fsync|flush): .*/data-lost(@s)?: .*: No such device")
-        assert mount.log_text.count("image 'being-removed'") == 1
+    assert mounted.log_text.count("image 'being-removed'") == 1
 
 
 def test_listed_or_left_out(mount: Mount) -> None:

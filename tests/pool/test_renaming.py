@@ -70,7 +70,7 @@ def test_what_is_renamed_over_lies_in_the_trash(
         assert (os.pread(writer, 3, 0), other.read_bytes()) == (b"TWO", b"ONE")
     assert trashed(ceph, pool).count(other.name) == 1
     command = f"rbd trash restore {pool}/{image_id}"
-    assert command in managed.log_text
+    eventually(lambda: command in managed.log_text, what="the command that brings it back")
     ceph.rbd(*command.split()[1:], "--image", f"{other.name}-back")
     assert export_image(ceph, f"{pool}/{other.name}-back") == b"TWO"
     assert export_image(ceph, f"{pool}/{other.name}-back@s") == b"two"

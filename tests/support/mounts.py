@@ -142,7 +142,10 @@ class Mount:
                 return
             if self.process.poll() is None:
                 self.unmount()
-            exit_code = self.wait()
+            try:
+                exit_code = self.wait()
+            except subprocess.TimeoutExpired:
+                raise MountError(f"it does not end:\n{self.log_text}") from None
             if self.exit_code is not None and exit_code != self.exit_code:
                 raise MountError(f"exit code {exit_code}:\n{self.log_text}")
             self.check_log()
