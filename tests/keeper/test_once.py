@@ -39,6 +39,11 @@ def make(path: Path) -> None:
     assert path.read_bytes() == bytes(4092) + b"made"
 
 
+def make_odd(path: Path) -> None:
+    """A name that is not UTF-8."""
+    make(path.with_name("new%FF"))
+
+
 def link(path: Path) -> None:
     os.link(path.with_name("vm1"), path.with_name("vm1@made"))
     assert path.with_name("vm1@made").stat().st_size == MIB
@@ -84,6 +89,8 @@ def open_directory(path: Path) -> None:
 OPERATIONS = "rbdfs.fuse.operations:Operations"
 MANAGEMENT = "rbdfs.names.manage:Management"
 STEPS: list[tuple[Callable[[Path], None], str]] = [
+    (make, "barely create"),
+    (make_odd, "barely create"),
     (make, "half create"),
     (make, f"before {MANAGEMENT}.create"),
     (make, f"after {MANAGEMENT}.create"),

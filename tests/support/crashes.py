@@ -4,8 +4,8 @@ FILE holds `before MODULE:NAME` or `after MODULE:NAME`, where NAME is a coroutin
 CLASS.METHOD, or `within` and the method that has a migration prepared. The server that gets there
 first removes FILE and kills itself; its successors do not know of it any more. With `always`
 instead of `before`, each of them dies there too; with `stop` instead of `after` it is stopped, and
-with `hold` it waits there until FILE is removed. With `half create`, `half rename` and `nearly
-rename` it dies within librbd, which does that in steps. The ARGUMENTS are those of rbdfs.
+with `hold` it waits there until FILE is removed. With what HALVES has (`half create` ...) it dies
+within librbd, which does that in steps. The ARGUMENTS are those of rbdfs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import rbd
 import trio
 
 from rbdfs.ceph import directory_changes
+from rbdfs.ceph.blocking_image import encoded
 from rbdfs.keeper import server_process
 from rbdfs.metadata.encoding import encode_string
 from rbdfs.moves.executor import Executor
@@ -58,11 +59,19 @@ def _wait_for_removal(path: Path) -> None:
         time.sleep(0.02)
 
 
+UNFINISHED_ID = encode_string(b"d1ed4a1f")
+
+
+def barely_create(ioctx: Any, name: str, *_arguments: Any) -> None:
+    """What librbd does before it notes the id under the name."""
+    argument = encode_string(encoded(name)) + UNFINISHED_ID
+    ioctx.execute("rbd_directory", "rbd", "dir_add_image", argument)
+
+
 def half_create(ioctx: Any, name: str, *_arguments: Any) -> None:
     """What librbd does before it makes the header."""
-    image_id = encode_string(b"d1ed4a1f")
-    ioctx.write_full(f"rbd_id.{name}", image_id)
-    ioctx.execute("rbd_directory", "rbd", "dir_add_image", encode_string(name.encode()) + image_id)
+    barely_create(ioctx, name)
+    ioctx.write_full(f"rbd_id.{name}", UNFINISHED_ID)
 
 
 def half_rename(ioctx: Any, entry: Any, name: str, _action: str) -> None:
@@ -78,6 +87,7 @@ def nearly_rename(ioctx: Any, entry: Any, name: str, action: str) -> None:
 
 
 HALVES: dict[str, tuple[str, Callable[..., None]]] = {
+    "barely create": ("create_image", barely_create),
     "half create": ("create_image", half_create),
     "half rename": ("rename_image", half_rename),
     "nearly rename": ("rename_image", nearly_rename),
