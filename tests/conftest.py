@@ -127,9 +127,9 @@ def mount_options(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.fixture
 def native(mount_options: tuple[str, ...]) -> None:
-    """For tests of what pyfuse3 alone cannot do: fallocate, lseek, copy_file_range, counters."""
+    """For tests of what pyfuse3 alone cannot do: fallocate, lseek, copy_file_range, a keeper."""
     if "datapath=python" in mount_options:
-        pytest.skip("libfuse 3.14 passes on no fallocate, lseek and copy_file_range")
+        pytest.skip("libfuse 3.14 passes on no fallocate, lseek and copy_file_range; no keeper")
 
 
 @pytest.fixture

@@ -348,6 +348,7 @@ def test_signal_while_writes_wait_for_ever(ceph: Ceph, image_name: str, mounting
                 os.close(file)
 
 
+@pytest.mark.usefixtures("native")
 def test_log_and_status_tell_who_waits(
     ceph: Ceph, pool: str, image: str, mounting: Mounting
 ) -> None:

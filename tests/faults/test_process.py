@@ -199,6 +199,7 @@ def test_allow_other(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> N
     assert export_image(ceph, f"{pool}/{image}")[:6] == b"nobody"
 
 
+@pytest.mark.usefixtures("native")
 def test_log_that_stands_still(pool: str, image: str, mounting: Mounting, tmp_path: Path) -> None:
     """As a disk that hangs, or a syslog daemon that is stopped, does: the mount goes on."""
     log = tmp_path / "log"

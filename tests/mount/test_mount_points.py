@@ -140,6 +140,7 @@ def test_what_is_mounted_over_it_stays(
         assert native or mounted(mount.path)
 
 
+@pytest.mark.usefixtures("native")
 def test_another_mount_of_rbdfs_in_its_place_stays(
     pool: str, image: str, mounting: Mounting, mountpoint: Path
 ) -> None:
@@ -230,6 +231,7 @@ def test_a_symbolic_link_is_followed_once(
         assert not mounted(real)
 
 
+@pytest.mark.usefixtures("native")
 def test_a_mount_point_that_is_swapped_meanwhile(
     ceph: Ceph, pool: str, mounting: Mounting, tmp_path: Path
 ) -> None:
@@ -313,6 +315,7 @@ def test_automount(pool: str, image: str, mounting: Mounting, mountpoint: Path) 
         assert types == ["autofs"], "it stays, for the next who comes by"
 
 
+@pytest.mark.usefixtures("native")
 def test_a_mount_that_does_not_answer_is_in_use(
     pool: str, image: str, mounting: Mounting, mountpoint: Path
 ) -> None:

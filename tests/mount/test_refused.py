@@ -131,6 +131,7 @@ def test_attributes_outside_of_user_are_not_supported(
             assert refusal(partial(os.getxattr, path, "user.colour")) == "ENODATA"
 
 
+@pytest.mark.usefixtures("native")
 def test_writing_asks_for_no_capability(image: str, pool: str, mounting: Mounting) -> None:
     """The kernel asks for security.capability before a write, and takes EOPNOTSUPP for none."""
     with mounting(pool, "-d") as mount:

@@ -182,6 +182,7 @@ def test_another_mount_reads_it(
     assert_nothing_left(ceph, hdd, image_name)
 
 
+@pytest.mark.usefixtures("native")
 def test_another_mount_stands_still(
     ceph: Ceph, pools: tuple[str, str], mounting: Mounting, elsewhere: Mount, image_name: str
 ) -> None:

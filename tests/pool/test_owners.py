@@ -234,6 +234,7 @@ def test_an_image_that_is_gone_gets_no_owner(
     ceph.rbd("create", "--size=1M", f"{pool}/{image_name}")
     with mounting(pool, "-o", "manage") as mount:
         mount.expect_log("setattr: .* was removed")
+        mount.allow_log("getattr: .* was removed")
         with opened(mount.file(image_name), os.O_PATH) as file:
             ceph.rbd("rm", "--no-progress", f"{pool}/{image_name}")
             assert refusal(lambda: os.chown(f"/proc/self/fd/{file}", *QEMU)) == "ESTALE"
