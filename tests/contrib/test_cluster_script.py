@@ -110,7 +110,7 @@ def test_start_that_fails_leaves_nothing(directory: Path, tmp_path: Path) -> Non
     """The mon runs by the time that there turns out to be no OSD program."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("monmaptool", "ceph-mon", "ceph-mgr", "ceph"):
+    for name in ("ceph-authtool", "monmaptool", "ceph-mon", "ceph-mgr", "ceph"):
         (programs / name).symlink_to(f"/usr/bin/{name}")
     failed = subprocess.run(
         [SCRIPT, "start", directory], env={"PATH": str(programs)}, capture_output=True, text=True

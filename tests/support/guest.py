@@ -6,6 +6,7 @@ QEMU emulates the processor, as /dev/kvm is not to be counted on.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 BUSYBOX = Path("/bin/busybox")
-# In the order of their dependencies. ext4 is built in.
+# In the order of their dependencies; what a kernel has built in is left out, as ext4 always is.
 MODULES = (
     "drivers/virtio/virtio_ring.ko",
     "drivers/virtio/virtio.ko",
@@ -38,8 +39,8 @@ export PATH=/bin
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-for module in {" ".join(Path(module).name for module in MODULES)}; do
-    insmod "/modules/$module"
+for module in /modules/*; do
+    insmod "$module"
 done
 echo {BEGIN_MARK}
 sh -e /script
@@ -55,10 +56,28 @@ class GuestError(Exception):
 
 def guest_kernel() -> Path:
     """The kernel that contrib/setup unpacked; FileNotFoundError if it did not."""
-    kernels = sorted(CACHE.glob("guest/boot/vmlinuz-*"))
+    # Debian 14 has it beside its modules.
+    places = ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz")
+    kernels = sorted(kernel for place in places for kernel in CACHE.glob(f"guest/{place}"))
     if not kernels:
         raise FileNotFoundError(f"no guest kernel in {CACHE}/guest (contrib/setup puts it there)")
     return kernels[-1]
+
+
+def _modules() -> list[tuple[str, bytes]]:
+    """Names, which sort as they depend on each other, and contents of the modules."""
+    (tree,) = (path for lib in ("lib", "usr/lib") for path in CACHE.glob(f"guest/{lib}/modules/*"))
+    built_in = (tree / "modules.builtin").read_text().split()
+    found = []
+    for number, module in enumerate(MODULES):
+        if f"kernel/{module}" in built_in:
+            continue
+        path = tree / "kernel" / module
+        # Packed since Debian 13; busybox cannot unpack it.
+        packed = path.with_name(f"{path.name}.xz")
+        content = lzma.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+        found.append((f"{number}-{path.name}", content))
+    return found
 
 
 def run_guest(script: str, drives: Sequence[Path | str], timeout: float = 120.0) -> str:
@@ -122,10 +141,8 @@ def _script_output(console: str) -> str:
 
 def _base_initramfs(kernel: Path) -> Path:
     """The archive with everything but the script: made once, kept in .cache."""
-    version = kernel.name.removeprefix("vmlinuz-")
-    modules = CACHE / "guest" / "lib" / "modules" / version / "kernel"
-    key = hashlib.sha256(INIT.encode() + BUSYBOX.read_bytes()).hexdigest()[:12]
-    archive = CACHE / f"guest-initramfs-{version}-{key}"
+    key = hashlib.sha256(INIT.encode() + BUSYBOX.read_bytes() + kernel.read_bytes())
+    archive = CACHE / f"guest-initramfs-{key.hexdigest()[:12]}"
     if archive.exists():
         return archive
     with tempfile.TemporaryDirectory(prefix="guest-initramfs-", dir=CACHE) as scratch:
@@ -133,8 +150,8 @@ def _base_initramfs(kernel: Path) -> Path:
         (tree / "bin").mkdir(parents=True)
         (tree / "modules").mkdir()
         shutil.copy(BUSYBOX, tree / "bin" / "busybox")
-        for module in MODULES:
-            shutil.copy(modules / module, tree / "modules")
+        for name, content in _modules():
+            (tree / "modules" / name).write_bytes(content)
         (tree / "init").write_text(INIT)
         (tree / "init").chmod(0o755)
         unfinished = Path(scratch, "archive")
