@@ -11,7 +11,6 @@ import trio
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.image import Extent, Image
 from rbdfs.ceph.pool_threads import PoolThreads, in_own_thread
-from rbdfs.config.ceph_settings import UNTHROTTLED
 from rbdfs.datapath import native
 from rbdfs.errors import PoolGone
 
@@ -54,7 +53,7 @@ class NativeOpener:
         client = native.Client(
             settings.user or "admin",
             settings.conf,
-            (*UNTHROTTLED, *settings.pairs),
+            settings.configuration,
             cluster=settings.cluster or "ceph",
         )
         try:

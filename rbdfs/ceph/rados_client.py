@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import rados
 
-from rbdfs.config.ceph_settings import UNTHROTTLED
+from rbdfs.ceph.key_types import foreign_key_type
 from rbdfs.errors import ClusterAway, UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def configured(settings: CephSettings, timeout_s: float) -> rados.Rados:
             raise UserError(f"cannot read configuration file {settings.conf}: {exc}") from exc
     # Before the user's own settings, which may say otherwise. Ceph's default is 300 s.
     client.conf_set("client_mount_timeout", str(math.ceil(timeout_s)))
-    for key, value in (*UNTHROTTLED, *settings.pairs):
+    for key, value in settings.configuration:
         try:
             client.conf_set(key, value)
         except rados.Error as exc:
@@ -59,9 +59,20 @@ def connect(client: rados.Rados, settings: CephSettings) -> None:
             f"permission denied for {user}: unknown user, wrong key or unreadable keyring"
         ) from exc
     except rados.Error as exc:
-        if getattr(exc, "errno", None) == errno.EIO:
-            raise UserError(f"authentication of {user} failed: wrong key?") from exc
-        raise UserError(f"cannot connect as {user}: {_reason(exc)}") from exc
+        raise UserError(_why(client, settings, exc)) from exc
+
+
+def _why(client: rados.Rados, settings: CephSettings, exc: rados.Error) -> str:
+    user = f"client.{user_of(settings)}"
+    kind = foreign_key_type(client, user_of(settings))
+    if kind is not None:
+        return (
+            f"the key of {user} is of a type that this librados does not know"
+            f" ({kind or 'a newer one'}): it takes a newer librados, or a key of type aes"
+        )
+    if getattr(exc, "errno", None) == errno.EIO:
+        return f"authentication of {user} failed: wrong key?"
+    return f"cannot connect as {user}: {_reason(exc)}"
 
 
 def _reason(exc: rados.Error) -> str:

@@ -13,6 +13,9 @@ from rbdfs.model.record import known_fields
 # 0: no limit; the requests of each image are bounded by the data path.
 UNTHROTTLED = (("objecter_inflight_ops", "0"), ("objecter_inflight_op_bytes", "0"))
 
+# As libvirt, CloudStack and Proxmox name it, for a client; Ceph 20 knows the first no more.
+_RENAMED = {"auth_supported": "auth_client_required"}
+
 
 @dataclass(frozen=True, slots=True)
 class CephSettings:
@@ -31,6 +34,13 @@ class CephSettings:
     cluster: str | None = None
     pairs: tuple[tuple[str, str], ...] = ()
     full_try: bool = False
+
+    @property
+    def configuration(self) -> tuple[tuple[str, str], ...]:
+        """What a client is configured with after the file, in this order."""
+        named = ((_RENAMED.get(key, key), value) for key, value in self.pairs)
+        # The user's own settings may say otherwise.
+        return (*UNTHROTTLED, *named)
 
     def record(self) -> dict[str, Any]:
         """Return the settings fit for JSON, for from_record()."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.ceph import run
 from tests.support.conditions import eventually
 from tests.support.mounts import TIMEOUT_S, mounted, processes_naming, wait_for_end
 
@@ -82,6 +85,28 @@ def test_second_client_that_does_not_connect(ceph: Ceph, pool: str, mounting: Mo
     finally:
         os.kill(monitor, signal.SIGCONT)
     assert not mounted(path)
+
+
+@pytest.mark.parametrize("given", ["key", "keyfile", "keyring", "indented keyring"])
+def test_a_key_of_a_type_that_came_later(
+    ceph: Ceph, pool: str, mounting: Mounting, tmp_path: Path, given: str
+) -> None:
+    """librados 16 calls it a wrong one; since 20 there is aes256k, which it takes for unknown."""
+    known = len(base64.b64decode(run("ceph-authtool", "--gen-print-key")))
+    kind, name = (2, "aes256k") if known == 28 else (777, "a newer one")
+    key = base64.b64encode(struct.pack("<HIIH", kind, 0, 0, 32) + bytes(32)).decode()
+    file = tmp_path / "key"
+    indent = "\t" if given.startswith("indented") else ""
+    file.write_text(key if given == "keyfile" else f"[client.admin]\n{indent}key = {key}\n")
+    option = f"key={key}" if given == "key" else f"{given.split()[-1]}={file}"
+    command = mounting.command(pool, mounting.mountpoint(), "-o", option)
+    text = f"the key of client.admin is of a type that this librados does not know ({name})"
+    refused(command, text)
+
+
+def test_a_setting_that_ceph_has_renamed(pool: str, mounting: Mounting) -> None:
+    with mounting(pool, "-o", "auth_supported=cephx") as mount:
+        assert mount.alive
 
 
 def test_data_pool_that_is_not_there(pool: str, mounting: Mounting) -> None:

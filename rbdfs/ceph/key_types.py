@@ -1,0 +1,49 @@
+"""What kind of key a client has: one that this librados does not know is refused as a wrong one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import configparser
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import rados
+
+# CephContext's CryptoHandler, of common/ceph_crypto and auth/Crypto.h: a key begins with its type.
+_AES = 1
+_NAMES = {2: "aes256k"}
+
+
+def foreign_key_type(client: rados.Rados, user: str) -> str | None:
+    """Return the type of the key of *user* that *client* is configured with; None for an old one.
+
+    "" is a type that has no name yet. What cannot be read is taken for an old one: connecting says
+    what is wrong with it.
+    """
+    key = _key(client, user)
+    with contextlib.suppress(binascii.Error, ValueError):
+        kind = int.from_bytes(base64.b64decode(key, validate=True)[:2], "little")
+        if key and kind > _AES:
+            return _NAMES.get(kind, "")
+    return None
+
+
+def _key(client: rados.Rados, user: str) -> str:
+    """Return the key that librados would take, in the order in which it looks for one, or ""."""
+    if key := client.conf_get("key"):
+        return str(key)
+    with contextlib.suppress(OSError, UnicodeDecodeError, configparser.Error):
+        if path := client.conf_get("keyfile"):
+            with open(path, encoding="ascii") as file:
+                return file.read().strip()
+        for path in (client.conf_get("keyring") or "").replace(";", ",").split(","):
+            if os.path.exists(path.strip()):
+                keyring = configparser.RawConfigParser(strict=False)
+                with open(path.strip(), encoding="utf-8") as file:
+                    # A key's name may be indented, which would go on with the line before.
+                    keyring.read_string("".join(line.lstrip() for line in file))
+                return keyring.get(f"client.{user}", "key", fallback="")
+    return ""
