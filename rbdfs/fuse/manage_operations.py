@@ -89,10 +89,13 @@ class ManageOperations(pyfuse3.Operations):
         clones = self.mounted.clones
         if clones is None:
             raise NotPermitted(f"cloning {snap.spec}: not on this mount")
-        if made is None:
-            return await clones.clone(snap, parent, name, request.begin)
-        await clones.check_made(made, snap)
-        return made
+        if made is not None:
+            await clones.check_made(made, snap)
+            return made
+        await self._clear(request, parent, name)
+        # The snapshot may be protected for it, which with journaling takes the lock of its image.
+        await settled(self.mounted.handles, snap)
+        return await clones.clone(snap, parent, name, request.begin)
 
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         management, mounted = self.mounted.check_managed(), self.mounted

@@ -31,7 +31,7 @@ from tests.support.servers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.ceph import Ceph
@@ -196,10 +196,32 @@ def test_who_had_no_lock_loses_nothing(
             eventually(lambda: os.pread(reader, 4096, 0) == OTHERS)
 
 
+def remove(snapshot: Path) -> None:
+    snapshot.unlink()
+    assert not snapshot.exists()
+
+
+def clone(snapshot: Path) -> None:
+    """Of format 1, with which the cluster is content: the snapshot is protected for it."""
+    made = snapshot.with_name(f"{snapshot.name.removesuffix('@old')}-vm")
+    os.link(snapshot, made)
+    assert made.read_bytes() == snapshot.read_bytes()
+
+
+@pytest.mark.parametrize("change", [remove, clone])
 def test_what_this_mount_changes_meanwhile(
-    ceph: Ceph, pool: str, images: tuple[str, str], mounting: Mounting, steps: Steps
+    ceph: Ceph,
+    pool: str,
+    images: tuple[str, str],
+    mounting: Mounting,
+    steps: Steps,
+    change: Callable[[Path], None],
 ) -> None:
-    """A snapshot is removed by another client of the mount, which takes the lock for that."""
+    """A snapshot is changed by another client of the mount, which takes the lock for that.
+
+    With journaling it does so to protect one, too.
+    """
+    ceph.rbd("feature", "enable", f"{pool}/{images[0]}", "journaling")
     snapshot = f"{images[0]}@old"
     ceph.rbd("snap", "create", "--no-progress", f"{pool}/{snapshot}")
     with mounting(pool, "-o", "manage=snapshots", program=steps.program) as mount:
@@ -210,14 +232,13 @@ def test_what_this_mount_changes_meanwhile(
             kill_server(mount)
             wait_for_server(mount, 2)
             with ThreadPoolExecutor(1) as executor:
-                change = executor.submit(mount.file(snapshot).unlink)
+                changed = executor.submit(change, mount.file(snapshot))
                 # It is over before these are, if it does not wait.
                 for _ in range(5):
                     write_elsewhere(ceph, pool, images[1])
                 steps.go_on()
-                change.result()
+                changed.result()
             assert_goes_on(file)
-            assert not mount.file(snapshot).exists()
 
 
 def test_pages_of_before_a_restart(

@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
 SIZE = 4 * MIB + 512
 KILLED = r"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code -9"
+HALF = "left out of the listing: image '.*-vm' of .*, or what is left of it"
 PROTECTED = r"INFO .* is protected: require-min-compat-client"
 
 
 @pytest.fixture(scope="module")
 def managed(module_mounting: Mounting, pool: str) -> Iterator[Mount]:
     with module_mounting(pool, "-o", "manage=snapshots,partitions") as mount:
+        mount.allow_log(HALF)
         yield mount
 
 
@@ -116,20 +118,42 @@ def test_refused(golden: Path, mounting: Mounting, pool: str) -> None:
 
 
 @pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    "step", ["barely clone", "half clone", "after rbdfs.names.manage:Management.change"]
+)
 def test_made_by_a_server_that_is_killed(
-    ceph: Ceph, pool: str, golden: Path, mounting: Mounting
+    ceph: Ceph, pool: str, golden: Path, mounting: Mounting, step: str
 ) -> None:
-    """The kernel asks the next one, which finds it made."""
+    """The kernel asks the next one, which finds it made, or makes it."""
     control = mounting.directory / "step"
-    control.write_text("after rbdfs.names.manage:Management.change")
+    control.write_text(step)
     program = [sys.executable, crashes.__file__, str(control)]
     with mounting(pool, "-o", "manage", program=program) as mount:
         mount.expect_log(KILLED)
+        mount.allow_log(HALF)
         clone = mount.file(f"{golden.name[:-3]}-vm")
         os.link(mount.file(golden.name), clone)
         wait_for_server(mount, 2)
         assert clone.read_bytes() == random_bytes(SIZE)
         assert mount.alive
+
+
+@pytest.mark.usefixtures("native")
+def test_left_unfinished_by_a_server_that_is_killed(
+    ceph: Ceph, pool: str, golden: Path, mounting: Mounting
+) -> None:
+    """An image of zeros, as librbd makes first, may be anybody's: it stays, and is no success."""
+    control = mounting.directory / "step"
+    control.write_text("clone without parent")
+    program = [sys.executable, crashes.__file__, str(control)]
+    with mounting(pool, "-o", "manage", program=program) as mount:
+        mount.expect_log(KILLED)
+        source, clone = mount.file(golden.name), mount.file(f"{golden.name[:-3]}-vm")
+        assert refusal(lambda: os.link(source, clone)) == "EEXIST"
+        wait_for_server(mount, 2)
+        clone.unlink()
+        os.link(source, clone)
+        assert clone.read_bytes() == random_bytes(SIZE)
 
 
 async def test_left_unfinished_by_a_server_that_is_gone() -> None:

@@ -59,6 +59,20 @@ def _wait_for_removal(path: Path) -> None:
         time.sleep(0.02)
 
 
+def _into(create: Callable[..., None]) -> Callable[..., None]:
+    """Make a clone as far as *create* makes an image."""
+
+    def clone(_source: Any, _snap: Any, target: Any, name: str, *_arguments: Any) -> None:
+        create(target, name)
+
+    return clone
+
+
+def whole_create(ioctx: Any, name: str) -> None:
+    """What librbd does before a clone is told of its parent."""
+    rbd.RBD().create(ioctx, encoded(name), 4096, old_format=False)
+
+
 UNFINISHED_ID = encode_string(b"d1ed4a1f")
 
 
@@ -89,6 +103,9 @@ def nearly_rename(ioctx: Any, entry: Any, name: str, action: str) -> None:
 HALVES: dict[str, tuple[str, Callable[..., None]]] = {
     "barely create": ("create_image", barely_create),
     "half create": ("create_image", half_create),
+    "barely clone": ("clone_snapshot", _into(barely_create)),
+    "half clone": ("clone_snapshot", _into(half_create)),
+    "clone without parent": ("clone_snapshot", _into(whole_create)),
     "half rename": ("rename_image", half_rename),
     "nearly rename": ("rename_image", nearly_rename),
 }
