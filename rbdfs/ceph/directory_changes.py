@@ -110,7 +110,7 @@ def clone_snapshot(
 
     librbd clones by names: whose clone it is has to be looked at afterwards. Where the clients that
     the cluster lets in are too old for anything else, the snapshot is protected, as `rbd clone`
-    would have it; it stays so.
+    would have it; it stays so, unless there is no clone in the end.
     """
     assert snap.snap is not None
     image, snapshot = encoded(snap.image), encoded(snap.snap)
@@ -119,16 +119,35 @@ def clone_snapshot(
     )
     try:
         clone()
+        return
     except rbd.InvalidArgument:
-        with opened_for_change(source, snap, action) as opened_image:
-            if opened_image.is_protected_snap(snapshot):
-                raise
+        pass
+    with opened_for_change(source, snap, action) as opened_image:
+        # Others may clone it, too: librbd says EBUSY where they have protected it meanwhile.
+        protected = True
+        try:
             opened_image.protect_snap(snapshot)
+        except rbd.ImageBusy:
+            protected = False
+        try:
+            clone()
+        except BaseException:
+            if protected:
+                _unprotect(opened_image, snapshot, snap)
+            raise
+    if protected:
         log.info(
             "%s is protected: require-min-compat-client is older than mimic, and clones want it so",
             snap.spec,
         )
-        clone()
+
+
+def _unprotect(image: rbd.Image, snapshot: bytes, snap: Entry) -> None:
+    """Take back the protection of a snapshot, unless others have a clone of it meanwhile."""
+    try:
+        image.unprotect_snap(snapshot)
+    except rbd.Error as exc:
+        log.warning("%s stays protected: %s", snap.spec, exc)
 
 
 def directory_name(ioctx: rados.Ioctx, image_id: str) -> bytes | None:
