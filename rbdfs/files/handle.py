@@ -10,7 +10,7 @@ from rbdfs.errors import NoSpace
 from rbdfs.files.keeping import OpenFile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable, Iterator
 
     from rbdfs.ceph.image import Image
     from rbdfs.files.growth import Growth
@@ -143,24 +143,25 @@ class Handle:
     async def _write_to(self, image: Image, off: int, data: bytes) -> int:
         # Before the write: a flush that runs beside it must not take the mark for its own.
         self.dirty = True
-        if self.shared.growth is not None:
-            async with self._growing_to(self.shared.growth, image, off + len(data)):
-                return await image.write(off, data)
+        growth = self.shared.growth
+        if growth is not None:
+            with self._telling(growth):
+                async with growth.written_up_to(image, off + len(data)):
+                    return await image.write(off, data)
         room = self.length - off
         if room <= 0:
             # As a block device does. librbd would report success for what straddles the end.
             raise NoSpace(f"{self.entry.spec}: write {off}~{len(data)}: past the end")
         return await image.write(self.entry.offset + off, data[:room])
 
-    @contextlib.asynccontextmanager
-    async def _growing_to(self, growth: Growth, image: Image, end: int) -> AsyncIterator[None]:
-        """Make a file that grows *end* bytes long, if it is not as long, by what the context does.
+    @contextlib.contextmanager
+    def _telling(self, growth: Growth) -> Iterator[None]:
+        """Have a successor know by how much the context makes a file longer.
 
-        Its length is on record with a successor before whoever asked for it is answered.
+        It is on record before whoever asked for it is answered.
         """
         before = growth.length
-        async with growth.written_up_to(image, end):
-            yield
+        yield
         if growth.length != before:
             self.grown(self.fh, growth.length)
 
@@ -168,8 +169,9 @@ class Handle:
         """Make a file that grows at least *end* bytes long; any other is what it is."""
         growth = self.shared.growth
         if growth is not None:
-            async with self.shared.using() as image, self._growing_to(growth, image, end):
-                pass
+            async with self.shared.using() as image:
+                with self._telling(growth):
+                    await growth.extend(image, end)
 
     async def write_zeroes(self, off: int, length: int) -> None:
         """Make ``off~length`` read as zeros, as far as it lies inside the file."""
@@ -177,6 +179,8 @@ class Handle:
             self.dirty = True
             length = min(length, self.length - off)
             if length > 0:
+                if self.shared.growth is not None:
+                    await self.shared.growth.emptying(image, off + length)
                 await image.write_zeroes(self.entry.offset + off, length)
         if self.sync:
             await self.flush()

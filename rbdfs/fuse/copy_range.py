@@ -51,7 +51,12 @@ async def copy_range(
             errors.append(exc)
 
     # One look for the whole range: what is written to the source beside this copy may be missed.
-    pieces = _pieces(off_in, off_in + length, await holes.data_within(source, off_in, length))
+    data = await holes.data_within(source, off_in, length)
+    pieces = list(_pieces(off_in, off_in + length, data))
+    # Once for all holes: a file that grows has it written down how long it is.
+    ends = [end for _, end, copy in pieces if copy is _copy_hole]
+    if ends:
+        await target.extend(ends[-1] - off_in + off_out)
     async with trio.open_nursery() as nursery:
         for piece in pieces:
             nursery.start_soon(copy_piece, *piece)
@@ -73,7 +78,6 @@ def _pieces(off: int, end: int, data: list[tuple[int, int]]) -> Iterator[tuple[i
 
 
 async def _copy_hole(source: Handle, off_in: int, target: Handle, off_out: int, size: int) -> None:
-    await target.extend(off_out + size)
     await target.write_zeroes(off_out, size)
 
 
