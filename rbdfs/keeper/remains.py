@@ -89,8 +89,8 @@ def remains_of(mountpoint: str) -> Iterator[list[str]]:
         files = []
         directory = runtime_directory()
         for path in [] if directory is None else sorted(directory.glob(f"*{_SUFFIX}")):
-            of, left = _read(path, stack)
-            if of == mountpoint:
+            left = _read(path, mountpoint, stack)
+            if left is not None:
                 files.append(path)
                 addresses += left
         yield addresses
@@ -99,18 +99,23 @@ def remains_of(mountpoint: str) -> Iterator[list[str]]:
                 path.unlink()
 
 
-def _read(path: Path, stack: contextlib.ExitStack) -> tuple[str | None, list[str]]:
-    """Return what a dead mount has left in *path*; nothing where its keeper is alive."""
+def _read(path: Path, mountpoint: str, stack: contextlib.ExitStack) -> list[str] | None:
+    """Return what a dead mount on *mountpoint* has left in *path*; None where it is none."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return None, []
+        return None
     stack.callback(os.close, descriptor)
+    # Not locked before it is known to be looked for: whoever looks for it would take it for one
+    # of a mount that lives.
+    if parsed_remains(os.pread(descriptor, _MAX_BYTES, 0))[0] != mountpoint:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return parsed_remains(os.pread(descriptor, _MAX_BYTES, 0))
     except BlockingIOError:
-        return None, []
+        return None
+    of, left = parsed_remains(os.pread(descriptor, _MAX_BYTES, 0))
+    return left if of == mountpoint else None
 
 
 def parsed_remains(data: bytes) -> tuple[str | None, list[str]]:
