@@ -58,16 +58,31 @@ def move_to_trash(ioctx: rados.Ioctx, entry: Entry, action: str, expire_s: int) 
         refuse_watched(image, f"{action}: the image")
     name, begun = encoded(entry.image), int(time.time())
     rbd.RBD().trash_move(ioctx, name, expire_s)
-    if entry.image_id is None or _omap_values(ioctx, _TRASH, (f"id_{entry.image_id}",)):
+    if entry.image_id is None or _is_in_trash(ioctx, entry):
         return
     for image_id in _trashed_since(ioctx, name, begun):
         rbd.RBD().trash_restore(ioctx, image_id, name)
     raise Missing(f"{action}: another image has this name now")
 
 
-def restore_from_trash(ioctx: rados.Ioctx, entry: Entry) -> None:
-    """Take the image of *entry* out of the trash, with the name that it had."""
+def _is_in_trash(ioctx: rados.Ioctx, entry: Entry) -> bool:
+    """Tell whether the image of *entry* is in the trash, where none is of format 1."""
+    try:
+        return bool(_omap_values(ioctx, _TRASH, (f"id_{entry.image_id}",)))
+    except rados.ObjectNotFound:
+        # Nothing ever was.
+        return False
+
+
+def restore_from_trash(ioctx: rados.Ioctx, entry: Entry) -> bool:
+    """Take the image of *entry* out of the trash, with the name that it had; tell if it was there.
+
+    Raises rbd.ImageExists where something else has the name now.
+    """
+    if not _is_in_trash(ioctx, entry):
+        return False
     rbd.RBD().trash_restore(ioctx, entry.image_id, encoded(entry.image))
+    return True
 
 
 def _trashed_since(ioctx: rados.Ioctx, name: bytes, begun: int) -> list[str]:
@@ -180,13 +195,18 @@ def _spec(child: dict[str, Any]) -> str:
     return f"{child['pool']}/{namespace}{child['image']}{trashed}"
 
 
+def refuse_locked(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
+    """Raise InUse where rename_image() would, because of an advisory lock."""
+    with opened(ioctx, entry) as image:
+        refuse_advisory_lock(image, action)
+
+
 def rename_image(ioctx: rados.Ioctx, entry: Entry, name: str, action: str) -> None:
     """Rename the image of *entry* to *name*, within its namespace.
 
     Raises Missing where another image has its name.
     """
-    with opened(ioctx, entry) as image:
-        refuse_advisory_lock(image, action)
+    refuse_locked(ioctx, entry, action)
     old, new = encoded(entry.image), encoded(name)
     rbd.RBD().rename(ioctx, old, new)
     if entry.image_id is None:

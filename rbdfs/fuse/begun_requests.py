@@ -47,15 +47,27 @@ class BegunRequest:
     _keeping: Keeping
     _begun: bool = False
 
-    def begin(self, entry: Entry | None = None) -> None:
+    def begin(self, entry: Entry | None = None, replaced: Entry | None = None) -> None:
         """Have the keeper remember the request, before anything is changed.
 
         *entry* is what is removed or renamed: after a crash, whatever else has its name by then
-        is left alone.
+        is left alone. *replaced* is what has to make room for it, and is remembered until the end.
         """
         if self.number:
             self._begun = True
-            self._keeping.begun(self.number, {} if entry is None else {"entry": entry.record()})
+            told = {"entry": entry, "replaced": replaced or self.replaced}
+            self._keeping.begun(
+                self.number, {name: each.record() for name, each in told.items() if each}
+            )
+
+    @property
+    def replaced(self) -> Entry | None:
+        """What a server that is gone had begun to replace."""
+        return self._left("replaced")
+
+    def _left(self, name: str) -> Entry | None:
+        record = None if self.left is None else self.left.get(name)
+        return None if record is None else Entry.from_record(record)
 
     @property
     def begun(self) -> bool:
@@ -64,9 +76,8 @@ class BegunRequest:
 
     def was_of(self, key: Key) -> bool:
         """Tell whether it was begun for what has *key*; True for one that was not begun."""
-        if self.left is None or "entry" not in self.left:
-            return True
-        return Entry.from_record(self.left["entry"]).key == key
+        entry = self._left("entry")
+        return entry is None or entry.key == key
 
 
 class BegunRequests:

@@ -128,8 +128,7 @@ class ManageOperations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        mounted = self.mounted
-        mounted.check_managed()
+        management, mounted = self.mounted.check_managed(), self.mounted
         with mounted.requests.request(parent_inode_old, ctx.pid, RENAME, RENAME2) as request:
             old_parent = await mounted.entry(parent_inode_old)
             parent, moved = await mounted.entry(parent_inode_new), False
@@ -145,8 +144,9 @@ class ManageOperations(pyfuse3.Operations):
                     # It may have been undone meanwhile.
                     entry = await self._left(request, old_parent, name_old)
             if entry is not None:
-                await self._clear(request, parent, name_new)
-                await self._rename(request, entry, parent, name_new, flags)
+                async with management.trash.left(request.replaced):
+                    await self._clear(request, parent, name_new)
+                    await self._rename(request, entry, parent, name_new, flags)
             elif not moved:
                 await self._clear(request, old_parent, name_old)
         old, new = _spec(entry, old_parent, name_old), _spec(None, parent, name_new)
@@ -164,7 +164,7 @@ class ManageOperations(pyfuse3.Operations):
                 if replaced is not None:
                     await settled(mounted.handles, replaced)
                     await stack.enter_async_context(released(mounted.handles, replaced))
-                request.begin(entry)
+                request.begin(entry, replaced)
                 renamed = await management.rename(entry, parent, name, flags, replaced)
             mounted.inodes.rename(renamed.image_key, renamed.image)
         elif mounted.moves is not None:

@@ -5,7 +5,6 @@ Every method raises OSError with the errno that the system call behind it would 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import replace
 from functools import partial
@@ -75,7 +74,8 @@ class Management:
         self._order = None if object_size is None else object_size.bit_length() - 1
         self._remove_snapshots = remove_snapshots
         self._has_refused = False
-        self._trash = Trash(cluster, self.change)
+        # Where images that are removed or replaced go.
+        self.trash = Trash(cluster, self.change)
         self._limiters: dict[tuple[str, str], trio.CapacityLimiter] = {}
 
     async def create(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
@@ -118,7 +118,7 @@ class Management:
                 entry, action, partial(directory_changes.remove_snapshot, ioctx, entry, action)
             )
         else:
-            await self._trash.move(entry, action)
+            await self.trash.move(entry, action)
 
     async def snapshot(
         self, image: Entry, parent: Entry, name: bytes, begin: Begin = _nothing
@@ -189,7 +189,7 @@ class Management:
         else:
             rename = partial(directory_changes.rename_snapshot, ioctx, entry, wanted.snap, action)
         # Ceph has no step that does both: for a moment nothing has the name.
-        async with self._trash.moved(replaced, action) if replaced else contextlib.nullcontext():
+        async with self.trash.replaced(replaced, entry, action):
             await self.change(entry, action, rename)
         return replace(entry, image=wanted.image, snap=wanted.snap)
 

@@ -46,22 +46,47 @@ class Trash:
         log.info("%s is in the trash: rbd trash restore %s", entry.spec, trashed)
 
     @contextlib.asynccontextmanager
-    async def moved(self, entry: Entry, action: str) -> AsyncIterator[None]:
-        """Move the image of *entry* to the trash, and back if what the context does fails."""
+    async def replaced(self, entry: Entry | None, by: Entry, action: str) -> AsyncIterator[None]:
+        """Move the image of *entry* to the trash, and back if what the context does fails.
+
+        That is to give its name to *by*. None: nothing has the name. Raises OSError: EBUSY as
+        move() does, and where *by* has a lock with which it cannot be renamed.
+        """
+        if entry is None:
+            yield
+            return
+        ioctx = await self._cluster.ioctx_of(by)
+        check = partial(directory_changes.refuse_locked, ioctx, by, action)
+        await self._change(by, action, check)
         await self.move(entry, action)
+        async with self.left(entry):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def left(self, entry: Entry | None) -> AsyncIterator[None]:
+        """Bring the image of *entry* back if what the context does fails, and it is in the trash.
+
+        A server that is gone may have moved it there. None: there is none.
+        """
         try:
             yield
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._restore(entry)
+            if entry is not None:
+                with trio.CancelScope(shield=True):
+                    await self._restore(entry)
             raise
 
     async def _restore(self, entry: Entry) -> None:
+        restored = False
+
+        def restore() -> None:
+            nonlocal restored
+            restored = directory_changes.restore_from_trash(ioctx, entry)
+
         try:
             ioctx = await self._cluster.ioctx_of(entry)
-            restore = partial(directory_changes.restore_from_trash, ioctx, entry)
             await self._change(entry, f"restoring {entry.spec}", restore)
         except OSError as exc:
             log.error("%s stays in the trash: %s", entry.spec, exc)
-        else:
+        if restored:
             log.info("%s is out of the trash again", entry.spec)

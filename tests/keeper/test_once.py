@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import crashes
 from tests.support.conditions import eventually
-from tests.support.images import MIB, export_image, import_image, random_bytes
+from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.support.mounts import opened, wait_for_end
 from tests.support.refusals import refusal
 from tests.support.servers import ask, kill_server, server_of, wait_for_server
@@ -174,6 +174,30 @@ def stopped_server_after(mount: Mount, killed: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_what_was_replaced_comes_back_where_the_renaming_fails(
+    ceph: Ceph, place: str, mounting: Mounting
+) -> None:
+    """One server moves it to the trash, and the next one cannot rename the other to its name."""
+    control = mounting.directory / "step"
+    program = [sys.executable, crashes.__file__, str(control)]
+    control.write_text("after rbdfs.names.trash:Trash.move")
+    with mounting(place, "-o", "manage", program=program) as mount, ThreadPoolExecutor(1) as thread:
+        mount.expect_log(ENDED)
+        old, new = mount.file("vm1"), mount.file("new")
+        new.write_bytes(b"replaced")
+        killed = server_of(mount)
+        assert killed is not None
+        with open_image(ceph, place, "vm1") as other:
+            renaming = thread.submit(os.rename, old, new)
+            with stopped_server_after(mount, killed):
+                other.lock_exclusive("mine")
+            wait_for_server(mount, 2)
+            assert refusal(renaming.result) == "EBUSY"
+        assert f"{place}/new is out of the trash again" in mount.log_text
+        assert (new.read_bytes(), old.read_bytes()) == (b"replaced", random_bytes(MIB))
+        assert ceph.rbd("trash", "ls", place) == ""
 
 
 def waits(name: str) -> bool:

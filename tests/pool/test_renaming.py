@@ -92,9 +92,10 @@ def test_what_cannot_be_renamed_over(
     with open_image(ceph, pool, other.name) as writer:
         assert refusal(lambda: os.rename(new, other)) == "EBUSY"
         assert writer.write(b"TWO", 0) == 3
-    # Refused when the other one is in the trash already.
+    # What is locked cannot be renamed: the other one need not go to the trash for that.
     ceph.rbd("lock", "add", f"{pool}/{new.name}", "mine")
     assert refusal(lambda: os.rename(new, other)) == "EBUSY"
+    assert f"{pool}/{other.name} is in the trash" not in managed.log_text
     assert (new.read_bytes(), other.read_bytes()) == (b"one", b"TWO")
     assert Path(f"{other}@s").read_bytes() == b"two"
     assert not {new.name, other.name} & set(trashed(ceph, pool))

@@ -1,0 +1,38 @@
+"""What the keeper is told of a request, and what the next server makes of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from rbdfs.fuse.begun_requests import BegunRequest
+from rbdfs.model.entry import Entry, Key
+
+RENAMED, REPLACED = (Entry(Key(1, "", name), "pool", image=name) for name in ("a", "b"))
+
+
+def test_what_is_replaced_is_told_of_until_the_end() -> None:
+    """The second server finds nothing with the name any more; the third one has to know."""
+    told: list[Any] = []
+    keeping: Any = SimpleNamespace(begun=lambda number, request: told.append(request))
+    BegunRequest(7, None, keeping).begin(RENAMED, REPLACED)
+    second = BegunRequest(7, told[0], keeping)
+    assert second.replaced == REPLACED
+    assert second.was_of(RENAMED.key)
+    assert not second.was_of(REPLACED.key)
+    second.begin(RENAMED)
+    assert told[1] == told[0]
+    assert BegunRequest(7, told[1], keeping).replaced == REPLACED
+
+
+def test_what_replaces_nothing() -> None:
+    told: list[Any] = []
+    keeping: Any = SimpleNamespace(begun=lambda number, request: told.append(request))
+    BegunRequest(7, None, keeping).begin()
+    BegunRequest(8, None, keeping).begin(RENAMED)
+    assert told == [{}, {"entry": RENAMED.record()}]
+    assert BegunRequest(7, told[0], keeping).replaced is None
+    assert BegunRequest(7, told[0], keeping).was_of(RENAMED.key)
+    # No keeper.
+    BegunRequest(0, None, keeping).begin(RENAMED, REPLACED)
+    assert len(told) == 2
