@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rbdfs.ceph import directory_changes
 from rbdfs.errors import Exists, Missing, NotPermitted
+from rbdfs.metadata import clone_links
 from rbdfs.model.file_name import FileName
 from rbdfs.names.new_names import parse_new
 
@@ -70,9 +71,10 @@ class Clones:
     async def check_made(self, made: Entry, snap: Entry) -> None:
         """Raise OSError EEXIST unless *made*, by a server that is gone, is a clone of *snap*.
 
-        librbd makes the image before it says whose clone it is: one that was not finished is zeros.
+        librbd makes the image before it says whose clone it is, and the snapshot is the last to
+        know: what was not finished is zeros, or will not be readable when the snapshot is removed.
         """
-        if not await self._is_clone(made, snap):
+        if not await self._is_clone(made, snap) or not await self._is_noted(made, snap):
             raise Exists(f"{made.spec} is no clone of {snap.spec}: it may be unfinished")
 
     async def _is_clone(self, made: Entry, snap: Entry) -> bool:
@@ -82,3 +84,15 @@ class Clones:
             snap.key.image_id,
             snap.key.snap_id,
         )
+
+    async def _is_noted(self, made: Entry, snap: Entry) -> bool:
+        source, target = await self._cluster.ioctx_of(snap), await self._cluster.ioctx_of(made)
+        noted = False
+
+        def look() -> None:
+            nonlocal noted
+            noted = clone_links.is_noted(source, snap.key, target, made.key)
+
+        action = f"looking for {made.spec} at {snap.spec}"
+        await self._management.change(made, action, look, beside=snap)
+        return noted

@@ -10,6 +10,7 @@ within librbd, which does that in steps. The ARGUMENTS are those of rbdfs.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
@@ -73,6 +74,19 @@ def whole_create(ioctx: Any, name: str) -> None:
     rbd.RBD().create(ioctx, encoded(name), 4096, old_format=False)
 
 
+def nearly_clone(source: Any, snap: Any, target: Any, name: str, *_arguments: Any) -> None:
+    """What librbd does before it notes a clone of format 1 as a child, in the pool of that."""
+    with rbd.Image(source, snap.image) as image, contextlib.suppress(rbd.ImageBusy):
+        image.protect_snap(snap.snap)
+    rbd.RBD().clone(source, snap.image, snap.snap, target, name)
+    with rbd.Image(target, name, read_only=True) as made:
+        child = encode_string(made.id().encode())
+    key = snap.key
+    parent = struct.pack("<q", key.pool_id) + encode_string(key.image_id.encode())
+    argument = parent + struct.pack("<Q", key.snap_id) + child
+    target.execute("rbd_children", "rbd", "remove_child", argument)
+
+
 UNFINISHED_ID = encode_string(b"d1ed4a1f")
 
 
@@ -106,6 +120,7 @@ HALVES: dict[str, tuple[str, Callable[..., None]]] = {
     "barely clone": ("clone_snapshot", _into(barely_create)),
     "half clone": ("clone_snapshot", _into(half_create)),
     "clone without parent": ("clone_snapshot", _into(whole_create)),
+    "nearly clone": ("clone_snapshot", nearly_clone),
     "half rename": ("rename_image", half_rename),
     "nearly rename": ("rename_image", nearly_rename),
 }
