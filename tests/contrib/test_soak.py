@@ -28,8 +28,15 @@ FIXED_SEED = 1
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(LONGEST_S + 30)]
 
 
-def soak(*arguments: str, timeout: float = LONGEST_S) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, timeout=timeout)
+def soak(*arguments: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Its mounts are made in *directory*."""
+    return subprocess.run(
+        [SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_S,
+        env=os.environ if directory is None else os.environ | {"TMPDIR": str(directory)},
+    )
 
 
 @pytest.fixture
@@ -46,14 +53,17 @@ def test_nothing_is_found(ceph: Ceph, able: None, tmp_path: Path, kind: str) -> 
     seed = FIXED_SEED if kind == "fixed" else int(time.strftime("%Y%m%d"))
     options = [f"--seed={seed}", f"--minutes={SECONDS / 2 / 60}", f"--cluster={ceph.dir}"]
     options += ["--bound=90", "--patience=4", "--shrink=30"]
-    done = soak(*options, f"--output={tmp_path / 'soak'}")
+    # Other runs on this host are none of its.
+    directory = tmp_path / "mounts"
+    directory.mkdir()
+    done = soak(*options, f"--output={tmp_path / 'soak'}", directory=directory)
     # Shown with what fails, and by pytest -s.
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, f"seed {seed}:\n{done.stdout}\n{done.stderr}"
     summary = done.stdout.splitlines()[-1]
     assert re.fullmatch(rf"soak: seed {seed}, .* operations, faults: .*; findings 0", summary)
     assert not re.search(r", 0 (episodes|operations)", summary)
-    eventually(lambda: not processes_naming("/rbdfs-soak-"), what="the end of all its mounts")
+    eventually(lambda: not processes_naming(str(directory)), what="the end of all its mounts")
 
 
 def test_a_finding_is_told(ceph: Ceph, able: None, tmp_path: Path) -> None:
