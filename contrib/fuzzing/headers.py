@@ -98,7 +98,6 @@ def check(data: bytes) -> None:
 def _check_attributes(attributes: ImageAttributes) -> None:
     assert 0 <= attributes.size < 1 << 64
     assert 9 <= attributes.order <= 62
-    assert attributes.growing is None or 0 <= attributes.growing < 10**19
     ids = [snap.snap_id for snap in attributes.snaps]
     assert ids == sorted(set(ids)), "snapshots are in order of their ids"
     trustworthy(attributes)

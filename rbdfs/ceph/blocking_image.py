@@ -87,27 +87,50 @@ def refuse_watched(image: rbd.Image, what: str, own: Container[str] = ()) -> Non
             raise InUse(f"{what} is watched by {watcher['addr']}")
 
 
-def trimmed_to_data(image: rbd.Image, key: str, own: str, action: str) -> int:
+def check_left_alone(image: rbd.Image, own: str, action: str) -> None:
+    """Raise OSError unless a mark of growth on *image*, opened anyhow, is nobody's but *own*'s.
+
+    InUse where another client has the image open for writing, or did 30 s ago: its file may grow.
+    Missing for the mirror of an image elsewhere, which has all image-meta from there.
+    """
+    for watcher in image.watchers_list():
+        if watcher["addr"] != own:
+            raise InUse(f"{action}: it is watched by {watcher['addr']}")
+    if image.features() & rbd.RBD_FEATURE_NON_PRIMARY:
+        raise Missing(f"{action}: it mirrors another image")
+
+
+def trimmed_to_data(image: rbd.Image, key: str, own: str, action: str) -> int | None:
     """Cut the room off that *image*, opened for writing, has beyond its data; return its size.
 
-    Image-meta *key* has a GrowthMark, and goes. Raises InUse where a client other than *own* has
-    the image open for writing, and rbd.Error; Missing without a mark of this image as it is.
+    Image-meta *key* has a GrowthMark, and goes. It alone does, and None is returned, where it is
+    none of this image as it is. Raises rbd.Error, and as check_left_alone(); Missing without a
+    mark.
     """
-    _refuse_others(image, own, action)
+    check_left_alone(image, own, action)
     if image.features() & rbd.RBD_FEATURE_EXCLUSIVE_LOCK:
         try:
             image.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)
         except rbd.ReadOnlyImage as exc:
-            raise InUse(f"{action}: its lock is taken") from exc
+            if lockers(image):
+                raise InUse(f"{action}: its lock is taken") from exc
+            raise Missing(f"{action}: it mirrors another image") from exc
     # Whoever opens it from now on waits, or is refused.
-    _refuse_others(image, own, action)
+    check_left_alone(image, own, action)
     try:
         end = length_marked(image.metadata_get(key), image.id(), image.size())
     except KeyError:
         raise Missing(f"{action}: it has been done") from None
-    if end is None:
-        raise Missing(f"{action}: it is as long as somebody wants it")
-    ends = [end]
+    if end is not None:
+        end = max(end, _end_of_data(image))
+        if end < image.size():
+            image.resize(end)
+    image.metadata_remove(key)
+    return None if end is None else int(image.size())
+
+
+def _end_of_data(image: rbd.Image) -> int:
+    ends = [0]
 
     def note(off: int, length: int, exists: bool) -> None:
         if exists:
@@ -115,16 +138,7 @@ def trimmed_to_data(image: rbd.Image, key: str, own: str, action: str) -> int:
 
     # To the byte: an object is as long as what was written to it.
     image.diff_iterate(0, image.size(), None, note, include_parent=False, whole_object=False)
-    if max(ends) < image.size():
-        image.resize(max(ends))
-    image.metadata_remove(key)
-    return int(image.size())
-
-
-def _refuse_others(image: rbd.Image, own: str, action: str) -> None:
-    for watcher in image.watchers_list():
-        if watcher["addr"] != own:
-            raise InUse(f"{action}: it is watched by {watcher['addr']}")
+    return max(ends)
 
 
 def lockers(image: Lockable) -> list[tuple[str, str, str]]:

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from rbdfs.ceph.blocking_image import changing, opened_for_change, trimmed_to_data
+from rbdfs.ceph.blocking_image import (
+    changing,
+    check_left_alone,
+    opened,
+    opened_for_change,
+    trimmed_to_data,
+)
 from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import InUse, Missing
 from rbdfs.metadata.stamps import GROWING
 from rbdfs.model.entry import image_entry
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.files.table import HandleTable
     from rbdfs.metadata.cache import MetadataCache
@@ -31,18 +39,60 @@ _AGAIN_S = 40.0
 
 
 class UnfinishedFiles:
-    """Looks for the marks that files leave which grow, and trims the images that are left alone."""
+    """Looks for the marks that files leave which grow, and trims the images that are left alone.
+
+    A mark that says nothing of its image as it is goes, too: some day it might.
+    """
 
     def __init__(
-        self, cluster: Cluster, catalog: Catalog, cache: MetadataCache, handles: HandleTable
+        self,
+        cluster: Cluster,
+        catalog: Catalog,
+        cache: MetadataCache,
+        handles: HandleTable,
+        invalidate: Callable[[Entry], Awaitable[None]],
+        *,
+        exclusive: bool,
     ) -> None:
-        self._handles = handles
+        """*invalidate* makes the kernel forget the size of an image.
+
+        With *exclusive* others are kept out of what this mount writes to.
+        """
+        self._handles, self._exclusive = handles, exclusive
+        self._invalidate = invalidate
         self._cluster = cluster
         self._catalog = catalog
         self._cache = cache
         self._threads = PoolThreads(_THREADS_A_POOL)
         # Those that somebody has open, by directory, name and id.
         self._busy: set[tuple[Entry, str, str]] = set()
+
+    async def finish_one(self, entry: Entry) -> None:
+        """Trim the image of *entry* if it is marked, before it is opened here for writing.
+
+        Nobody shall come to want a size that it has by chance, nor a file that grows have the mark
+        of before. Raises OSError: EBUSY where others write to it who are to be kept out.
+        """
+        if entry.is_snapshot or self._written_here(entry):
+            return
+        if not (await self._catalog.attributes(entry)).marked:
+            return
+        await self._handles.lost.closed(entry.whole_key)
+        # Somebody here may be about it.
+        image = await self._handles.relocations.where(entry.whole)
+        try:
+            await self._finish(image)
+        except Missing as exc:
+            log.debug("%s", exc)
+        except InUse as exc:
+            # What is open here for writing has its mark from here.
+            if self._exclusive and not self._written_here(image):
+                log.info("%s", exc.strerror)
+                raise
+
+    def _written_here(self, entry: Entry) -> bool:
+        shared = self._handles.shared(entry)
+        return shared is not None and shared.writers > 0
 
     async def finish(self, root: Entry) -> None:
         """Trim every image below *root* that is marked, once nobody has it open."""
@@ -86,10 +136,8 @@ class UnfinishedFiles:
         self._busy.discard(which)
         try:
             attributes = await self._cache.attributes(directory, name, image_id)
-            if attributes.growing is None:
-                return
-            image = image_entry(directory, name, attributes)
-            size = await self._trim(image)
+            if attributes.marked:
+                await self._finish(image_entry(directory, name, attributes))
         except Missing as exc:
             log.debug("image %a is gone, or trimmed already: %s", name, exc)
         except InUse as exc:
@@ -97,22 +145,31 @@ class UnfinishedFiles:
             self._busy.add(which)
         except OSError as exc:
             log.warning("image %a keeps room beyond its end: %s", name, exc)
-        else:
-            self._catalog.changed(image)
-            log.info("%s grew when its host crashed: it has %d bytes", image.spec, size)
 
-    async def _trim(self, image: Entry) -> int:
-        ioctx = await self._cluster.ioctx_of(image)
-        trim = partial(_trim, ioctx, image, self._cluster.address)
+    async def _finish(self, image: Entry) -> None:
+        finish = partial(_finish, await self._cluster.ioctx_of(image), image, self._cluster.address)
         # Whoever opens it here meanwhile waits.
         async with self._handles.quiesced(image.image_key) as opened:
-            if opened:
-                raise InUse(f"{image.spec} is open here")
-            return await self._threads.run(image.pool, trim)
+            if any(shared.writers for shared in opened):
+                raise InUse(f"{image.spec} is open here for writing")
+            try:
+                size = await self._threads.run(image.pool, finish)
+            finally:
+                self._catalog.changed(image)
+        # It would append where the end was.
+        await self._invalidate(image)
+        if size is None:
+            log.info("%s keeps its size: it had a mark of another growth", image.spec)
+        else:
+            log.info("%s grew when its host crashed: it has %d bytes", image.spec, size)
 
 
-def _trim(ioctx: object, image: Entry, own: str) -> int:
-    """Trim one image, if nobody but *own* has it open; return its size then. Blocks."""
+def _finish(ioctx: object, image: Entry, own: str) -> int | None:
+    """Trim one image, if nobody but *own* has it open, as trimmed_to_data() does. Blocks."""
     action = f"trimming {image.spec}"
-    with changing(action), opened_for_change(ioctx, image, action) as opened:
-        return trimmed_to_data(opened, GROWING, own, action)
+    with changing(action):
+        # Who has it open for writing is not disturbed by this look.
+        with opened(ioctx, image) as seen:
+            check_left_alone(seen, own, action)
+        with opened_for_change(ioctx, image, action) as changed:
+            return trimmed_to_data(changed, GROWING, own, action)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
     from rbdfs.files.timestamps import Timestamps
+    from rbdfs.files.unfinished import UnfinishedFiles
     from rbdfs.fuse.begun_requests import BegunRequests
     from rbdfs.fuse.directory_handles import OpenDirectories
     from rbdfs.fuse.inherited_inodes import InheritedInodes
@@ -58,6 +59,7 @@ class Mounted:
         management: makes, removes and renames; None unless the mount was asked to.
         clones: makes those; None as management.
         moves: takes images to other pools; None as management.
+        unfinished: gives files their lengths that grew when their host crashed; None as management.
         inherited: finds inodes that the kernel knows from another server; None without one.
         closing: set while the mount is being ended: nothing is opened any more.
         freshness: looks after what is open.
@@ -80,6 +82,7 @@ class Mounted:
     management: Management | None = None
     clones: Clones | None = None
     moves: Moves | None = None
+    unfinished: UnfinishedFiles | None = None
     inherited: InheritedInodes | None = None
     closing: bool = False
     freshness: Freshness = field(init=False)
@@ -175,6 +178,8 @@ class Mounted:
             self.check_writable(entry)
         if flags & os.O_TRUNC:
             await self._check_truncation(entry)
+        if writable and self.unfinished is not None:
+            await self.unfinished.finish_one(entry)
         await self._check_copied(entry)
         sync = bool(flags & os.O_DSYNC)
         handle = await self.handles.open(

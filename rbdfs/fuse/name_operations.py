@@ -68,6 +68,8 @@ class NameOperations(pyfuse3.Operations):
         handle = None if fh is None else await self.mounted.handles.ready(fh)
         if handle is not None:
             await handle.check()
+        elif self.mounted.unfinished is not None:
+            await self.mounted.unfinished.finish_one(entry)
         length = await self.mounted.length(entry)
         if attr.st_size != length:
             await self.mounted.set_length(entry, attr.st_size, handle)

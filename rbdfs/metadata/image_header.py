@@ -21,7 +21,6 @@ from rbdfs.metadata.encoding import Decoder
 from rbdfs.metadata.pool_directory import is_image_id, is_namespace
 from rbdfs.metadata.stamps import GROWING
 from rbdfs.model.file_name import SNAP_ID_MAX
-from rbdfs.model.growth_mark import length_marked
 from rbdfs.model.image_attributes import ImageAttributes, ParentSpec, SnapAttributes
 from rbdfs.model.ownership import OWNERSHIP_KEYS, Ownership, ownership_in
 
@@ -107,10 +106,9 @@ def decode_header(
         raise NotUnderstood(f"image {image_id} has objects of 2^{order} bytes")
     records = [_decode_keyed_snap(key, snaps[key]) for key in sorted(snaps)]
     parent = decode_parent(values["parent"]) if "parent" in values else None
-    size, mark = _take(values, "size", Decoder.u64), values.get(_GROWING, b"")
     return ImageAttributes(
         image_id=image_id,
-        size=size,
+        size=_take(values, "size", Decoder.u64),
         order=order,
         features=_take(values, "features", Decoder.u64),
         create_ns=_take(values, "create_timestamp", Decoder.timestamp_ns, 0),
@@ -123,7 +121,7 @@ def decode_header(
         striped=_is_striped(values, 1 << order),
         # As parent_get() of the object class looks for it.
         snap_parent=next((found for _, found in records if found and not parent), None),
-        growing=length_marked(mark.decode("ascii", "replace"), image_id, size),
+        marked=_GROWING in values,
         ownership=_ownership(values),
     )
 

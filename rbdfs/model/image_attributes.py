@@ -54,7 +54,7 @@ class ImageAttributes:
     RBD_FLAG_* (1: the object map is invalid, 2: fast-diff is), None where they were not read.
     ``striped`` tells that consecutive bytes go to objects in turns. ``snap_parent`` is what only
     snapshots of before Nautilus were cloned from, where the image has no parent any more.
-    ``growing`` is how many bytes a file has at least that grows, or grew when its host crashed.
+    ``marked`` tells that there is a mark of growth (model/growth_mark), whatever it says.
     ``ownership`` is what was asked for of its file.
     """
 
@@ -71,5 +71,5 @@ class ImageAttributes:
     flags: int | None
     striped: bool
     snap_parent: ParentSpec | None = None
-    growing: int | None = None
+    marked: bool = False
     ownership: Ownership = NOT_ASKED_FOR

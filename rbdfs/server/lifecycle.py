@@ -47,7 +47,7 @@ from rbdfs.server.run import Serving
 from rbdfs.server.start_deadline import StartDeadline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from rbdfs.config.mount_options import MountOptions
     from rbdfs.config.source import Source
@@ -97,13 +97,11 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         mounted = Mounted(*parts, stamps, timestamps, holes, management, clones, moves)
         if predecessor is not None:
             await takeover.restore(mounted, keeping, predecessor, nursery, fenced=fenced)
-        else:
-            unfinished = UnfinishedFiles(cluster, catalog, cache, handles)
-            _look_around(options, nursery, cluster, partial(unfinished.finish, root))
         operations = Operations(mounted, keeping)
         device = _device(options, keeping, predecessor)
         descriptor, mount = await stack.enter_async_context(device)
         mounted.device = descriptor
+        _look_around(mounted, nursery, cluster, cache, new=predecessor is None)
         init = b"" if predecessor is None else predecessor.init
         device_name = await stack.enter_async_context(path.connected(descriptor, operations, init))
         await stack.enter_async_context(_session(operations, device_name))
@@ -111,16 +109,21 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
 
 
 def _look_around(
-    options: MountOptions,
-    nursery: trio.Nursery,
-    cluster: Cluster,
-    finish: Callable[[], Awaitable[None]],
+    mounted: Mounted, nursery: trio.Nursery, cluster: Cluster, cache: MetadataCache, *, new: bool
 ) -> None:
-    """Begin what a mount that is new does beside serving: a look at its rights and remains."""
-    if not options.read_only:
+    """Begin what is done beside serving: a look at the rights of a *new* mount, and at remains.
+
+    Not before all is restored that grows here, and the kernel can be told.
+    """
+    if mounted.options.read_only:
+        return
+    if new:
         nursery.start_soon(takeover.warn_unless_fencing_is_allowed, cluster)
-        if options.manage:
-            nursery.start_soon(finish)
+    if mounted.management is not None:
+        # The last server may not have come far.
+        known = (cluster, mounted.catalog, cache, mounted.handles, mounted.invalidate)
+        mounted.unfinished = UnfinishedFiles(*known, exclusive=mounted.options.exclusive)
+        nursery.start_soon(mounted.unfinished.finish, mounted.inodes.entry(pyfuse3.ROOT_INODE))
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,142 @@
+"""Marks of growth that are left on images: which are looked at, by whom, and when they go."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import rbd
+
+from rbdfs.model.growth_mark import GrowthMark
+from tests.support.conditions import eventually
+from tests.support.images import MIB, random_bytes
+from tests.support.mounts import opened
+from tests.support.refusals import refusal
+from tests.support.servers import killed_server
+
+if TYPE_CHECKING:
+    import rados
+
+    from tests.support.mounts import Mounting
+
+pytestmark = pytest.mark.usefixtures("native")
+
+KEY = "rbdfs.growing"
+ROOM = 64 * MIB
+DATA = random_bytes(MIB + 17)
+MARKED = len(DATA)
+
+
+def make(ioctx: rados.Ioctx, name: str, size: int = ROOM, mark: str = f"5 0 {ROOM} ID") -> None:
+    """An image with data, as the death of a host has left it: `ID` is its id."""
+    rbd.RBD().create(ioctx, name, size, old_format=False, features=61)
+    with rbd.Image(ioctx, name) as image:
+        if size:
+            image.write(DATA, 0)
+        image.metadata_set(KEY, mark.replace("ID", image.id()))
+
+
+def found(ioctx: rados.Ioctx, name: str) -> tuple[int, bool]:
+    """How large an image is, and whether it has a mark."""
+    with rbd.Image(ioctx, name, read_only=True) as image:
+        return image.size(), KEY in dict(image.metadata_list())
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        f"5 {ROOM // 2} {ROOM * 2} ID",
+        f"5 0 {ROOM} d1ed",
+        "5",
+        "none of ours",
+    ],
+    ids=["resized", "copied", "of-an-old-version", "of-somebody"],
+)
+def test_one_that_tells_nothing_goes(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting, mark: str
+) -> None:
+    """The image might get a size of the mark again, which somebody wants."""
+    make(ioctx, image_name, mark=mark)
+    with mounting(pool, "-o", "manage"):
+        eventually(lambda: found(ioctx, image_name) == (ROOM, False), what="the end of the mark")
+
+
+def test_one_of_what_somebody_has_open_stays(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """It may be of a growth that goes on."""
+    stale, growing, witness = (f"{image_name}-{n}" for n in range(3))
+    make(ioctx, stale, mark=f"5 0 {ROOM // 2} ID")
+    make(ioctx, growing)
+    make(ioctx, witness)
+    with (
+        rbd.Image(ioctx, stale),
+        rbd.Image(ioctx, growing),
+        mounting(pool, "-o", "manage") as mount,
+    ):
+        eventually(lambda: found(ioctx, witness) == (MARKED, False), what="the trim")
+        for name in (stale, growing):
+            assert refusal(partial(os.open, mount.file(name), os.O_RDWR)) == "EBUSY"
+            assert found(ioctx, name) == (ROOM, True)
+
+
+@pytest.mark.parametrize("size", [0, ROOM])
+def test_what_is_opened_for_writing_has_its_length_at_once(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting, size: int
+) -> None:
+    """Whether or not it grows then: nobody comes to want the size with the room."""
+    length = MARKED if size else 0
+    with mounting(pool, "-o", "manage") as mount:
+        # After the look that a mount begins with.
+        eventually(lambda: "ready" in mount.log_text, what="the mount")
+        make(ioctx, image_name, size)
+        with opened(mount.file(image_name), os.O_RDWR) as file:
+            assert os.fstat(file).st_size == length
+            assert found(ioctx, image_name) == (length, False)
+
+
+def test_what_is_appended_to(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """The kernel knows of no end that was the room's."""
+    with mounting(pool, "-o", "manage") as mount:
+        make(ioctx, image_name)
+        with opened(mount.file(image_name), os.O_RDONLY) as reader:
+            assert os.fstat(reader).st_size == ROOM
+            with opened(mount.file(image_name), os.O_WRONLY | os.O_APPEND) as file:
+                assert refusal(lambda: os.write(file, b"more")) == "ENOSPC"
+            assert os.pread(reader, 2 * MIB, 0) == DATA
+
+
+def test_truncated_by_name_to_the_room(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    with mounting(pool, "-o", "manage") as mount:
+        make(ioctx, image_name)
+        os.truncate(mount.file(image_name), ROOM)
+        assert found(ioctx, image_name) == (ROOM, False)
+
+
+def test_the_next_server_looks_on(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    make(ioctx, image_name)
+    make(ioctx, witness := f"{image_name}-witness")
+    with contextlib.ExitStack() as stack:
+        watching = stack.enter_context(rbd.Image(ioctx, image_name))
+        mount = stack.enter_context(mounting(pool, "-o", "manage"))
+        eventually(lambda: found(ioctx, witness) == (MARKED, False), what="the trim")
+        assert found(ioctx, image_name) == (ROOM, True)
+        watching.close()
+        killed_server(mount)
+        eventually(lambda: found(ioctx, image_name) == (MARKED, False), what="the trim")
+
+
+def test_text_of_a_mark(ioctx: rados.Ioctx, image_name: str) -> None:
+    """The marks above are as rbdfs writes them."""
+    make(ioctx, image_name)
+    with rbd.Image(ioctx, image_name, read_only=True) as image:
+        assert image.metadata_get(KEY) == GrowthMark(5, 0, ROOM).text(image.id())
