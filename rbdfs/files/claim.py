@@ -32,6 +32,11 @@ class Claims:
         self._opener, self._exclusive = opener, exclusive
         self.locks = Locks(keeping)
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """Of the clients that are this process, or one that it succeeds."""
+        return self._opener.addresses
+
     async def open(self, entry: Entry, *, read_only: bool, taking_over: bool = False) -> Image:
         """Open, as Opener.open() says; for writing, keep other writers out if that is wanted.
 
@@ -80,8 +85,7 @@ class Claims:
         lock would be asked of them. It is after the open, so that of two clients that open at the
         same moment at least one sees the other. Raises OSError EBUSY.
         """
-        own = self._opener.addresses
-        others = [watcher for watcher in await image.watchers() if watcher not in own]
+        others = [addr for addr in await image.watchers() if addr not in self.addresses]
         if others:
             raise InUse(f"{image.spec}: in use by {', '.join(others)}")
         await image.acquire_lock()

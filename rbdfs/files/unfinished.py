@@ -11,6 +11,7 @@ import trio
 from rbdfs.ceph.blocking_image import (
     changing,
     check_left_alone,
+    lockers,
     opened,
     opened_for_change,
     trimmed_to_data,
@@ -64,8 +65,9 @@ class UnfinishedFiles:
         self._catalog = catalog
         self._cache = cache
         self._threads = PoolThreads(_THREADS_A_POOL)
-        # Those that somebody has open, by directory, name and id.
-        self._busy: set[tuple[Entry, str, str]] = set()
+        # Those to be looked at again, by directory, name and id: who had the lock of one that was
+        # left alone, and None for one that somebody has open.
+        self._again: dict[tuple[Entry, str, str], frozenset[str] | None] = {}
 
     async def finish_one(self, entry: Entry) -> None:
         """Trim the image of *entry* if it is marked, before it is opened here for writing.
@@ -81,6 +83,7 @@ class UnfinishedFiles:
         # Somebody here may be about it.
         image = await self._handles.relocations.where(entry.whole)
         try:
+            await self._left_by(image)
             await self._finish(image)
         except Missing as exc:
             log.debug("%s", exc)
@@ -96,6 +99,13 @@ class UnfinishedFiles:
 
     async def finish(self, root: Entry) -> None:
         """Trim every image below *root* that is marked, once nobody has it open."""
+        await self.look(root)
+        while self._again:
+            await trio.sleep(_AGAIN_S)
+            await self.look_again()
+
+    async def look(self, root: Entry) -> None:
+        """Trim every image below *root* that is marked and left alone; remember the others."""
         try:
             pools = [root.pool] if root.pool else await self._cluster.pools()
         except OSError as exc:
@@ -105,10 +115,11 @@ class UnfinishedFiles:
         async with trio.open_nursery() as nursery:
             for pool in pools:
                 nursery.start_soon(self._look_into, pool, root)
-        while self._busy:
-            await trio.sleep(_AGAIN_S)
-            for which in list(self._busy):
-                await self._look(*which)
+
+    async def look_again(self) -> None:
+        """Look at those that are remembered."""
+        for which in list(self._again):
+            await self._look(*which)
 
     async def _look_into(self, pool: str, root: Entry) -> None:
         try:
@@ -133,18 +144,38 @@ class UnfinishedFiles:
 
     async def _look(self, directory: Entry, name: str, image_id: str) -> None:
         which = (directory, name, image_id)
-        self._busy.discard(which)
+        last = self._again.pop(which, frozenset())
         try:
             attributes = await self._cache.attributes(directory, name, image_id)
             if attributes.marked:
-                await self._finish(image_entry(directory, name, attributes))
+                image = image_entry(directory, name, attributes)
+                self._again[which] = owners = await self._left_by(image)
+                own = owners and owners <= self._handles.claims.addresses
+                if owners != last and not own:
+                    raise InUse(f"{image.spec} has just been left, or is being taken over")
+                await self._finish(image)
+                del self._again[which]
         except Missing as exc:
+            self._again.pop(which, None)
             log.debug("image %a is gone, or trimmed already: %s", name, exc)
         except InUse as exc:
+            self._again.setdefault(which, None)
             log.debug("image %a grows, or did half a minute ago: %s", name, exc)
-            self._busy.add(which)
         except OSError as exc:
+            self._again.pop(which, None)
             log.warning("image %a keeps room beyond its end: %s", name, exc)
+
+    async def _left_by(self, image: Entry) -> frozenset[str]:
+        """Return who had the lock of an image that nobody has open any more, if somebody had.
+
+        Raises InUse where somebody has it open. A server that died has left its lock, and no watch
+        when it is fenced, and its successor takes it over: in that moment it is not to be taken.
+        Nor is it when one has just closed what another one is about to open.
+        """
+        if self._written_here(image):
+            raise InUse(f"{image.spec} is open here for writing")
+        look = partial(_left_by, await self._cluster.ioctx_of(image), image, self._cluster.address)
+        return await self._threads.run(image.pool, look)
 
     async def _finish(self, image: Entry) -> None:
         finish = partial(_finish, await self._cluster.ioctx_of(image), image, self._cluster.address)
@@ -164,12 +195,20 @@ class UnfinishedFiles:
             log.info("%s grew when its host crashed: it has %d bytes", image.spec, size)
 
 
+def _left_by(ioctx: object, image: Entry, own: str) -> frozenset[str]:
+    """Return the addresses of those who have a lock of *image*. Blocks.
+
+    Raises as check_left_alone() does.
+    """
+    action = f"looking at {image.spec}"
+    # Who has it open for writing is not disturbed.
+    with changing(action), opened(ioctx, image) as seen:
+        check_left_alone(seen, own, action)
+        return frozenset(address for _client, _cookie, address in lockers(seen))
+
+
 def _finish(ioctx: object, image: Entry, own: str) -> int | None:
     """Trim one image, if nobody but *own* has it open, as trimmed_to_data() does. Blocks."""
     action = f"trimming {image.spec}"
-    with changing(action):
-        # Who has it open for writing is not disturbed by this look.
-        with opened(ioctx, image) as seen:
-            check_left_alone(seen, own, action)
-        with opened_for_change(ioctx, image, action) as changed:
-            return trimmed_to_data(changed, GROWING, own, action)
+    with changing(action), opened_for_change(ioctx, image, action) as changed:
+        return trimmed_to_data(changed, GROWING, own, action)
