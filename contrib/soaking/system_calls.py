@@ -89,7 +89,8 @@ class SystemCalls:
         fd = self._fd(slot)
         data = os.pread(fd, size, off)
         if 0 < len(data) < size:
-            # The kernel gives the pages that it has, and the error of the next one to the next read.
+            # The kernel gives the pages that it has, and the error of the next one to the next
+            # read.
             os.pread(fd, size - len(data), off + len(data))
         return data
 
