@@ -75,13 +75,15 @@ class UnfinishedFiles:
         Nobody shall come to want a size that it has by chance, nor a file that grows have the mark
         of before. Raises OSError: EBUSY where others write to it who are to be kept out.
         """
-        if entry.is_snapshot or self._written_here(entry):
+        if entry.is_snapshot or self._written_here(entry) or not await self._marked(entry):
             return
-        if not (await self._catalog.attributes(entry)).marked:
-            return
+        # Its last writer here may have left a moment ago: then it is trimmed, and closed.
+        if (shared := self._handles.shared(entry)) is not None:
+            await shared.unchanging()
         await self._handles.lost.closed(entry.whole_key)
-        # Somebody here may be about it.
         image = await self._handles.relocations.where(entry.whole)
+        if self._written_here(image) or not await self._marked(image):
+            return
         try:
             await self._left_by(image)
             await self._finish(image)
@@ -92,6 +94,9 @@ class UnfinishedFiles:
             if self._exclusive and not self._written_here(image):
                 log.info("%s", exc.strerror)
                 raise
+
+    async def _marked(self, entry: Entry) -> bool:
+        return (await self._catalog.attributes(entry)).marked
 
     def _written_here(self, entry: Entry) -> bool:
         shared = self._handles.shared(entry)
@@ -179,6 +184,10 @@ class UnfinishedFiles:
 
     async def _finish(self, image: Entry) -> None:
         finish = partial(_finish, await self._cluster.ioctx_of(image), image, self._cluster.address)
+        # Another task may be about it: this one finds nothing to do then.
+        where = await self._handles.relocations.where(image)
+        if where.image_key != image.image_key:
+            raise Missing(f"{image.spec} has moved")
         # Whoever opens it here meanwhile waits.
         async with self._handles.quiesced(image.image_key) as opened:
             if any(shared.writers for shared in opened):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import pytest
 import rbd
 
 from rbdfs.model.growth_mark import GrowthMark
+from tests.support import crashes
 from tests.support.conditions import eventually
 from tests.support.images import MIB, random_bytes
 from tests.support.mounts import opened
@@ -18,6 +21,8 @@ from tests.support.refusals import refusal
 from tests.support.servers import killed_server
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import rados
 
     from tests.support.mounts import Mounting
@@ -28,6 +33,8 @@ KEY = "rbdfs.growing"
 ROOM = 64 * MIB
 DATA = random_bytes(MIB + 17)
 MARKED = len(DATA)
+# What would fail at once has failed by then.
+HELD_S = 1.0
 
 
 def make(ioctx: rados.Ioctx, name: str, size: int = ROOM, mark: str = f"5 0 {ROOM} ID") -> None:
@@ -96,6 +103,41 @@ def test_what_is_opened_for_writing_has_its_length_at_once(
         with opened(mount.file(image_name), os.O_RDWR) as file:
             assert os.fstat(file).st_size == length
             assert found(ioctx, image_name) == (length, False)
+
+
+def test_many_open_one_for_writing_at_once(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """One of them trims it, and the others wait for that."""
+    with mounting(pool, "-o", "manage") as mount, ThreadPoolExecutor(8) as threads:
+        make(ioctx, image_name)
+        path = mount.file(image_name)
+        begun = [threads.submit(os.open, path, os.O_RDWR) for _ in range(8)]
+        files = [future.result() for future in begun]
+        assert {os.fstat(file).st_size for file in files} == {MARKED}
+        for file in files:
+            os.close(file)
+    assert found(ioctx, image_name) == (MARKED, False)
+
+
+def test_opened_again_while_its_last_writer_leaves(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting, tmp_path: Path
+) -> None:
+    """The mark is of the growth that has just come to its end here, and the watch, too."""
+    control = tmp_path / "step"
+    control.write_text("hold rbdfs.files.growth:Growth.finish")
+    program = [sys.executable, crashes.__file__, str(control)]
+    with mounting(pool, "-o", "manage", program=program) as mount, ThreadPoolExecutor(1) as thread:
+        path = mount.file(image_name)
+        # Of two writers neither close(2) trims.
+        with opened(path, os.O_CREAT | os.O_RDWR), opened(path, os.O_RDWR) as file:
+            assert os.write(file, DATA) == len(DATA)
+            os.fsync(file)
+        again = thread.submit(os.open, path, os.O_RDWR)
+        assert wait([again], timeout=HELD_S).not_done
+        control.unlink()
+        os.close(again.result())
+    assert found(ioctx, image_name) == (MARKED, False)
 
 
 def test_what_is_appended_to(
