@@ -113,8 +113,7 @@ class Image:
 
     def check(self) -> None:
         """Raise OSError where the image has failed for good: fenced, or a request timed out."""
-        failed = self._failed or getattr(self.binding, "failed", 0)
-        if failed:
+        if failed := self._failed or getattr(self.binding, "failed", 0):
             raise failure(failed, f"{self.spec}: {os.strerror(failed)}, until it is opened anew")
 
     async def read(self, off: int, length: int) -> bytes:
@@ -217,11 +216,7 @@ class Image:
         if not await self._blocking("features", self.binding.features) & _EXCLUSIVE_LOCK:
             self.lock_held = False
             return
-        try:
-            await self._blocking("lock", self.binding.is_exclusive_lock_owner)
-        except Fenced:
-            self._failed = Fenced.code
-            raise
+        await self._blocking("lock", self.binding.is_exclusive_lock_owner)
 
     async def lock_owners(self) -> list[str] | None:
         """Return who had the exclusive lock at the opening; None where the feature is off."""
@@ -260,6 +255,7 @@ class Image:
 
         Raises OSError. Shrinking is the caller's decision: what lies beyond is gone.
         """
+        self.check()
         try:
             await self._blocking(f"resize to {size}", self.binding.resize, size)
         finally:
@@ -272,8 +268,12 @@ class Image:
         await self._blocking("close", self.binding.close)
 
     async def _blocking(self, action: str, call: Callable[..., T], *args: object) -> T:
-        with from_ceph(f"{self.spec}: {action}"):
-            return await trio.to_thread.run_sync(partial(call, *args), limiter=self._limiter)
+        try:
+            with from_ceph(f"{self.spec}: {action}"):
+                return await trio.to_thread.run_sync(partial(call, *args), limiter=self._limiter)
+        except Fenced as exc:
+            self._failed = exc.code
+            raise
 
     async def _change(self, action: str, submit: Callable[..., object]) -> None:
         try:

@@ -148,6 +148,8 @@ class Growth:
     async def _make_room(self, image: Image, end: int) -> None:
         await self._settle(image)
         if end > image.size:
+            # It is another client that writes marks, and not fenced where this one is.
+            await image.check_lock()
             step = min(max(image.size, _FIRST_STEP), _LAST_STEP)
             room = max(end, image.size + step)
             await self._set_mark(GrowthMark(self.length, image.size, room))
@@ -174,6 +176,8 @@ class Growth:
         self._unsure = False
 
     async def _settle(self, image: Image) -> None:
+        # Others may have what has failed here, and let it grow: size and mark are theirs.
+        image.check()
         if self._unsure:
             await image.refresh()
             self._unsure = False

@@ -134,7 +134,8 @@ class SharedImage:
             self._users[use] -= 1
         async with self._changing:
             if self.growth is not None and not self.writers:
-                if self.image is not None:
+                # What is lost, others may have written to.
+                if self.image is not None and self.error is None:
                     await self.growth.finish(self.image)
                 # Not before: until it is trimmed it says how long the file is.
                 self.growth = None

@@ -23,7 +23,7 @@ class Host:
 
     Attributes:
         real: the size that the image has; `size` is what is known of it here.
-        fails: what fails after it was done: "resize", "mark".
+        fails: what fails after it was done: "resize", "mark"; "lock" and "all" for a fenced client.
         steps: how image and mark were, after each change: the size, and the mark.
     """
 
@@ -41,6 +41,14 @@ class Host:
 
     async def refresh(self) -> None:
         self.size = self.real
+
+    def check(self) -> None:
+        if "all" in self.fails:
+            raise OSError(errno.ESHUTDOWN, "fenced")
+
+    async def check_lock(self) -> None:
+        if "lock" in self.fails:
+            raise OSError(errno.ESHUTDOWN, "fenced")
 
     async def set_mark(self, mark: GrowthMark | None) -> None:
         self.mark = mark
@@ -130,3 +138,18 @@ async def test_a_mark_that_cannot_be_removed() -> None:
     assert growth.length == 5
     await growth.truncate(host, ROOM)  # type: ignore[arg-type]
     assert (growth.length, host.real, host.mark) == (ROOM, ROOM, None)
+
+
+@pytest.mark.parametrize("fails", ["lock", "all"])
+async def test_what_others_may_have_by_now(fails: str) -> None:
+    """Neither its size nor its mark is touched."""
+    host = Host()
+    growth = host.growth()
+    host.fails = {fails}
+    with pytest.raises(OSError, match="fenced"):
+        await written(growth, host, 5)
+    if fails == "all":
+        for change in (growth.trim(host), growth.truncate(host, 3)):  # type: ignore[arg-type]
+            with pytest.raises(OSError, match="fenced"):
+                await change
+    assert host.steps == []

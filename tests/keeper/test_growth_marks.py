@@ -16,7 +16,7 @@ from rbdfs.model.growth_mark import GrowthMark
 from tests.support import crashes
 from tests.support.conditions import eventually
 from tests.support.images import MIB, random_bytes
-from tests.support.mounts import opened
+from tests.support.mounts import opened, opened_and_lost
 from tests.support.refusals import refusal
 from tests.support.servers import killed_server
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import rados
 
+    from tests.support.ceph import Ceph
     from tests.support.mounts import Mounting
 
 pytestmark = pytest.mark.usefixtures("native")
@@ -138,6 +139,27 @@ def test_opened_again_while_its_last_writer_leaves(
         control.unlink()
         os.close(again.result())
     assert found(ioctx, image_name) == (MARKED, False)
+
+
+def test_one_that_others_took_is_neither_trimmed_nor_its_mark_removed(
+    ceph: Ceph, ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """Not even when the fence is lifted: what has failed once stays so."""
+    with mounting(pool, "-o", "manage") as mount:
+        with opened_and_lost(mount.file(image_name), os.O_CREAT | os.O_RDWR) as file:
+            assert os.write(file, DATA) == len(DATA)
+            os.fsync(file)
+            (address,) = ceph.watchers(f"{pool}/{image_name}")
+            ceph.blocklist_add(address)
+            with rbd.Image(ioctx, image_name) as image:
+                image.resize(1 << 30)
+                image.metadata_set(KEY, others := f"5 0 {1 << 30} {image.id()}")
+            assert refusal(lambda: os.pwrite(file, DATA, ROOM)) == "ESHUTDOWN"
+            ceph.blocklist_rm(address)
+        eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="the close")
+        mount.allow_log(r"WARNING .*108", r"ERROR rbdfs.files.growth", r"lost")
+        with rbd.Image(ioctx, image_name, read_only=True) as image:
+            assert (image.size(), image.metadata_get(KEY)) == (1 << 30, others)
 
 
 def test_what_is_appended_to(
