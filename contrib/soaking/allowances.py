@@ -17,6 +17,8 @@ _FENCED = frozenset({errno.ESHUTDOWN})
 _ERRORS = {"crash": _DEAD, "blocklist": _FENCED}
 # A page that cannot be had is a signal, which the user tells of as EIO.
 _MAPPED = frozenset({"mmap_read", "mmap_write", "read_all"})
+# What closes a file that was read asks the cluster whether all of that is still there, for 5 s.
+_CLOSING = frozenset({"close", "dup_close", "fork_close", "mmap_read", "read_all"})
 # Design, section 6: after a crash of keeper and server, writes are possible within 3 s; the rest
 # is for a busy machine.
 _FENCE_S = 6.0
@@ -40,7 +42,18 @@ class Allowances:
 
         *opened* is when the descriptor that it is about was opened.
         """
+        if event.errno == errno.ETIMEDOUT and event.operation.kind in _CLOSING:
+            return self.stood_still(event)
         return any(self._excuses(window, event, opened) for window in self._windows)
+
+    def stood_still(self, event: Event) -> bool:
+        """Whether the cluster did not answer for a part of the event."""
+        return any(
+            window.kind in ("osd", "mon")
+            and window.start < event.end
+            and event.start < window.end + 0.5
+            for window in self._windows
+        )
 
     def _excuses(self, window: Window, event: Event, opened: float | None) -> bool:
         if window.mount != event.mount or event.end < window.start:

@@ -19,6 +19,7 @@ class Document:
         doubtful: an operation failed as a fault allows it; what the file holds is not known.
         protected: snapshots that have clones, and so cannot be removed.
         related: a clone, or the parent of one.
+        seen_from: when its path shows what a descriptor of a mount before has changed last.
     """
 
     content: bytearray = field(default_factory=bytearray)
@@ -28,6 +29,7 @@ class Document:
     doubtful: bool = False
     protected: set[str] = field(default_factory=set)
     related: bool = False
+    seen_from: float = 0.0
 
     def put(self, off: int, data: bytes) -> None:
         if off > len(self.content):

@@ -139,6 +139,14 @@ class Documents:
         elif not self._answers(event, None, opened=open_file.opened):
             document.doubtful = True
         document.growing &= bool(document.writers)
+        self._changed_by(event, open_file)
+
+    def _changed_by(self, event: Event, open_file: Descriptor) -> None:
+        """Note what the path shows later: it is of another mount than the descriptor by now."""
+        if open_file.writable and self._allowances.harms(event, open_file.opened):
+            open_file.document.seen_from = event.end + self._allowances.seen_within(
+                event.start, event.end
+            )
 
     def _dup_close(self, event: Event, slot: str) -> None:
         open_file = self._slot(slot)
@@ -170,6 +178,7 @@ class Documents:
                 document.doubtful = True
             data = content.pattern(file, self._user, version, off, size)
             document.put(off, data[:expected])
+            self._changed_by(event, open_file)
 
     def _mmap_write(self, event: Event, slot: str, **args: int) -> None:
         self._write(event, slot, **args)
@@ -194,6 +203,8 @@ class Documents:
 
     def _check_size(self, event: Event, document: Document, snap: str | None = None) -> None:
         size = len(document.content if snap is None else document.snapshots[snap])
+        if snap is None and event.operation.kind == "stat" and event.start < document.seen_from:
+            return
         if event.value != size:
             self._find(event, "wrong size", f"expected {size}", event.operation.kind)
 
@@ -206,6 +217,7 @@ class Documents:
             document.resize(size)
             # Emptied as by O_TRUNC.
             document.growing |= size == 0
+            self._changed_by(event, open_file)
         else:
             document.doubtful = True
 
@@ -217,5 +229,6 @@ class Documents:
         if self._succeeds(event, open_file.opened):
             end = min(off + size, len(document.content))
             document.content[off:end] = bytes(max(0, end - off))
+            self._changed_by(event, open_file)
         else:
             document.doubtful = True

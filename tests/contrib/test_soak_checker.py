@@ -255,6 +255,40 @@ def test_a_fault_excuses_nothing_before_nothing_later_and_not_the_other_mount(
     assert tell.checks() == {"wrong answer"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "fault", "allowed"),
+    [
+        ("close", "osd", True),
+        ("close", "mon", True),
+        ("close", "kill", False),
+        ("read", "osd", False),
+    ],
+)
+def test_a_close_does_not_wait_for_the_cluster(
+    tell: Telling, kind: str, fault: str, allowed: bool
+) -> None:
+    """Of either mount: what they ask is the same."""
+    tell("open", slot="t", path="a/f", flags=NEW)
+    tell.fault(fault, tell.now, tell.now + 3, mount=1)
+    args = {"off": 0, "size": 10} if kind == "read" else {}
+    tell(kind, slot="t", **args, error=errno.ETIMEDOUT)
+    assert (tell.findings() == []) == allowed
+
+
+def test_what_the_mount_before_changes_is_seen_later(tell: Telling) -> None:
+    tell.made("a/f", 5000)
+    tell("open", slot="t", path="a/f", flags=os.O_RDWR)
+    tell.fault("remount", tell.now, tell.now + 1)
+    tell.now += 2
+    tell("ftruncate", slot="t", size=10)
+    tell("stat", path="a/f", answer=5000)
+    tell("fstat", slot="t", answer=10)
+    assert tell.findings() == []
+    tell.now += 60
+    tell("stat", path="a/f", answer=5000)
+    assert tell.checks() == {"wrong size"}
+
+
 def test_after_a_crash_writes_are_possible_soon(tell: Telling) -> None:
     tell.made("a/f", 10)
     tell.fault("crash", tell.now, tell.now + 1)
