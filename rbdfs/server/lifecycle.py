@@ -70,7 +70,9 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         cluster = await stack.enter_async_context(connection)
         dead, fenced = await _fence(cluster, keeping, options, predecessor)
         catalog, lineages, cache = _catalog(cluster, options)
-        deadline.awaited = f"reading {options.source}"
+        # OSDs of Ceph 18 and later do not answer a client that has no capability for them.
+        asks = f"are its OSDs up, and has client.{cluster.user} caps for them?"
+        deadline.awaited = f"reading {options.source} ({asks})"
         root = await _root(cluster, catalog, options, predecessor)
         keeping.rooted(root)
         deadline.awaited = "connecting a second client"

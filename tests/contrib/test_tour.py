@@ -25,6 +25,8 @@ VARYING = (
     (r"\w{3} [ \d]\d (\d\d:\d\d| \d{4})", "DATE"),
     (r"^[0-9a-f]{10,16} (?=\S+$)", "ID "),
     (r"^total \d+$", "total"),
+    # As many as this mke2fs makes of its own.
+    (r"\d+/(\d+) files (.*), \d+/(\d+) blocks$", r"\1 files \2, \3 blocks"),
     (r"[ \t]+$", ""),
     (r" +", " "),
 )

@@ -45,7 +45,7 @@ def test_osds_that_do_not_answer(
     log = ["--log-file", str(mounting.directory / "log")]
     with ceph.stalled("osd.0"):
         command = mounting.command(pool, path, *options, *log)
-        refused(command, f"did not answer within 1 s: reading {pool}", timeout_s=8)
+        refused(command, f"did not answer within 1 s: reading {pool} (are its OSDs up", timeout_s=8)
     assert not mounted(path)
 
 
