@@ -71,10 +71,12 @@ class NameOperations(pyfuse3.Operations):
         elif self.mounted.unfinished is not None:
             await self.mounted.unfinished.finish_one(entry)
         length = await self.mounted.length(entry)
-        if attr.st_size != length:
+        resized = attr.st_size != length
+        # A server that died may have emptied the file, and not let it grow yet.
+        if resized or (handle is not None and not attr.st_size):
             await self.mounted.set_length(entry, attr.st_size, handle)
             shared = self.mounted.handles.shared(entry)
-            if shared is None or shared.growth is None:
+            if resized and (shared is None or shared.growth is None):
                 trail.leave(ctx, f"resized {entry.spec} from {length} bytes to {attr.st_size}")
         return await self.getattr(inode, ctx)
 

@@ -82,6 +82,18 @@ def open_for_writing(path: Path) -> None:
         pass
 
 
+def empty(path: Path) -> None:
+    with opened(path.with_name("vm1"), os.O_WRONLY) as file:
+        os.ftruncate(file, 0)
+        assert os.pwrite(file, b"new", 0) == 3
+    assert path.with_name("vm1").read_bytes() == b"new"
+
+
+def write_over(path: Path) -> None:
+    path.with_name("vm1").write_bytes(b"new")
+    assert path.with_name("vm1").read_bytes() == b"new"
+
+
 def open_directory(path: Path) -> None:
     assert "vm1" in os.listdir(path.parent)
 
@@ -114,6 +126,10 @@ STEPS: list[tuple[Callable[[Path], None], str]] = [
     (rmdir, f"after {OPERATIONS}.rmdir"),
     (open_for_writing, "after rbdfs.files.table:HandleTable.open"),
     (open_for_writing, f"after {OPERATIONS}.open"),
+    (empty, "after rbdfs.files.shared_image:SharedImage.resize"),
+    (empty, f"after {OPERATIONS}.setattr"),
+    (write_over, "after rbdfs.files.shared_image:SharedImage.resize"),
+    (write_over, f"after {OPERATIONS}.open"),
     (open_directory, f"after {OPERATIONS}.opendir"),
 ]
 
