@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BlockingImage: TypeAlias = rbd.Image
 """For the annotations of rooms that do not import rbd."""
 
+# librbd's own locks have the cookie `auto NUMBER` (ManagedLock.cc).
+_LIBRBD = "auto "
+
 
 class Lockable(Protocol):
     """What is asked who has locked it: an ``rbd.Image``, or one of the native data path."""
@@ -72,9 +75,22 @@ def refuse_advisory_lock(image: Lockable, action: str) -> None:
     librbd would not get the exclusive lock, and answers EROFS, or asks for it without an end.
     """
     for client, cookie, address in lockers(image):
-        # librbd's own locks have the cookie `auto NUMBER` (ManagedLock.cc).
-        if not cookie.startswith("auto "):
+        if not cookie.startswith(_LIBRBD):
             raise InUse(f"{action}: {client} at {address} holds lock {cookie!a}")
+
+
+def holders(image: rbd.Image, dead: Container[str] = ()) -> list[tuple[str, str]]:
+    """Return ``(client, address)`` of whose locks stand in the way of who changes *image*.
+
+    An owner of the exclusive lock that is *dead*, and fenced, or does not watch the image any more,
+    does not: librbd breaks its lock.
+    """
+    watching = {watcher["addr"] for watcher in image.watchers_list()}
+    return [
+        (client, address)
+        for client, cookie, address in lockers(image)
+        if not cookie.startswith(_LIBRBD) or (address in watching and address not in dead)
+    ]
 
 
 def refuse_watched(image: rbd.Image, what: str, own: Container[str] = ()) -> None:

@@ -20,7 +20,7 @@ import rbd
 
 from rbdfs.ceph.blocking_image import (
     encoded,
-    lockers,
+    holders,
     opened,
     opened_for_change,
     refuse_advisory_lock,
@@ -29,6 +29,8 @@ from rbdfs.ceph.blocking_image import (
 from rbdfs.errors import InUse, Missing
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from rbdfs.model.entry import Entry
 
 _DIRECTORY = "rbd_directory"
@@ -45,17 +47,20 @@ def create_image(ioctx: rados.Ioctx, name: str, order: int | None, data_pool: st
     rbd.RBD().create(ioctx, encoded(name), 0, order=order, old_format=False, data_pool=data_pool)
 
 
-def move_to_trash(ioctx: rados.Ioctx, entry: Entry, action: str, expire_s: int) -> None:
+def move_to_trash(
+    ioctx: rados.Ioctx, entry: Entry, action: str, expire_s: int, dead: Container[str] = ()
+) -> None:
     """Move the image of *entry* to the trash, where a purge leaves it for *expire_s* seconds.
 
-    Raises InUse where a client watches or locks it, and Missing where another image has its name.
+    Raises InUse where a client watches or locks it that is not *dead*, and fenced; Missing where
+    another image has its name.
     """
     with opened(ioctx, entry) as image:
         # librbd itself looks at the owner of the exclusive lock only. Who opens the image from
         # now on keeps it, in the trash.
-        for client, _cookie, address in lockers(image):
+        for client, address in holders(image, dead):
             raise InUse(f"{action}: locked by {client} at {address}")
-        refuse_watched(image, f"{action}: the image")
+        refuse_watched(image, f"{action}: the image", dead)
     name, begun = encoded(entry.image), int(time.time())
     rbd.RBD().trash_move(ioctx, name, expire_s)
     if entry.image_id is None or _is_in_trash(ioctx, entry):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import rbd
 
-from rbdfs.ceph.blocking_image import encoded, lockers, opened, refuse_watched
+from rbdfs.ceph.blocking_image import encoded, holders, opened, refuse_watched
 from rbdfs.errors import InUse
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ def abort(ioctx: rados.Ioctx, name: str) -> None:
     rbd.RBD().migration_abort(ioctx, encoded(name))
 
 
-def refuse_locked(ioctx: rados.Ioctx, entry: Entry) -> None:
+def refuse_locked(ioctx: rados.Ioctx, entry: Entry, dead: Container[str] = ()) -> None:
     """Raise InUse where a client has a lock of the image, which librbd would ask for for ever.
 
-    librbd looks at the watchers itself.
+    Those at the addresses *dead* are fenced. librbd looks at the watchers itself.
     """
     with opened(ioctx, entry) as image:
-        for client, _cookie, address in lockers(image):
+        for client, address in holders(image, dead):
             raise InUse(f"{entry.spec} is locked by {client} at {address}")
 
 

@@ -171,7 +171,8 @@ class Migration:
 
     async def _prepare(self, source: Entry, data_pool: str | None) -> None:
         ioctx = await self.ioctx(self.source)
-        await self.in_thread("preparing", partial(live_migration.refuse_locked, ioctx, source))
+        refuse = partial(live_migration.refuse_locked, ioctx, source, self.cluster.dead)
+        await self.in_thread("preparing", refuse)
         await self._refuse_open_clones(self.source, self.source_id)
         prepare = partial(
             live_migration.prepare,

@@ -40,7 +40,9 @@ class Trash:
         """
         ioctx = await self._cluster.ioctx_of(entry)
         expire_s = int(self._cluster.setting(_EXPIRY) or 0)
-        move = partial(directory_changes.move_to_trash, ioctx, entry, action, expire_s)
+        # One of ours may have died while it moved this very image.
+        dead = self._cluster.dead
+        move = partial(directory_changes.move_to_trash, ioctx, entry, action, expire_s, dead)
         await self._change(entry, action, move)
         trashed = ImageSpec(entry.pool, entry.namespace, entry.image_id or entry.image)
         log.info("%s is in the trash: rbd trash restore %s", entry.spec, trashed)

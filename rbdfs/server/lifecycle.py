@@ -68,7 +68,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         deadline = stack.enter_context(StartDeadline(options.connect_timeout_s, keeping.gave_up))
         connection = Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
         cluster = await stack.enter_async_context(connection)
-        dead, fenced = await _fence(cluster, keeping, options, predecessor)
+        fenced = await _fence(cluster, keeping, options, predecessor)
         catalog, lineages, cache = _catalog(cluster, options)
         # OSDs of Ceph 18 and later do not answer a client that has no capability for them.
         asks = f"are its OSDs up, and has client.{cluster.user} caps for them?"
@@ -76,7 +76,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         root = await _root(cluster, catalog, options, predecessor)
         keeping.rooted(root)
         deadline.awaited = "connecting a second client"
-        path = await stack.enter_async_context(_data_path(options, cluster, dead, predecessor))
+        path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
         deadline.over()
         timestamps = Timestamps(stamps := HeaderStamps(cluster, cache))
@@ -130,12 +130,9 @@ def _look_around(
 
 @contextlib.asynccontextmanager
 async def _data_path(
-    options: MountOptions, cluster: Cluster, dead: list[str], predecessor: Estate | None
+    options: MountOptions, cluster: Cluster, predecessor: Estate | None
 ) -> AsyncIterator[DataPath]:
-    """Yield the data path that *options* ask for, and say in the log which it is.
-
-    *dead* are the addresses of clients that this mount succeeds, whether it has a *predecessor*.
-    """
+    """Yield the data path that *options* ask for, and say in the log which it is."""
     # Where it was not built, the command line has chosen already.
     if options.data_path == "python":
         log.info("data path: python")
@@ -145,7 +142,7 @@ async def _data_path(
     from rbdfs.fuse.native_path import NativePath
 
     log.info("data path: native")
-    others = [cluster.address, *dead]
+    others = [cluster.address, *cluster.dead]
     async with NativeOpener.connect(options.ceph_settings, cluster.bridge, others) as opener:
         yield NativePath(
             opener,
@@ -190,11 +187,13 @@ def _management(
 
 async def _fence(
     cluster: Cluster, keeping: Link, options: MountOptions, predecessor: Estate | None
-) -> tuple[list[str], bool]:
-    """Fence whom this server succeeds; return their addresses, and whether others had done so."""
+) -> bool:
+    """Fence whom this server succeeds, as *cluster* knows then; return whether others had."""
     if predecessor is None:
-        return await takeover.fence_remains(cluster, keeping, options.mountpoint), False
-    return predecessor.addresses, await takeover.fence(cluster, keeping, predecessor)
+        cluster.dead = frozenset(await takeover.fence_remains(cluster, keeping, options.mountpoint))
+        return False
+    cluster.dead = frozenset(predecessor.addresses)
+    return await takeover.fence(cluster, keeping, predecessor)
 
 
 async def _root(

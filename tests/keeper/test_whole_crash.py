@@ -12,7 +12,7 @@ import pytest
 from rbdfs.config.runtime_directory import runtime_directory
 from rbdfs.keeper.remains import Remains, remains_of
 from tests.support.images import MIB, export_image, import_image, random_bytes
-from tests.support.mounts import opened, wait_for_end
+from tests.support.mounts import opened, opened_and_lost, wait_for_end
 from tests.support.refusals import refusal
 from tests.support.servers import server_of
 
@@ -51,6 +51,34 @@ def test_writes_are_possible_at_once(
     assert done == ["again"]
     data = export_image(ceph, f"{pool}/{image_name}")
     assert (data[:6], data[512:517]) == (b"before", b"after")
+
+
+@pytest.mark.usefixtures("native")
+def test_what_it_had_locked_is_removed_and_moved(
+    ceph: Ceph, pools: tuple[str, str], image_name: str, mounting: Mounting
+) -> None:
+    """The locks stay on the images until somebody opens these for writing."""
+    hdd, ssd = pools
+    specs = [f"{hdd}/{image_name}-1", f"{hdd}/{image_name}-2"]
+    for spec in specs:
+        import_image(ceph, spec, random_bytes(MIB))
+    with mounting(None, exit_code=None) as mount, contextlib.ExitStack() as files:
+        mount.allow_log("the keeper is gone")
+        for spec in specs:
+            flags = os.O_RDWR | os.O_DSYNC
+            os.pwrite(files.enter_context(opened_and_lost(mount.file(spec), flags)), b"new", 0)
+        server = server_of(mount)
+        assert server is not None
+        mount.signal_all(signal.SIGKILL)
+        for pid in (mount.pid, server):
+            wait_for_end(pid)
+        with mounting(None, "-o", "manage", mountpoint=mount.path) as again:
+            again.expect_log(r"WARNING rbdfs\.server\.takeover: a mount died here as a whole")
+            again.allow_log("`rbd migration (execute|commit) ")
+            assert all(ceph.lock_ids(spec) for spec in specs)
+            again.file(specs[0]).unlink()
+            moved = again.file(specs[1]).rename(again.file(f"{ssd}/{image_name}"))
+            assert moved.read_bytes() == b"new" + random_bytes(MIB)[3:]
 
 
 def test_remains_are_found_when_nobody_keeps_them(tmp_path: Path) -> None:

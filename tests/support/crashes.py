@@ -114,7 +114,14 @@ def nearly_rename(ioctx: Any, entry: Any, name: str, action: str) -> None:
     ioctx.execute("rbd_directory", "rbd", "dir_rename_image", b"".join(names))
 
 
-HALVES: dict[str, tuple[str, Callable[..., None]]] = {
+def half_trash(ioctx: Any, entry: Any, *_arguments: Any) -> rbd.Image:
+    """What librbd does before it lists the image in the trash: it has it open, and locked."""
+    image = rbd.Image(ioctx, entry.image)
+    image.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)
+    return image
+
+
+HALVES: dict[str, tuple[str, Callable[..., object]]] = {
     "barely create": ("create_image", barely_create),
     "half create": ("create_image", half_create),
     "barely clone": ("clone_snapshot", _into(barely_create)),
@@ -123,6 +130,7 @@ HALVES: dict[str, tuple[str, Callable[..., None]]] = {
     "nearly clone": ("clone_snapshot", nearly_clone),
     "half rename": ("rename_image", half_rename),
     "nearly rename": ("rename_image", nearly_rename),
+    "half trash": ("move_to_trash", half_trash),
 }
 
 
@@ -131,9 +139,10 @@ def inject_half(control: Path, step: str) -> None:
     name, begin = HALVES[step]
 
     def crashing(*args: Any) -> None:
-        begin(*args)
+        held = begin(*args)
         control.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError(held)
 
     setattr(directory_changes, name, crashing)
 
