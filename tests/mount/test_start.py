@@ -126,7 +126,7 @@ def test_interrupted_start_leaves_no_daemon(
     command = mounting.command(pool, path, *log)
     with ceph.stalled("osd.0"):
         if end == "timeout":
-            command = ["timeout", "1", *command]
+            command = ["timeout", "3", *command]
         start = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         # The one who waits, and the keeper whose server is connecting, or the one that connects.
         alone = "datapath=python" in mounting.options
