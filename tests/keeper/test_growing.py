@@ -16,8 +16,8 @@ import pytest
 from tests.support import crashes
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, random_bytes
-from tests.support.mounts import opened, opened_and_lost, wait_for_end
-from tests.support.servers import server_of, signal_server, wait_for_server
+from tests.support.mounts import opened, opened_and_lost
+from tests.support.servers import kill_keeper_and_server, signal_server, wait_for_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,11 +87,7 @@ def test_the_host_crashes_while_a_file_grows(
             page = mmap.mmap(-1, len(data) - len(data) % 512)
             page[:] = data[: len(page)]
             assert os.pwritev(file, [page], 0) == len(page)
-            server = server_of(mount)
-            assert server is not None
-            mount.signal_all(signal.SIGKILL)
-            for pid in (mount.pid, server):
-                wait_for_end(pid)
+            kill_keeper_and_server(mount)
         assert json.loads(ceph.rbd("info", "--format=json", spec))["size"] >= 64 * MIB
         mark = ceph.rbd("image-meta", "get", spec, "rbdfs.growing").split()
         assert mark[:3] == ["0", "0", str(64 * MIB)]
@@ -117,11 +113,7 @@ def test_what_has_another_size_since_the_crash_is_not_cut(
                 file = stack.enter_context(opened_and_lost(mount.file(name), flags))
                 assert os.pwrite(file, b"grows", 0) == 5
             os.ftruncate(file, 80 * MIB)
-            server = server_of(mount)
-            assert server is not None
-            mount.signal_all(signal.SIGKILL)
-            for pid in (mount.pid, server):
-                wait_for_end(pid)
+            kill_keeper_and_server(mount)
         # Nobody waits for the one that is dead.
         for address in ceph.watchers(f"{pool}/{cut}"):
             ceph.ceph("osd", "blocklist", "add", address)

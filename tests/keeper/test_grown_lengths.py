@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +11,8 @@ import rbd
 
 from tests.support.conditions import eventually
 from tests.support.images import MIB, random_bytes
-from tests.support.mounts import opened_and_lost, wait_for_end
-from tests.support.servers import server_of
+from tests.support.mounts import opened_and_lost
+from tests.support.servers import kill_keeper_and_server
 from tests.support.space import KEEP_SIZE, PUNCH, fallocate
 
 if TYPE_CHECKING:
@@ -35,14 +34,7 @@ MARK = "rbdfs.growing"
 def whole_crash(mount: Mount) -> Iterator[None]:
     """Have keeper and server killed at the end of the block, while its files are open."""
     yield
-    server = server_of(mount)
-    assert server is not None
-    # Neither may do anything about the death of the other.
-    os.kill(mount.pid, signal.SIGSTOP)
-    os.kill(server, signal.SIGKILL)
-    mount.signal_all(signal.SIGKILL)
-    for pid in (mount.pid, server):
-        wait_for_end(pid)
+    kill_keeper_and_server(mount)
 
 
 def mark_of(ioctx: rados.Ioctx, name: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +11,9 @@ import pytest
 from rbdfs.config.runtime_directory import runtime_directory
 from rbdfs.keeper.remains import Remains, remains_of
 from tests.support.images import MIB, export_image, import_image, random_bytes
-from tests.support.mounts import opened, opened_and_lost, wait_for_end
+from tests.support.mounts import opened, opened_and_lost
 from tests.support.refusals import refusal
-from tests.support.servers import server_of
+from tests.support.servers import kill_keeper_and_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,11 +36,7 @@ def test_writes_are_possible_at_once(
         # close(2) has nobody to tell any more.
         with contextlib.suppress(OSError), opened(path, os.O_RDWR | os.O_DSYNC) as file:
             os.pwrite(file, b"before", 0)
-            server = server_of(mount)
-            assert server is not None
-            mount.signal_all(signal.SIGKILL)
-            for pid in (mount.pid, server):
-                wait_for_end(pid)
+            kill_keeper_and_server(mount)
             assert refusal(lambda: os.listdir(mount.path)) == "ENOTCONN"
             with mounting(pool, mountpoint=mount.path) as again:
                 again.expect_log(r"WARNING rbdfs\.server\.takeover: a mount died here as a whole")
@@ -67,11 +62,7 @@ def test_what_it_had_locked_is_removed_and_moved(
         for spec in specs:
             flags = os.O_RDWR | os.O_DSYNC
             os.pwrite(files.enter_context(opened_and_lost(mount.file(spec), flags)), b"new", 0)
-        server = server_of(mount)
-        assert server is not None
-        mount.signal_all(signal.SIGKILL)
-        for pid in (mount.pid, server):
-            wait_for_end(pid)
+        kill_keeper_and_server(mount)
         with mounting(None, "-o", "manage", mountpoint=mount.path) as again:
             again.expect_log(r"WARNING rbdfs\.server\.takeover: a mount died here as a whole")
             again.allow_log("`rbd migration (execute|commit) ")

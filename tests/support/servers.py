@@ -76,6 +76,18 @@ def kill_server(mount: Mount) -> int:
     return pid
 
 
+def kill_keeper_and_server(mount: Mount) -> None:
+    """Kill both, and wait for their ends. Neither can do anything about the death of the other."""
+    server = server_of(mount)
+    assert server is not None
+    # A server without a keeper would close and trim what is open.
+    os.kill(mount.pid, signal.SIGSTOP)
+    os.kill(server, signal.SIGKILL)
+    mount.signal_all(signal.SIGKILL)
+    for pid in (mount.pid, server):
+        wait_for_end(pid)
+
+
 def wait_for_server(mount: Mount, generation: int, timeout: float = 20.0) -> None:
     """Wait until this generation of a mount's servers is ready."""
     text = f"server {generation} is ready"
