@@ -134,9 +134,13 @@ def trimmed_to_data(image: rbd.Image, key: str, own: str, action: str) -> int | 
     # Whoever opens it from now on waits, or is refused.
     check_left_alone(image, own, action)
     try:
-        end = length_marked(image.metadata_get(key), image.id(), image.size())
+        text = image.metadata_get(key)
     except KeyError:
         raise Missing(f"{action}: it has been done") from None
+    except UnicodeDecodeError:
+        # Anybody may set image-meta, and to any bytes.
+        text = ""
+    end = length_marked(text, image.id(), image.size())
     if end is not None:
         end = max(end, _end_of_data(image))
         if end < image.size():

@@ -169,6 +169,10 @@ class UnfinishedFiles:
         except OSError as exc:
             self._again.pop(which, None)
             log.warning("image %a keeps room beyond its end: %s", name, exc)
+        except Exception:
+            self._again.pop(which, None)
+            # Nobody awaits this task: what it raised would take the mount down.
+            log.exception("image %a keeps room beyond its end", name)
 
     async def _left_by(self, image: Entry) -> frozenset[str]:
         """Return who had the lock of an image that nobody has open any more, if somebody had.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pyfuse3
 
-from rbdfs.errors import Missing, NotPermitted
+from rbdfs.errors import InUse, Missing, NotPermitted
 from rbdfs.files.interplay import released, settled, trimmed
 from rbdfs.fuse import trail
 from rbdfs.fuse.begun_requests import CREATE, LINK, MKDIR, RENAME, RENAME2, RMDIR, UNLINK
@@ -73,6 +73,9 @@ class ManageOperations(pyfuse3.Operations):
             if source.is_snapshot:
                 entry = await self._clone(request, source, parent, new_name, entry)
             elif entry is None:
+                # A snapshot of what another client lets grow has its room.
+                with contextlib.suppress(InUse):
+                    await self._finish(source)
                 async with trimmed(self.mounted.handles, source):
                     entry = await management.snapshot(source, parent, new_name, request.begin)
         trail.leave(ctx, f"made {entry.spec} of {source.spec}")
@@ -168,8 +171,15 @@ class ManageOperations(pyfuse3.Operations):
                 renamed = await management.rename(entry, parent, name, flags, replaced)
             mounted.inodes.rename(renamed.image_key, renamed.image)
         elif mounted.moves is not None:
+            # At its new place nobody knows the mark.
+            await self._finish(entry)
             # The keeper is told of a move by itself, and the next server ends it.
             await mounted.moves.move(entry, target)
+
+    async def _finish(self, entry: Entry) -> None:
+        """Give the image of *entry* the length of its file, if that grew when its host crashed."""
+        if self.mounted.unfinished is not None:
+            await self.mounted.unfinished.finish_one(entry)
 
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext

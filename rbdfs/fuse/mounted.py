@@ -178,7 +178,7 @@ class Mounted:
             self.check_writable(entry)
         if flags & os.O_TRUNC:
             await self._check_truncation(entry)
-        if writable and self.unfinished is not None:
+        if (writable or flags & os.O_TRUNC) and self.unfinished is not None:
             await self.unfinished.finish_one(entry)
         await self._check_copied(entry)
         sync = bool(flags & os.O_DSYNC)

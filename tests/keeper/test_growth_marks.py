@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import rbd
 
+from rbdfs.metadata.encoding import encode_map
 from rbdfs.model.growth_mark import GrowthMark
 from tests.support import crashes
 from tests.support.conditions import eventually
@@ -70,6 +71,39 @@ def test_one_that_tells_nothing_goes(
     make(ioctx, image_name, mark=mark)
     with mounting(pool, "-o", "manage"):
         eventually(lambda: found(ioctx, image_name) == (ROOM, False), what="the end of the mark")
+
+
+def test_one_that_is_no_text_goes(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """Whoever owns one file can set it, and must not end the mount of all."""
+    make(ioctx, image_name)
+    with rbd.Image(ioctx, image_name, read_only=True) as image:
+        header = f"rbd_header.{image.id()}"
+    ioctx.execute(header, "rbd", "metadata_set", encode_map({KEY.encode(): b"\xff"}))
+    with mounting(pool, "-o", "manage") as mount:
+        eventually(lambda: "had a mark of another growth" in mount.log_text, what="its end")
+        assert found(ioctx, image_name) == (ROOM, False)
+
+
+def test_what_is_moved_or_kept_has_its_length(
+    ceph: Ceph, image_name: str, mounting: Mounting
+) -> None:
+    """The crash was that of another host: this mount has looked before."""
+    with (
+        ceph.temporary_pool() as pool,
+        ceph.connect() as cluster,
+        cluster.open_ioctx(pool) as ioctx,
+        mounting(pool, "-o", "manage") as mount,
+    ):
+        mount.file("elsewhere").mkdir()
+        for name in (f"{image_name}-moved", f"{image_name}-kept"):
+            make(ioctx, name)
+        moved = mount.file(f"{image_name}-moved").rename(mount.file("elsewhere/moved"))
+        assert moved.stat().st_size == MARKED
+        os.link(mount.file(f"{image_name}-kept"), mount.file(f"{image_name}-kept@s"))
+        assert mount.file(f"{image_name}-kept@s").stat().st_size == MARKED
+        mount.allow_log("`rbd migration (execute|commit) ")
 
 
 def test_one_of_what_somebody_has_open_stays(
