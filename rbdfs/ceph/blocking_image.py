@@ -109,9 +109,7 @@ def check_left_alone(image: rbd.Image, own: str, action: str) -> None:
     InUse where another client has the image open for writing, or did 30 s ago: its file may grow.
     Missing for the mirror of an image elsewhere, which has all image-meta from there.
     """
-    for watcher in image.watchers_list():
-        if watcher["addr"] != own:
-            raise InUse(f"{action}: it is watched by {watcher['addr']}")
+    refuse_watched(image, f"{action}: it", {own})
     if image.features() & rbd.RBD_FEATURE_NON_PRIMARY:
         raise Missing(f"{action}: it mirrors another image")
 
