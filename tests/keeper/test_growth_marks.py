@@ -218,6 +218,17 @@ def test_truncated_by_name_to_the_room(
         assert found(ioctx, image_name) == (ROOM, False)
 
 
+def test_emptied_by_who_opens_it_for_reading(
+    ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting
+) -> None:
+    """open(2) empties such a file as well, and the mark has told of what it was."""
+    with mounting(pool, "-o", "manage") as mount:
+        make(ioctx, image_name)
+        with opened(mount.file(image_name), os.O_RDONLY | os.O_TRUNC) as file:
+            assert os.fstat(file).st_size == 0
+            assert found(ioctx, image_name) == (0, False)
+
+
 def test_the_next_server_looks_on(
     ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting
 ) -> None:
