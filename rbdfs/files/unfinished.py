@@ -18,6 +18,7 @@ from rbdfs.ceph.blocking_image import (
 )
 from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import InUse, Missing
+from rbdfs.files.lost_images import failure_of
 from rbdfs.metadata.stamps import GROWING
 from rbdfs.model.entry import image_entry
 
@@ -79,6 +80,9 @@ class UnfinishedFiles:
             return
         # Its last writer here may have left a moment ago: then it is trimmed, and closed.
         if (shared := self._handles.shared(entry)) is not None:
+            if (error := failure_of(shared)) is not None:
+                # Nobody trims it here any more, and whoever opens it has another: see below.
+                self._handles.lose(shared, error)
             await shared.unchanging()
         await self._handles.lost.closed(entry.whole_key)
         image = await self._handles.relocations.where(entry.whole)
@@ -100,7 +104,7 @@ class UnfinishedFiles:
 
     def _written_here(self, entry: Entry) -> bool:
         shared = self._handles.shared(entry)
-        return shared is not None and shared.writers > 0
+        return shared is not None and shared.writers > 0 and failure_of(shared) is None
 
     async def finish(self, root: Entry) -> None:
         """Trim every image below *root* that is marked, once nobody has it open."""

@@ -19,7 +19,7 @@ from tests.support.conditions import eventually
 from tests.support.images import MIB, random_bytes
 from tests.support.mounts import opened, opened_and_lost
 from tests.support.refusals import refusal
-from tests.support.servers import killed_server
+from tests.support.servers import killed_server, standing_still
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,6 +194,36 @@ def test_one_that_others_took_is_neither_trimmed_nor_its_mark_removed(
         mount.allow_log(r"WARNING .*108", r"ERROR rbdfs.files.growth", r"lost")
         with rbd.Image(ioctx, image_name, read_only=True) as image:
             assert (image.size(), image.metadata_get(KEY)) == (1 << 30, others)
+
+
+@pytest.mark.parametrize("size", [None, ROOM])
+def test_opened_again_after_it_has_failed(
+    ceph: Ceph,
+    ioctx: rados.Ioctx,
+    pool: str,
+    image_name: str,
+    mounting: Mounting,
+    tmp_path: Path,
+    size: int | None,
+) -> None:
+    """Whoever opens it before a look has found that out has the file, and not its room."""
+    control = tmp_path / "step"
+    program = [sys.executable, crashes.__file__, str(control)]
+    control.write_text("hold rbdfs.files.freshness:Freshness._compare")
+    with mounting(pool, "-o", "manage,timeout=2", program=program) as mount:
+        mount.allow_log("(?s)(WARNING|ERROR) .*(timed out|ETIMEDOUT|110)")
+        with opened_and_lost(path := mount.file(image_name), os.O_CREAT | os.O_RDWR) as file:
+            assert os.write(file, DATA) == len(DATA)
+            os.fsync(file)
+            with standing_still(ceph, 0):
+                assert refusal(lambda: os.pwrite(file, b"late", 0)) == "ETIMEDOUT"
+            if size is not None:
+                os.truncate(path, size)
+            with opened(path, os.O_RDWR) as again:
+                assert os.fstat(again).st_size == (size or len(DATA))
+            assert found(ioctx, image_name) == (size or len(DATA), False)
+            assert refusal(lambda: os.pread(file, 1, 0)) == "ETIMEDOUT"
+        control.unlink()
 
 
 def test_what_is_appended_to(
