@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import rbd
 import trio
 
+from rbdfs.ceph.binding import iterate_diff
 from rbdfs.ceph.blocking_image import lockers, refuse_advisory_lock
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import Fenced, Incomplete, NoSpace, ReadOnly, TimedOut, failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from rbdfs.ceph.aio import AioBridge
+    from rbdfs.ceph.binding import Binding, Extent
 
 T = TypeVar("T")
-Extent = tuple[int, int, bool]
 
 _OBJECT_MAP_INVALID: int = rbd.RBD_FLAG_OBJECT_MAP_INVALID
 _FAST_DIFF_INVALID: int = rbd.RBD_FLAG_FAST_DIFF_INVALID
@@ -28,38 +29,6 @@ _NON_PRIMARY: int = rbd.RBD_FEATURE_NON_PRIMARY
 
 # librbd takes less than 2 GiB in one request; less than that lets other requests in between.
 _ZERO_CHUNK = 1 << 30
-
-
-class Binding(Protocol):
-    """What this module uses of an open ``rbd.Image``; a fake for the tests has the same."""
-
-    def size(self) -> int: ...
-    def features(self) -> int: ...
-    def flags(self) -> int: ...
-    def resize(self, size: int) -> None: ...
-    def lock_acquire(self, lock_mode: int) -> None: ...
-    def is_exclusive_lock_owner(self) -> bool: ...
-    def list_lockers(self) -> Any: ...
-    def config_list(self) -> Iterable[dict[str, Any]]: ...
-    def watchers_list(self) -> Iterable[dict[str, Any]]: ...
-    def aio_write_zeroes(
-        self, offset: int, length: int, oncomplete: Callable[..., None], zero_flags: int = 0
-    ) -> object: ...
-    def aio_read(self, offset: int, length: int, oncomplete: Callable[..., None]) -> object: ...
-    def aio_write(self, data: bytes, offset: int, oncomplete: Callable[..., None]) -> object: ...
-    def aio_flush(self, oncomplete: Callable[..., None]) -> object: ...
-    def close(self) -> None: ...
-
-
-def iterate_diff(binding: rbd.Image) -> list[Extent]:
-    """Return ``(off, length, exists)`` of a diff of the whole image, in whole objects; blocks."""
-    extents: list[Extent] = []
-
-    def add(off: int, length: int, exists: bool) -> None:
-        extents.append((off, length, exists))
-
-    binding.diff_iterate(0, binding.size(), None, add, include_parent=True, whole_object=True)
-    return extents
 
 
 class Image:

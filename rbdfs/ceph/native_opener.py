@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.ceph.errors import from_ceph
-from rbdfs.ceph.image import Extent, Image
+from rbdfs.ceph.image import Image
 from rbdfs.ceph.pool_threads import PoolThreads, in_own_thread
 from rbdfs.datapath import native
 from rbdfs.errors import PoolGone
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from rbdfs.ceph.aio import AioBridge
+    from rbdfs.ceph.binding import Extent
     from rbdfs.config.ceph_settings import CephSettings
     from rbdfs.model.entry import Entry
 

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from rbdfs.ceph.aio import AioBridge
-from rbdfs.ceph.image import Binding, Image
+from rbdfs.ceph.image import Image
 from rbdfs.errors import NotOpen
 from tests.support.callbacks import called_back
 from tests.support.fakes import FakeContent, FakeImage
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import rados
 
+    from rbdfs.ceph.binding import Binding
     from rbdfs.datapath import native
     from tests.support.ceph import Ceph
 
