@@ -227,6 +227,10 @@ class Image:
         self.check()
         try:
             await self._blocking(f"resize to {size}", self.binding.resize, size)
+        except TimedOut as exc:
+            # It may land later, and librbd is not told: it would go on with the size of before.
+            self._failed = exc.code
+            raise
         finally:
             self._changes += 1
         await self.refresh()

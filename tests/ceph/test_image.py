@@ -424,6 +424,7 @@ def image_of(fake: FakeImage) -> Image:
         ("write", "write 4096~3", lambda image: image.write(4096, b"abc")),
         ("write_zeroes", "write_zeroes 0~9", lambda image: image.write_zeroes(0, 9)),
         ("flush", "flush", lambda image: image.flush()),
+        ("resize", "resize to 5", lambda image: image.resize(5)),
         ("close", "close", lambda image: image.close()),
     ],
 )

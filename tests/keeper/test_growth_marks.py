@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("native")
 
 KEY = "rbdfs.growing"
 ROOM = 64 * MIB
+LOCKABLE = rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_EXCLUSIVE_LOCK
 DATA = random_bytes(MIB + 17)
 MARKED = len(DATA)
 # What would fail at once has failed by then.
@@ -224,6 +225,35 @@ def test_opened_again_after_it_has_failed(
             assert found(ioctx, image_name) == (size or len(DATA), False)
             assert refusal(lambda: os.pread(file, 1, 0)) == "ETIMEDOUT"
         control.unlink()
+
+
+def test_whose_resize_lands_after_its_time(
+    ceph: Ceph, ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting, tmp_path: Path
+) -> None:
+    """librbd does not know of it: what looks as long as the file is not, and keeps its mark."""
+    control = tmp_path / "step"
+    program = [sys.executable, crashes.__file__, str(control)]
+    control.write_text("hold rbdfs.ceph.image:Image.resize")
+    # Without an object map it is one request that makes the image larger.
+    rbd.RBD().create(ioctx, image_name, 0, old_format=False, features=LOCKABLE)
+    options = "manage,timeout=2"
+    with (
+        mounting(pool, "-o", options, program=program) as mount,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        mount.allow_log("(?s)(WARNING|ERROR) .*(timed out|ETIMEDOUT|110)")
+        with opened_and_lost(mount.file(image_name), os.O_RDWR) as file:
+            late = thread.submit(os.write, file, DATA)
+            eventually(lambda: found(ioctx, image_name) == (0, True), what="the mark")
+            with standing_still(ceph, 0):
+                control.unlink()
+                assert refusal(late.result) == "ETIMEDOUT"
+            eventually(lambda: found(ioctx, image_name) == (ROOM, True), what="the resize")
+        eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="the close")
+        assert found(ioctx, image_name) == (ROOM, True)
+        with opened(mount.file(image_name), os.O_RDWR) as file:
+            assert os.fstat(file).st_size == 0
+        assert found(ioctx, image_name) == (0, False)
 
 
 def test_what_is_appended_to(

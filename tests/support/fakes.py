@@ -55,8 +55,8 @@ class FakeImage:
     the context.
 
     Attributes:
-        errors: errno by kind of request (read, write, write_zeroes, flush, close) with which it
-            ends.
+        errors: errno by kind of request (read, write, write_zeroes, flush, resize, close) with
+            which it ends.
         missing: how many bytes of each read are left out without an error.
         submitted: every request in its order, as ``read 0~512``.
     """
@@ -117,6 +117,8 @@ class FakeImage:
         _require_unsigned(size)
         if self._read_only:
             raise rbd.ReadOnlyImage("error resizing image", errno=errno.EROFS)
+        if "resize" in self.errors:
+            raise rbd.OSError("error resizing image", errno=self.errors["resize"])
         grown = size - len(self._data)
         if grown >= 0:
             self._data.extend(bytes(grown))
