@@ -70,6 +70,10 @@ class Growth:
         """Whether a write is under way."""
         return bool(self._ends)
 
+    def fits(self, image: Image) -> bool:
+        """Tell whether *image* is known to be exactly as long as the file."""
+        return not self._unsure and image.size == self.length
+
     @contextlib.asynccontextmanager
     async def written_up_to(self, image: Image, end: int) -> AsyncIterator[None]:
         """Have *image* at least *end* bytes long, for a write that the context makes.

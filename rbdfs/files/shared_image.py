@@ -89,8 +89,8 @@ class SharedImage:
 
     @property
     def exact(self) -> bool:
-        """Whether the image is exactly as long as the file."""
-        return self.growth is None or self.image is None or self.image.size == self.growth.length
+        """Whether the image is known to be exactly as long as the file."""
+        return self.growth is None or self.image is None or self.growth.fits(self.image)
 
     @contextlib.asynccontextmanager
     async def using(self) -> AsyncIterator[Image]:

@@ -113,7 +113,10 @@ async def test_a_resize_that_fails_when_it_is_done() -> None:
     growth = host.growth()
     with pytest.raises(OSError, match="resize"):
         await written(growth, host, 5)
+    # A snapshot would have the room.
+    assert not growth.fits(host)  # type: ignore[arg-type]
     await growth.trim(host)  # type: ignore[arg-type]
+    assert growth.fits(host)  # type: ignore[arg-type]
     assert (host.real, host.mark) == (0, None)
 
 
