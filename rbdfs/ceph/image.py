@@ -161,15 +161,14 @@ class Image:
         if await self._blocking("features", self.binding.features) & _NON_PRIMARY:
             raise ReadOnly(f"{self.spec}: not the primary image of a mirror")
 
-    async def acquire_lock(self) -> None:
-        """Take librbd's exclusive lock and keep it: no other client gets it until the close.
+    async def acquire_lock(self, mode: int) -> None:
+        """Take librbd's exclusive lock in a lock_mode(): no other client gets it until the close.
 
         Raises OSError: EBUSY or EROFS where another client keeps it, EROFS for an image that is
         not the primary of a mirror. Does nothing for an image without the feature.
         """
         if not await self._blocking("features", self.binding.features) & _EXCLUSIVE_LOCK:
             return
-        mode = rbd.RBD_LOCK_MODE_EXCLUSIVE
         await self._blocking("exclusive lock", self.binding.lock_acquire, mode)
         self.lock_held = True
 

@@ -48,7 +48,8 @@ class MountOptions:
         snapshots: visible, hidden (found by name, not listed), off, or all (any by its id).
         partitions: whether partitions are files too.
         sector_size: of MBR partition tables, in bytes: 512 or 4096.
-        lock: exclusive (one writing client, which keeps the image), or auto (cooperating ones).
+        lock: exclusive (one writing client, which keeps the image), transient (as exclusive, but
+            others that want to write wait), or auto (cooperating writers).
         cache: librbd's cache: none, writethrough, writeback or unsafe.
         direct_io: never use the kernel's page cache.
         trim: whether discards reach the cluster.
@@ -118,7 +119,7 @@ class MountOptions:
     @property
     def exclusive(self) -> bool:
         """Whether a writing client keeps the image to itself."""
-        return self.lock == "exclusive"
+        return self.lock != "auto"
 
     @property
     def volatile(self) -> bool:
@@ -221,7 +222,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "snapshots": ("snapshots", _one_of("visible", "hidden", "off", "all")),
     "datapath": ("data_path", _one_of("native", "python")),
     "sector_size": ("sector_size", lambda text: int(_one_of("512", "4096")(text))),
-    "lock": ("lock", _one_of("exclusive", "auto")),
+    "lock": ("lock", _one_of("exclusive", "transient", "auto")),
     "cache": ("cache", _one_of(*_CACHE_SETTINGS)),
     "data_pool": ("data_pool", _name),
     "object_size": ("object_size", _object_size),

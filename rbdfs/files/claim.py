@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 class Claims:
     """Opens and closes the images of this mount, and keeps its locks on record.
 
-    With *exclusive* other clients are kept out of what is opened for writing.
+    By *lock_mode* other clients are kept out of what is opened for writing; None lets them in.
 
     Attributes:
         locks: what is on record.
     """
 
-    def __init__(self, opener: Opener, keeping: Keeping, *, exclusive: bool) -> None:
-        self._opener, self._exclusive = opener, exclusive
+    def __init__(self, opener: Opener, keeping: Keeping, *, lock_mode: int | None) -> None:
+        self._opener, self._lock_mode = opener, lock_mode
         self.locks = Locks(keeping)
 
     @property
@@ -70,15 +70,15 @@ class Claims:
         except InUse as exc:
             log.info("%s", exc.strerror)
             raise
-        if self._exclusive:
+        if self._lock_mode is not None:
             if taking_over:
                 await self.locks.check(image, entry, self._opener.address)
-            await self._claim(image)
+            await self._claim(image, self._lock_mode)
             if image.lock_held:
                 self.locks.took(image, entry, self._opener.address)
         await image.learn_cache()
 
-    async def _claim(self, image: Image) -> None:
+    async def _claim(self, image: Image, lock_mode: int) -> None:
         """Make sure that nobody but own clients writes to *image*, opened for writing just now.
 
         Whoever has it open for writing watches it, so a look at the watchers finds them before the
@@ -88,7 +88,7 @@ class Claims:
         others = [addr for addr in await image.watchers() if addr not in self.addresses]
         if others:
             raise InUse(f"{image.spec}: in use by {', '.join(others)}")
-        await image.acquire_lock()
+        await image.acquire_lock(lock_mode)
 
     async def close(self, image: Image) -> None:
         """Close; an error has nobody to go to but the log: close(2) has had its answer."""

@@ -43,10 +43,10 @@ class HandleTable:
         outdated: Callable[[Entry], None] = lambda _entry: None,
         mark: Mark = unmarked,
         *,
-        exclusive: bool,
+        lock_mode: int | None,
     ) -> None:
         """*outdated* is called when what the header told of an image may be old."""
-        self.claims = Claims(data_path.opener, keeping, exclusive=exclusive)
+        self.claims = Claims(data_path.opener, keeping, lock_mode=lock_mode)
         self._lineages, self._mark = lineages, mark
         self._timestamps, self._outdated = timestamps, outdated
         self._data_path, self._keeping = data_path, keeping

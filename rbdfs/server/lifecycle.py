@@ -14,6 +14,7 @@ import trio
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.background import background
 from rbdfs.ceph.cluster import Cluster
+from rbdfs.ceph.lock_mode import lock_mode
 from rbdfs.ceph.opener import PythonOpener
 from rbdfs.ceph.pool_threads import in_own_thread
 from rbdfs.errors import Missing, NotPermitted, UserError
@@ -81,7 +82,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         deadline.over()
         timestamps = Timestamps(stamps := HeaderStamps(cluster, cache))
         facts = (lineages, timestamps, catalog.changed, stamps.mark_growing)
-        handles = HandleTable(path, keeping, *facts, exclusive=options.exclusive)
+        handles = HandleTable(path, keeping, *facts, lock_mode=lock_mode(options.lock))
         inodes = InodeTable(root)
         executor = Executor(catalog, handles, Copiers(cluster, path.opener, keeping, options))
         make_moves = partial(Moves, cluster, catalog, handles, inodes, keeping, executor)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SIZE = 1 << 20
 DEADLINE_S = 30.0
+EXCLUSIVE = rbd.RBD_LOCK_MODE_EXCLUSIVE
 LOCKABLE = rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_EXCLUSIVE_LOCK
 
 
@@ -385,22 +386,22 @@ async def test_the_exclusive_lock_keeps_others_out(store: Store) -> None:
     name = store.create(features=LOCKABLE)
     async with opened(store, name) as other:
         async with opened(store, name) as owner:
-            await owner.acquire_lock()
+            await owner.acquire_lock(EXCLUSIVE)
             assert owner.lock_held
             with pytest.raises(OSError, match=f"{store.pool}/{name}") as caught:
-                await other.acquire_lock()
+                await other.acquire_lock(EXCLUSIVE)
             assert caught.value.errno == errno.EROFS
             assert not other.lock_held
             for image in (owner, other):
                 await image.check_lock()
                 image.check()
-        await other.acquire_lock()
+        await other.acquire_lock(EXCLUSIVE)
         assert other.lock_held
 
 
 async def test_an_image_without_the_feature_has_no_lock(store: Store) -> None:
     async with opened(store, store.create()) as image:
-        await image.acquire_lock()
+        await image.acquire_lock(EXCLUSIVE)
         assert not image.lock_held
 
 
@@ -548,7 +549,6 @@ def value(call: Callable[[], object]) -> Outcome:
         return type(exc), getattr(exc, "errno", None)
 
 
-EXCLUSIVE = rbd.RBD_LOCK_MODE_EXCLUSIVE
 RAW_REQUESTS: dict[str, Callable[[Binding], Outcome]] = {
     "read": lambda b: outcome(lambda cb: b.aio_read(0, 512, cb)),
     "read all": lambda b: outcome(lambda cb: b.aio_read(0, SIZE, cb)),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SIZE = 1 << 20
 DEADLINE_S = 60.0
+EXCLUSIVE = rbd.RBD_LOCK_MODE_EXCLUSIVE
 BLOCK = 4096
 PATTERN = b"".join(number.to_bytes(4, "big") for number in range(SIZE // 4))
 
@@ -166,7 +167,7 @@ class Clients:
             async with self._opener(settings) as connected:
                 opener, keeping = CountingLibrary(connected), RecordingKeeping()
                 data_path = RecordingDataPath(opener)
-                table = HandleTable(data_path, keeping, exclusive=exclusive)
+                table = HandleTable(data_path, keeping, lock_mode=EXCLUSIVE if exclusive else None)
                 try:
                     yield Client(table, opener, data_path, keeping)
                 finally:
@@ -802,7 +803,7 @@ def fake_handle() -> Iterator[tuple[Handle, FakeImage]]:
     with FakeImage(FakeContent(bytearray(SIZE))) as fake:
         # A library that must not be asked: the image is open already.
         opener: Any = None
-        claims = Claims(opener, Unremembered(), exclusive=False)
+        claims = Claims(opener, Unremembered(), lock_mode=None)
         shared = SharedImage(claims, entry, changed=lambda _shared: None)
         shared.image = Image(AioBridge(), fake, entry.spec, read_only=False)
         yield Handle(1, 1, entry, shared, Use.WRITE_WHOLE, lambda _fh, _length: None), fake

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ROOM = 64 << 20
 DATA = b"grows"
 DEADLINE_S = 60.0
+EXCLUSIVE = rbd.RBD_LOCK_MODE_EXCLUSIVE
 
 
 async def nobody_knows(_entry: Entry) -> None:
@@ -45,7 +46,7 @@ async def files(ceph: Ceph, pool: str) -> AsyncIterator[UnfinishedFiles]:
         async with Cluster.connect(CephSettings("admin", ceph.conf), AioBridge(), 10) as cluster:
             cache = MetadataCache(cluster)
             table = HandleTable(
-                PythonDataPath(PythonOpener(cluster)), Unremembered(), exclusive=True
+                PythonDataPath(PythonOpener(cluster)), Unremembered(), lock_mode=EXCLUSIVE
             )
             catalog = Catalog(cluster, cache)
             yield UnfinishedFiles(cluster, catalog, cache, table, nobody_knows, exclusive=True)
