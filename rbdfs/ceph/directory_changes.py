@@ -10,10 +10,11 @@ afterwards, and undone if it was the wrong one.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import rados
 import rbd
@@ -27,6 +28,7 @@ from rbdfs.ceph.blocking_image import (
     refuse_watched,
 )
 from rbdfs.errors import InUse, Missing
+from rbdfs.model.file_name import ImageSpec
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -52,8 +54,8 @@ def move_to_trash(
 ) -> None:
     """Move the image of *entry* to the trash, where a purge leaves it for *expire_s* seconds.
 
-    Raises InUse where a client watches or locks it that is not *dead*, and fenced; Missing where
-    another image has its name.
+    Raises InUse where a client watches or locks it that is not *dead*, and fenced, and where librbd
+    keeps it because it is in a group; Missing where another image has its name.
     """
     with opened(ioctx, entry) as image:
         # librbd itself looks at the owner of the exclusive lock only. Who opens the image from
@@ -62,12 +64,34 @@ def move_to_trash(
             raise InUse(f"{action}: locked by {client} at {address}")
         refuse_watched(image, f"{action}: the image", dead)
     name, begun = encoded(entry.image), int(time.time())
-    rbd.RBD().trash_move(ioctx, name, expire_s)
+    try:
+        rbd.RBD().trash_move(ioctx, name, expire_s)
+    except rbd.Error as exc:
+        # Since Ceph 20, of a member of a group; the bindings before have no class for it.
+        if getattr(exc, "errno", None) != errno.EMLINK:
+            raise
+        _refuse_member(ioctx, entry, action)
     if entry.image_id is None or _is_in_trash(ioctx, entry):
         return
     for image_id in _trashed_since(ioctx, name, begun):
         rbd.RBD().trash_restore(ioctx, image_id, name)
     raise Missing(f"{action}: another image has this name now")
+
+
+def _refuse_member(ioctx: rados.Ioctx, entry: Entry, action: str) -> NoReturn:
+    """Raise InUse for an image that is in a group; the log says in which."""
+    with opened(ioctx, entry) as image:
+        try:
+            found = image.group()
+        except UnicodeDecodeError:
+            raise InUse(f"{action}: it is in a group whose name is not UTF-8") from None
+    same = found["pool"] == ioctx.get_pool_id()
+    where = ImageSpec(entry.pool if same else f"id:{found['pool']}", entry.namespace, found["name"])
+    log.warning(
+        "%s is refused: %s is in group %s: `rbd group image rm %s %s` takes it out",
+        *(action, entry.spec, where, where, entry.spec),
+    )
+    raise InUse(f"{action}: it is in group {where}")
 
 
 def _is_in_trash(ioctx: rados.Ioctx, entry: Entry) -> bool:
