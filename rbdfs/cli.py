@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rbdfs.config.command_line import parse_arguments
+from rbdfs.config.command_line import asks_for_json, hinted, parse
 from rbdfs.config.logging_setup import configure_logging, finish, flush, leave
 from rbdfs.config.secrets import conceal_arguments
 from rbdfs.errors import UserError
@@ -22,6 +22,7 @@ from rbdfs.keeper.keeper import Keeper
 from rbdfs.kernel.mountpoint import check_mountpoint, resolve
 
 if TYPE_CHECKING:
+    from rbdfs.config.command_line import Request
     from rbdfs.config.mount_options import MountOptions
 
 log = logging.getLogger(__name__)
@@ -34,12 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
         conceal_arguments()
         _leave_the_caller()
     open_standard_descriptors()
-    starter = Starter()
+    starter = Starter(json=asks_for_json(arguments))
     try:
-        if len(arguments) == 2 and arguments[0] in command_socket.COMMANDS:
-            return _command(*arguments)
-        options = parse_arguments(arguments)
-        options = replace(options, mountpoint=resolve(options.mountpoint))
+        request = parse(arguments)
+        if request.options is None:
+            return _command(request)
+        options = replace(request.options, mountpoint=resolve(request.options.mountpoint))
+        starter.facts = {"source": str(options.source), "mountpoint": options.mountpoint}
         check_mountpoint(options)
         kept = _native(options)
         if not options.foreground:
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         # The interpreter's own end would take librbd from threads that are left in it.
         leave(_serve_alone(options, starter))
     except UserError as exc:
-        error = exc
+        error = hinted(exc, arguments)
     except Exception as exc:
         log.exception("rbdfs ends")
         error = UserError(f"unexpected error: {type(exc).__name__}: {exc}")
@@ -72,10 +74,10 @@ def _leave_the_caller() -> None:
         os.environ["CEPH_CONF"] = ",".join(os.path.abspath(path) for path in paths.split(","))
 
 
-def _command(command: str, mountpoint: str) -> int:
+def _command(request: Request) -> int:
     # As any command in a pipe: `rbdfs status MNT | head -3` is no failure.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    answer = command_socket.ask(mountpoint, command)
+    answer = command_socket.ask(request.mountpoint, request.command)
     print(json.dumps(answer, indent=2))
     return 0
 

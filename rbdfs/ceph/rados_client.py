@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import rados
 
 from rbdfs.ceph.key_types import foreign_key_type
+from rbdfs.config.mount_options import names
+from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import ClusterAway, UserError
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ def configured(settings: CephSettings, timeout_s: float) -> rados.Rados:
         try:
             client.conf_set(key, value)
         except rados.Error as exc:
-            raise UserError(f"unknown option, or a value that Ceph refuses: {key}") from exc
+            hint = did_you_mean(key, names())
+            raise UserError(f"unknown option, or a value that Ceph refuses: {key}{hint}") from exc
     return client
 
 

@@ -1,29 +1,135 @@
-"""The command line of a mount, as MountOptions."""
+"""The command line: which command, and for a mount its MountOptions."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import rbdfs
 from rbdfs.config.ceph_settings import CephSettings
-from rbdfs.config.mount_options import MountOptions, apply_options, parse_seconds
+from rbdfs.config.mount_options import MountOptions, apply_options
+from rbdfs.config.option_values import parse_seconds
 from rbdfs.config.source import resolve_source
+from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import EXIT_USAGE, UserError
 
-_EPILOG = """\
-Exit codes: 0 mounted (with -f: served, and ended on request); 1 nothing is mounted, or
-the end was not clean; 2 the command line makes no sense.
-Unmount with: umount MOUNTPOINT, or fusermount3 -u MOUNTPOINT.
-"""
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = ("mount", "restart", "status")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command line asks for.
+
+    Attributes:
+        command: one of COMMANDS.
+        json: whether the answer, and a failure, is told as JSON on stdout.
+        mountpoint: as it was given; "" for a mount, whose options have it.
+        options: of a mount.
+    """
+
+    command: str
+    json: bool = False
+    mountpoint: str = ""
+    options: MountOptions | None = None
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see rbdfs --help)", EXIT_USAGE)
+        raise UserError(f"{message} (see {self.prog} --help)", EXIT_USAGE)
+
+
+class _Help(argparse.Action):
+    """Prints the help of a command (const), or of all there is, and ends the process."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        _namespace: argparse.Namespace,
+        _values: str | Sequence[Any] | None,
+        _option: str | None = None,
+    ) -> NoReturn:
+        # A mount has no use for all these words.
+        from rbdfs.config.help_text import help_text
+
+        sys.stdout.write(help_text(self.const))
+        parser.exit()
+
+
+def parse(arguments: list[str]) -> Request:
+    """Return what the command line asks for; raise UserError where it cannot mean anything."""
+    word = _command(arguments)
+    if word in (None, "mount"):
+        options, as_json = _parsed_mount(arguments[word is not None :], Path(), word)
+        return Request("mount", as_json, options=options)
+    assert word is not None
+    parser = _Parser(prog=f"rbdfs {word}", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action=_Help, nargs=0, const=word)
+    parser.add_argument("--json", action="store_true")
+    try:
+        parsed, words = _parsed(parser, arguments[1:])
+        (mountpoint,) = _few(words, parser, "MOUNTPOINT")
+    except UserError as exc:
+        hint = f"to mount a pool of the name {word}: rbdfs -- {word} MOUNTPOINT"
+        raise UserError(f"{exc} ({hint})", EXIT_USAGE) from exc
+    return Request(word, parsed.json, mountpoint)
+
+
+def asks_for_json(arguments: list[str]) -> bool:
+    """Tell whether failures are to be told as JSON, also of a command line without a meaning."""
+    return (
+        "--json" in arguments[: arguments.index("--")]
+        if "--" in arguments
+        else ("--json" in arguments)
+    )
+
+
+def hinted(error: UserError, arguments: list[str]) -> UserError:
+    """Return *error* with the command that the first word may have been meant to be.
+
+    It was taken for a pool.
+    """
+    word = arguments[0] if arguments else ""
+    if not word or word in COMMANDS or word.startswith("-") or "did you mean" in str(error):
+        return error
+    return UserError(f"{error}{did_you_mean(word, COMMANDS, 'rbdfs ')}", error.exit_code)
+
+
+def _command(arguments: list[str]) -> str | None:
+    """Return the command that the first word is, None where it names what is to be mounted."""
+    if not arguments or arguments[0] not in COMMANDS:
+        return None
+    # What mount(8) runs for any pool: POOL MOUNTPOINT -o OPTIONS.
+    of_mount = len(arguments) == 4 and arguments[2] == "-o" and not arguments[1].startswith("-")
+    return None if of_mount else arguments[0]
+
+
+def _parsed(parser: _Parser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options and the other words, wherever among them these stand; raise UserError."""
+    # argparse itself takes options between two positional arguments for the end of the first.
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    parsed, others = parser.parse_known_args(arguments[:end])
+    for word in others:
+        if word.startswith("-") and word != "-":
+            name = word.partition("=")[0]
+            known = (string for action in parser._actions for string in action.option_strings)
+            raise UserError(f"unknown option {name}{did_you_mean(name, known)}", EXIT_USAGE)
+    return parsed, others + arguments[end + 1 :]
+
+
+def _few(words: list[str], parser: _Parser, *names: str) -> list[str]:
+    """Return *words*, of which there are as many as *names*; raise UserError otherwise."""
+    if len(words) > len(names):
+        raise UserError(f"too many arguments: {' '.join(words[len(names) :])}", EXIT_USAGE)
+    if len(words) < len(names):
+        parser.error(f"{' and '.join(names[len(words) :])} missing")
+    return words
 
 
 def _seconds(text: str) -> float:
@@ -33,60 +139,56 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"not a number of seconds: {text}") from None
 
 
-def _argument_parser() -> _Parser:
+def _mount_parser(word: str | None) -> _Parser:
+    """Return the parser of a mount; option_texts has what is to be said of its options."""
     parser = _Parser(
-        prog="rbdfs",
-        description="Mount a Ceph pool as a directory: every RBD image is a file, every "
-        "snapshot a read-only file beside it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog="rbdfs" if word is None else f"rbdfs {word}", add_help=False, allow_abbrev=False
     )
-    parser.add_argument(
-        "source",
-        nargs="?",
-        help="POOL[/NAMESPACE], or rbd:POOL/[NAMESPACE/]IMAGE[@SNAP][:KEY=VALUE...] as QEMU "
-        "names one image, to be mounted on a file",
-    )
-    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
-    parser.add_argument("--all-pools", action="store_true", help="mount every pool for rbd")
-    parser.add_argument("-c", "--conf", type=Path, help="Ceph configuration file")
-    parser.add_argument("--id", metavar="ID", help="connect as client.ID (default: admin)")
-    parser.add_argument("-k", "--keyring", type=Path, help="file with the client's key")
-    parser.add_argument("-m", metavar="HOST", dest="mon_host", help="monitor addresses")
-    parser.add_argument("--cluster", metavar="NAME", help="cluster name (default: ceph)")
-    parser.add_argument(
-        "-o",
-        metavar="OPT[,OPT...]",
-        dest="options",
-        action="append",
-        default=[],
-        help="mount options, and settings of Ceph as KEY=VALUE",
-    )
-    parser.add_argument("-r", "--read-only", action="store_true", help="same as -o ro")
-    parser.add_argument("-f", "--foreground", action="store_true", help="do not daemonise")
-    parser.add_argument("-d", "--debug", action="store_true", help="log every decision")
-    parser.add_argument("--log-file", type=Path, metavar="PATH", help="log here")
-    parser.add_argument(
-        "--connect-timeout",
-        type=_seconds,
-        metavar="SECONDS",
-        help="how long reaching the cluster may take (default: 30)",
-    )
+    parser.add_argument("-h", "--help", action=_Help, nargs=0, const=word)
+    parser.add_argument("--all-pools", action="store_true")
+    parser.add_argument("-c", "--conf", type=Path)
+    parser.add_argument("--id")
+    parser.add_argument("-k", "--keyring", type=Path)
+    parser.add_argument("-m", dest="mon_host")
+    parser.add_argument("--cluster")
+    parser.add_argument("-o", dest="options", action="append", default=[])
+    parser.add_argument("-r", "--read-only", action="store_true")
+    parser.add_argument("-f", "--foreground", action="store_true")
+    parser.add_argument("-d", "--debug", action="store_true")
+    parser.add_argument("--log-file", type=Path)
+    parser.add_argument("--connect-timeout", type=_seconds)
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--version", action="version", version=f"rbdfs {rbdfs.__version__}")
     return parser
 
 
 def parse_arguments(arguments: list[str], directory: Path | None = None) -> MountOptions:
-    """Return what the command line asks for; raise UserError where it cannot mean anything.
+    """Return what the command line of a mount, without the word, asks for; raise UserError.
 
     Paths become absolute, once and here, because a daemon leaves the working directory: that of
     this process, or *directory* where the command line was given in another one.
     """
-    directory = directory or Path()
-    parsed = _argument_parser().parse_args(arguments)
-    if parsed.all_pools == (parsed.source is not None):
-        raise UserError("name what to mount: either POOL or --all-pools", EXIT_USAGE)
+    return _parsed_mount(arguments, directory or Path(), None)[0]
+
+
+def _parsed_mount(
+    arguments: list[str], directory: Path, word: str | None
+) -> tuple[MountOptions, bool]:
+    """Return the options of a mount, and whether it is to be told of as JSON."""
+    parser = _mount_parser(word)
+    parsed, words = _parsed(parser, arguments)
+    if parsed.all_pools:
+        named, (mountpoint,) = None, _few(words, parser, "MOUNTPOINT")
+    else:
+        named, mountpoint = _few(words, parser, "POOL (or --all-pools)", "MOUNTPOINT")
+    options = _mount_options(parsed, directory)
+    source, ceph = resolve_source(named, options.ceph, directory)
+    where = _absolute(directory, mountpoint)
+    return replace(options, source=source, mountpoint=where, ceph=ceph), parsed.json
+
+
+def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
+    """Return what the options ask for, of whatever source."""
     pairs = []
     if parsed.mon_host:
         pairs.append(("mon_host", parsed.mon_host))
@@ -100,11 +202,8 @@ def parse_arguments(arguments: list[str], directory: Path | None = None) -> Moun
         cluster=parsed.cluster or options.ceph.cluster,
         pairs=(*pairs, *options.ceph.pairs),
     )
-    source, ceph = resolve_source(parsed.source, ceph, directory)
     return replace(
         options,
-        source=source,
-        mountpoint=_absolute(directory, parsed.mountpoint),
         ceph=ceph,
         read_only=options.read_only or parsed.read_only,
         foreground=parsed.foreground,

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbdfs.config import option_values
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.source import Source
+from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import EXIT_USAGE, UserError
 from rbdfs.model.record import known_fields
 
@@ -144,62 +146,6 @@ _IGNORED = frozenset(
 )
 
 
-def _number(text: str, base: int = 10) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(text)
-    number = int(text, base)
-    if number >= 2**32 - 1:
-        raise ValueError(text)
-    return number
-
-
-def _octal(text: str) -> int:
-    number = _number(text, 8)
-    if number > 0o777:
-        raise ValueError(text)
-    return number
-
-
-def parse_seconds(text: str) -> float:
-    """Return *text* as a positive, finite number of seconds; raise ValueError otherwise."""
-    # float() takes digits of other scripts, and underscores.
-    if not text.isascii() or "_" in text:
-        raise ValueError(text)
-    seconds = float(text)
-    if not math.isfinite(seconds) or not 0 < seconds <= 86400:
-        raise ValueError(text)
-    return seconds
-
-
-def parse_size(text: str) -> int:
-    """Return *text*, a number with an optional K, M, G or T, in bytes; raise ValueError."""
-    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(text[-1:].upper(), 1)
-    return _number(text[:-1] if factor > 1 else text) * factor
-
-
-def _object_size(text: str) -> int:
-    size = parse_size(text)
-    # The range of librbd's orders: 4 KiB to 32 MiB.
-    if size & (size - 1) or not 1 << 12 <= size <= 1 << 25:
-        raise ValueError(text)
-    return size
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(text)
-        return text
-
-    return parse
-
-
-def _name(text: str) -> str:
-    if not text:
-        raise ValueError(text)
-    return text
-
-
 # A word that stands by itself, or a whole KEY=VALUE.
 _FLAGS: dict[str, dict[str, Any]] = {
     "ro": {"read_only": True},
@@ -215,24 +161,24 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "abort_on_full": {"abort_on_full": True},
 }
 _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "uid": ("uid", _number),
-    "gid": ("gid", _number),
-    "umask": ("umask", _octal),
-    "dmask": ("dmask", _octal),
-    "snapshots": ("snapshots", _one_of("visible", "hidden", "off", "all")),
-    "datapath": ("data_path", _one_of("native", "python")),
-    "sector_size": ("sector_size", lambda text: int(_one_of("512", "4096")(text))),
-    "lock": ("lock", _one_of("exclusive", "transient", "auto")),
-    "cache": ("cache", _one_of(*_CACHE_SETTINGS)),
-    "data_pool": ("data_pool", _name),
-    "object_size": ("object_size", _object_size),
-    "timeout": ("timeout_s", parse_seconds),
-    "connect_timeout": ("connect_timeout_s", parse_seconds),
+    "uid": ("uid", option_values.number),
+    "gid": ("gid", option_values.number),
+    "umask": ("umask", option_values.octal),
+    "dmask": ("dmask", option_values.octal),
+    "snapshots": ("snapshots", option_values.OneOf("visible", "hidden", "off", "all")),
+    "datapath": ("data_path", option_values.OneOf("native", "python")),
+    "sector_size": ("sector_size", option_values.OneOf(512, 4096)),
+    "lock": ("lock", option_values.OneOf("exclusive", "transient", "auto")),
+    "cache": ("cache", option_values.OneOf(*_CACHE_SETTINGS)),
+    "data_pool": ("data_pool", option_values.word),
+    "object_size": ("object_size", option_values.object_size),
+    "timeout": ("timeout_s", option_values.parse_seconds),
+    "connect_timeout": ("connect_timeout_s", option_values.parse_seconds),
 }
 _CEPH: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "id": ("user", _name),
+    "id": ("user", option_values.word),
     "conf": ("conf", Path),
-    "cluster": ("cluster", _name),
+    "cluster": ("cluster", option_values.word),
 }
 
 
@@ -254,6 +200,31 @@ def split_options(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
+def names() -> set[str]:
+    """Return the words that an option of ours begins with."""
+    return {name.partition("=")[0] for name in (*_FLAGS, *_VALUES, *_CEPH)}
+
+
+def _bad_value(part: str) -> UserError:
+    # Where nothing goes wrong nobody needs it.
+    from rbdfs.config.option_texts import options
+
+    key, _, value = part.partition("=")
+    choices = [choice for option in options() if option.word == key for choice in option.choices]
+    return UserError(
+        f"bad value in option: {part}{did_you_mean(value, choices, f'{key}=')}", EXIT_USAGE
+    )
+
+
+def _unknown(part: str) -> UserError:
+    key, separator, _ = part.partition("=")
+    if separator and key in _FLAGS:
+        return _bad_value(part)
+    if key in names():
+        return UserError(f"option {key} needs a value: {part}", EXIT_USAGE)
+    return UserError(f"unknown option {part}{did_you_mean(key, names())}", EXIT_USAGE)
+
+
 def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
     """Return *options* changed by the values of ``-o``, the last of a kind winning.
 
@@ -270,7 +241,7 @@ def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
             try:
                 changes[name] = parse(value)
             except ValueError:
-                raise UserError(f"bad value in option: {part}", EXIT_USAGE) from None
+                raise _bad_value(part) from None
         elif part in _FLAGS:
             changes |= _FLAGS[part]
         elif not separator and key in _IGNORED or key.startswith("x-"):
@@ -281,7 +252,7 @@ def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
         elif separator and key and value and key not in _FLAGS:
             pairs.append((key, value))
         else:
-            raise UserError(f"unknown option: {part}", EXIT_USAGE)
+            raise _unknown(part)
     dictated = (name for name in _OWNERSHIP if name in changes or name in options.dictated)
     changes["dictated"] = tuple(dictated)
     return replace(options, **changes, ceph=replace(options.ceph, **ceph, pairs=tuple(pairs)))

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COMMANDS = ("restart", "status")
 _PEER = struct.Struct("3i")
 _TIMEVAL = struct.Struct("@ll")
 _ANSWER_BYTES = 1 << 18

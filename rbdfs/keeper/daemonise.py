@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
 import logging
 import os
 import signal
 import socket
 import sys
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from rbdfs.config.secrets import redacted
 from rbdfs.errors import EXIT_FAILURE, UserError
@@ -26,9 +28,13 @@ class Starter:
 
     Attributes:
         pipe: write end of the pipe to the waiting parent, or None in the foreground.
+        json: whether stdout is to have how it went, too.
+        facts: what that tells of a mount.
     """
 
     pipe: int | None = None
+    json: bool = False
+    facts: dict[str, str] = field(default_factory=dict)
 
     def ready(self) -> None:
         """Say that the mount is usable: to the parent, which exits, and to NOTIFY_SOCKET.
@@ -36,6 +42,8 @@ class Starter:
         Raises UserError where the parent has ended: a mount that nobody was told of is not wanted.
         """
         notify_service_manager(f"READY=1\nMAINPID={os.getpid()}")
+        if self.json:
+            _print_json(self.facts | {"pid": os.getpid()})
         if self.pipe is not None:
             # Not before the mount is there: autofs keeps those waiting who are not of the process
             # group that it has asked for the mount.
@@ -52,9 +60,15 @@ class Starter:
         # What is said of a command line that makes no sense may quote it.
         line = _printable(redacted(" ".join(str(error).split())))
         if self.pipe is None:
-            print(f"rbdfs: {line}", file=sys.stderr)  # noqa: T201
+            self.tell(line)
         else:
             self._send(bytes([error.exit_code]) + line.encode("utf-8", "surrogateescape"))
+
+    def tell(self, line: str) -> None:
+        """Tell the caller, who waits for this process, why nothing is mounted."""
+        print(f"rbdfs: {line}", file=sys.stderr, flush=True)  # noqa: T201
+        if self.json:
+            _print_json({"error": line})
 
     def _send(self, message: bytes) -> bool:
         pipe, self.pipe = self.pipe, None
@@ -72,6 +86,12 @@ class Starter:
 def _end_with_the_parent(signum: int) -> None:
     """Have the kernel send *signum* to this process when its parent ends, or (0) nothing."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    # Whoever has closed stdout does not want to know, and is told by the exit code in any case.
+    with contextlib.suppress(OSError):
+        os.write(1, (json.dumps(facts, indent=2) + "\n").encode())
 
 
 def _printable(text: str) -> str:
@@ -144,7 +164,7 @@ def daemonise(starter: Starter) -> None:
     parent, child = os.getpid(), os.fork()
     if child:
         os.close(write_end)
-        _await_start(child, read_end)
+        _await_start(child, read_end, starter)
     os.close(read_end)
     _end_with_the_parent(signal.SIGTERM)
     if os.getppid() != parent:
@@ -155,7 +175,7 @@ def daemonise(starter: Starter) -> None:
     starter.pipe = write_end
 
 
-def _await_start(child: int, pipe: int) -> NoReturn:
+def _await_start(child: int, pipe: int, starter: Starter) -> NoReturn:
     message = b""
     # Who interrupts the wait is told when the daemon has ended, and of a mount that is not there.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -171,7 +191,7 @@ def _await_start(child: int, pipe: int) -> NoReturn:
         _, status = os.waitpid(child, 0)
         code = EXIT_FAILURE
         line = f"ended unexpectedly (exit code {os.waitstatus_to_exitcode(status)})"
-    print(f"rbdfs: {line}", file=sys.stderr, flush=True)  # noqa: T201
+    starter.tell(line)
     os._exit(code)
 
 

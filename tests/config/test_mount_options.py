@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbdfs.config import mount_options
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.mount_options import MountOptions, apply_options, split_options
 from rbdfs.config.source import Source
@@ -256,35 +254,3 @@ def test_the_cache_mode_has_the_last_word(cache: str) -> None:
 def test_a_timeout_is_whole_seconds_for_ceph(text: str, seconds: str) -> None:
     """Of 16.2 it refuses a part of one, and 0 would be none."""
     assert ("rados_osd_op_timeout", seconds) in applied(f"timeout={text}").ceph_settings.pairs
-
-
-README = Path(__file__).parents[2] / "README.md"
-# Each with a value that it takes.
-WITH_A_VALUE = {
-    **dict.fromkeys(("conf", "id", "cluster", "data_pool"), "word"),
-    "lock": "auto",
-    "cache": "none",
-    "snapshots": "all",
-    "datapath": "python",
-    "uid": "1",
-    "gid": "1",
-    "umask": "0",
-    "dmask": "066",
-    "sector_size": "512",
-    "object_size": "4M",
-    "timeout": "1",
-    "connect_timeout": "1",
-}
-
-
-def test_readme_tells_of_every_option_and_of_no_other() -> None:
-    """A name that nothing knows would go to Ceph as a setting, or be refused."""
-    table = README.read_text().partition("\n## Options\n")[2].partition("\n## ")[0]
-    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `-")]
-    told = set(re.findall(r"(?:-o |, `)([a-z_]+)(?==|`)", " ".join(rows)))
-    for name in sorted(told):
-        text = f"{name}={WITH_A_VALUE[name]}" if name in WITH_A_VALUE else name
-        assert applied(text).ceph.pairs == (), f"{name} would go to Ceph"
-    known = mount_options._FLAGS.keys() | mount_options._VALUES.keys() | mount_options._CEPH.keys()
-    names = {name.partition("=")[0] for name in known}
-    assert names - told == {"rw"}, "the opposite of ro, and the default"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import rbdfs
+from rbdfs.config.command_line import COMMANDS
 from tests.support.images import MIB
-from tests.support.mounts import RBDFS, mounted, processes_naming
+from tests.support.mounts import RBDFS, mounted, processes_naming, wait_for_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,10 +83,72 @@ def test_missing_arguments() -> None:
 def test_version_and_help() -> None:
     done = rbdfs_output([str(RBDFS), "--version"])
     assert (done.returncode, done.stdout, done.stderr) == (0, f"rbdfs {rbdfs.__version__}\n", "")
-    done = rbdfs_output([str(RBDFS), "--help"])
+    overview = rbdfs_output([str(RBDFS), "--help"])
+    assert (overview.returncode, overview.stderr) == (0, "")
+    for text in ("POOL[/NAMESPACE]", "MOUNTPOINT", "Exit codes:"):
+        assert text in overview.stdout
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +\w", overview.stdout, re.MULTILINE)
+        done = rbdfs_output([str(RBDFS), command, "--help"])
+        assert (done.returncode, done.stderr) == (0, "")
+        for text in (f"{command}", "--json", "--help", "Exit codes:"):
+            assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("-o snapshot rbd /mnt", "snapshots"),
+        ("-o snapshots=hiden rbd /mnt", "snapshots=hidden"),
+        ("-o manage=snapshot rbd /mnt", "manage=snapshots"),
+        ("--conect-timeout=3 rbd /mnt", "--connect-timeout"),
+        ("mount --all-pool /mnt", "--all-pools"),
+        ("status --jsn /mnt", "--json"),
+        ("mont rbd /mnt", "rbdfs mount"),
+        ("staus /nowhere", "rbdfs status"),
+        ("restat", "rbdfs restart"),
+    ],
+)
+def test_the_nearest_word_is_named(arguments: str, meant: str) -> None:
+    done = rbdfs_output([str(RBDFS), *arguments.split()])
+    assert done.returncode in (1, 2)
+    assert re.fullmatch(rf"rbdfs: .*: did you mean {meant}\?.*\n", done.stderr), done.stderr
+
+
+def test_nothing_is_guessed_of_what_is_like_nothing() -> None:
+    for arguments in ("-o x rbd /mnt", "--quux rbd /mnt", "pool /mnt more"):
+        assert "did you mean" not in rbdfs_output([str(RBDFS), *arguments.split()]).stderr
+
+
+def test_ceph_knows_no_option_that_is_almost_ours(mounting: Mounting, mountpoint: Path) -> None:
+    command = mounting.command("rbd", mountpoint, "-o", "snapshot=hidden")
+    assert_refused(command, 1, r"snapshot: did you mean snapshots\?")
+
+
+def test_the_word_mount_may_be_said(mounting: Mounting, mountpoint: Path) -> None:
+    program, *arguments = mounting.command("rbd", mountpoint, "--json")
+    done = rbdfs_output([program, "mount", *arguments])
     assert (done.returncode, done.stderr) == (0, "")
-    for text in ("POOL[/NAMESPACE]", "MOUNTPOINT", "--connect-timeout", "Exit codes", "umount"):
-        assert text in done.stdout
+    told = json.loads(done.stdout)
+    try:
+        assert (told["source"], told["mountpoint"]) == ("rbd", str(mountpoint))
+        assert told["pid"] in processes_naming(str(mountpoint))
+    finally:
+        subprocess.run(["umount", mountpoint], check=True)
+        wait_for_end(told["pid"])
+
+
+@pytest.mark.parametrize("arguments", ["--json a", "-f --json rbd /nowhere", "status --json /"])
+def test_a_failure_is_told_as_json_too(arguments: str) -> None:
+    done = rbdfs_output([str(RBDFS), *arguments.split()])
+    assert done.returncode in (1, 2)
+    assert f"rbdfs: {json.loads(done.stdout)['error']}\n" == done.stderr
+
+
+def test_a_failure_of_a_daemon_is_told_as_json_too(mounting: Mounting, mountpoint: Path) -> None:
+    done = rbdfs_output(mounting.command("no-such-pool", mountpoint, "--json"))
+    assert done.returncode == 1
+    assert f"rbdfs: {json.loads(done.stdout)['error']}\n" == done.stderr
 
 
 @pytest.mark.parametrize(

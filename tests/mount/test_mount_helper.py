@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
+from rbdfs.config.command_line import COMMANDS
 from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import RBDFS, processes_naming, wait_for_end
 from tests.support.namespaces import Namespace, namespace
@@ -76,4 +78,12 @@ def test_failure_is_told(ceph: Ceph, here: Namespace, mountpoint: Path) -> None:
     done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, "no-such-pool", mountpoint)
     assert done.returncode != 0
     assert "rbdfs: no such pool" in done.stderr
+    assert not here.mounted(mountpoint)
+
+
+def test_pool_of_the_name_of_a_command(ceph: Ceph, here: Namespace, mountpoint: Path) -> None:
+    """In fstab there is no `--`, so what mount(8) runs is a mount, whatever the pool is called."""
+    for name in COMMANDS:
+        done = here.run("mount", "-t", "fuse.rbdfs", "-o", f"conf={ceph.conf}", name, mountpoint)
+        assert re.fullmatch(f"rbdfs: no such pool.*: {name}\n", done.stderr), done.stderr
     assert not here.mounted(mountpoint)

@@ -1,0 +1,84 @@
+"""The words that rbdfs begins with, and what each does: for --help and the manual.
+
+In a text, backquotes are around what is typed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rbdfs.config.option_texts import Option
+
+SUMMARY = "mount a Ceph pool as a directory"
+DESCRIPTION = (
+    "rbdfs mounts a Ceph pool as a directory: every RBD image in it is a file, every snapshot of "
+    "an image a read-only file beside it. Root is not needed, nor the RBD kernel driver."
+)
+EXIT_CODES = {
+    0: "it is done: mounted, with `-f` served and ended on request, or answered",
+    1: "nothing is mounted, the end was not clean, or nothing could be told; one line on stderr "
+    "says why",
+    2: "the command line makes no sense",
+}
+HELP = Option("what there is to say, and leave", switches=("-h", "--help"))
+VERSION = Option("tell the version, and leave", switches=("--version",))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What `rbdfs NAME` does.
+
+    Attributes:
+        forms: what may stand behind the name.
+        paragraphs: more than the summary says.
+        options: its own, besides those of a mount and --help.
+    """
+
+    summary: str
+    forms: tuple[str, ...]
+    paragraphs: tuple[str, ...]
+    options: tuple[Option, ...]
+
+
+COMMANDS = {
+    "mount": Command(
+        "mount a pool, a namespace of it, all pools, or one image",
+        (
+            "[OPTION...] POOL[/NAMESPACE] MOUNTPOINT",
+            "[OPTION...] --all-pools MOUNTPOINT",
+            "[OPTION...] rbd:POOL/[NAMESPACE/]IMAGE[@SNAP][:KEY=VALUE...] FILE",
+        ),
+        (
+            "It returns when the mount can be used, and not before; with `-f` it stays in the "
+            "foreground, until it is unmounted or told to end (SIGTERM, SIGINT). The word `mount` "
+            "may be left out. A pool of the name of a command is mounted with "
+            "`rbdfs -- POOL MOUNTPOINT`.",
+            "The last form is that of QEMU, and mounts one image on FILE, a regular file that "
+            "exists. In a file name, `%`, `/`, `@` and bytes that are not UTF-8 are written `%XX`.",
+        ),
+        (
+            Option(
+                "say on stdout what is mounted (source, mountpoint, pid), or the error, as JSON",
+                switches=("--json",),
+            ),
+        ),
+    ),
+    "status": Command(
+        "tell what serves a mount, and which files are open",
+        ("[--json] MOUNTPOINT",),
+        (
+            "As JSON in any case. To root and to who mounted. `state` is `serving`; `no server` "
+            "while one is started; `given up` when none could be, until `rbdfs restart`.",
+        ),
+        (Option("which it is anyhow", switches=("--json",)),),
+    ),
+    "restart": Command(
+        "serve a mount with what is installed now; open files stay open",
+        ("[--json] MOUNTPOINT",),
+        (
+            "For after an upgrade, and for a mount that has given up. It returns when the new "
+            "server is ready, and tells the same as `rbdfs status`, as JSON in any case.",
+        ),
+        (Option("which it is anyhow", switches=("--json",)),),
+    ),
+}
