@@ -20,8 +20,8 @@ EXIT_CODES = {
     "says why",
     2: "the command line makes no sense",
 }
-HELP = Option("what there is to say, and leave", switches=("-h", "--help"))
-VERSION = Option("tell the version, and leave", switches=("--version",))
+HELP = Option("show this help", switches=("-h", "--help"))
+VERSION = Option("show the version", switches=("--version",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ COMMANDS = {
             "As JSON in any case. To root and to who mounted. `state` is `serving`; `no server` "
             "while one is started; `given up` when none could be, until `rbdfs restart`.",
         ),
-        (Option("which it is anyhow", switches=("--json",)),),
+        (Option("accepted: it is JSON in any case", switches=("--json",)),),
     ),
     "restart": Command(
         "serve a mount with what is installed now; open files stay open",
@@ -79,6 +79,6 @@ COMMANDS = {
             "For after an upgrade, and for a mount that has given up. It returns when the new "
             "server is ready, and tells the same as `rbdfs status`, as JSON in any case.",
         ),
-        (Option("which it is anyhow", switches=("--json",)),),
+        (Option("accepted: it is JSON in any case", switches=("--json",)),),
     ),
 }

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from rbdfs.config.commands import COMMANDS, DESCRIPTION, EXIT_CODES, HELP, VERSION
-from rbdfs.config.option_texts import GROUPS, IGNORED
+from rbdfs.config.option_texts import ESCAPES, GROUPS, IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,7 +53,7 @@ def _of(name: str) -> Iterator[str]:
         for group, options in GROUPS.items():
             yield from ("", f"{group}:")
             yield from _options(options)
-        yield from ("", *_wrapped(IGNORED))
+        yield from ("", *_wrapped(f"{IGNORED} {ESCAPES}"))
     yield from ("", *_exit_codes())
 
 

@@ -226,8 +226,9 @@ GROUPS: dict[str, tuple[Option, ...]] = {
 }
 IGNORED = (
     "The options of mount(8) and fstab that say nothing here (`rw`, `noauto`, `_netdev`, `x-...`) "
-    "are accepted. In a value, `\\,` is a comma and `\\\\` a backslash."
+    "are accepted."
 )
+ESCAPES = "In a value, `\\,` is a comma and `\\\\` a backslash."
 
 
 def options() -> tuple[Option, ...]:

@@ -1,0 +1,48 @@
+"""The command line of contrib/document."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from documenting import manual, readme
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+_RELEASE = re.compile(r"^rbdfs \((?P<version>[^)]+)\).*?^ -- .*?, (?P<date>.+)", re.M | re.S)
+
+
+def documents() -> dict[Path, str]:
+    """What is to be in which file of the checkout."""
+    # Of the last release, as Debian's package has it.
+    found = _RELEASE.search((CHECKOUT / "contrib/debian/changelog").read_text())
+    assert found is not None
+    date = parsedate_to_datetime(found["date"].partition("\n")[0]).date()
+    release = manual.Release(found["version"], date.isoformat())
+    return {
+        CHECKOUT / "contrib/man/rbdfs.8": manual.rbdfs(release),
+        CHECKOUT / "contrib/man/mount.fuse.rbdfs.8": manual.mount(release),
+        CHECKOUT / "README.md": readme.with_options((CHECKOUT / "README.md").read_text()),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="contrib/document",
+        description="Write the manual pages in contrib/man and README's table of options, of the "
+        "tables in rbdfs/config that --help is made of. To be run when these have changed, and "
+        "committed with them; a test compares.",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit code 1 where something differs"
+    )
+    check = parser.parse_args().check
+    differing = [
+        path for path, text in documents().items() if not path.exists() or path.read_text() != text
+    ]
+    for path in differing:
+        print(path.relative_to(CHECKOUT))
+        if not check:
+            path.write_text(documents()[path])
+    return int(check and bool(differing))

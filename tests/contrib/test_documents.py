@@ -1,0 +1,75 @@
+"""Manual pages and README's table of options are made of what --help is made of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from documenting.command import CHECKOUT, documents
+
+from rbdfs.config.commands import COMMANDS
+from rbdfs.config.option_texts import options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGES = sorted((CHECKOUT / "contrib/man").iterdir())
+
+
+def rendered(page: Path) -> str:
+    """A page as man(1) shows it, which has nothing to complain of."""
+    if shutil.which("man") is None:
+        pytest.skip("man is not installed (contrib/setup installs it)")
+    done = subprocess.run(
+        ["man", "--warnings", "--local-file", "--pager=cat", page],
+        env=os.environ | {"LC_ALL": "C.UTF-8", "MANWIDTH": "200", "MAN_KEEP_FORMATTING": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return " ".join(done.stdout.split())
+
+
+def test_they_are_as_contrib_document_writes_them() -> None:
+    """Whoever changes a text in rbdfs/config runs it."""
+    for path, text in documents().items():
+        assert path.read_text() == text, f"{path}: contrib/document writes it anew"
+
+
+def test_every_page_is_written() -> None:
+    assert [page.name for page in PAGES] == ["mount.fuse.rbdfs.8", "rbdfs.8"]
+    assert set(PAGES) <= documents().keys()
+    installed = (CHECKOUT / "contrib/debian/rbdfs.manpages").read_text().split()
+    assert {CHECKOUT / name for name in installed} == set(PAGES)
+
+
+def test_the_program_and_its_options() -> None:
+    text = rendered(CHECKOUT / "contrib/man/rbdfs.8")
+    for name, command in COMMANDS.items():
+        assert command.summary in text or command.summary.capitalize() in text
+        for form in command.forms:
+            assert f"rbdfs {'[mount]' if name == 'mount' else name} {form}" in text
+        for paragraph in command.paragraphs:
+            assert paragraph.replace("`", "") in text
+    for option in options():
+        assert ", ".join(option.forms) in text
+        assert option.text.replace("`", "") in text
+
+
+def test_the_file_system_and_its_options() -> None:
+    text = rendered(CHECKOUT / "contrib/man/mount.fuse.rbdfs.8")
+    for option in options():
+        form = option.forms[-1].removeprefix("-o ")
+        assert (f" {form} {option.text.replace('`', '')}" in text) == bool(option.word)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_mandoc_has_nothing_to_complain_of(page: Path) -> None:
+    if shutil.which("mandoc") is None:
+        pytest.skip("mandoc is not installed")
+    done = subprocess.run(["mandoc", "-T", "lint", page], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
