@@ -88,6 +88,35 @@ def test_what_another_client_has_written_is_data(
         assert objects(file) == held - {7}
 
 
+def looked_at(mount: Mount, *names: str) -> Iterator[None]:
+    """All that asks where data is: of a reader, and of a writer that has not written yet."""
+    for name in names:
+        assert mount.file(name).stat().st_blocks > 0
+        for flags in (os.O_RDONLY, os.O_RDWR):
+            if not ("@" in name and flags == os.O_RDWR):
+                with opened(mount.file(name), flags) as file:
+                    assert objects(file) >= HELD
+                    yield
+
+
+@pytest.mark.parametrize("cache", ["none", "writeback"])
+def test_a_look_takes_no_lock(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, cache: str
+) -> None:
+    """librbd's own diff does, of an image that is open for writing, where the lock is free."""
+    spec, names = f"{pool}/{image}", (image, f"{image}@s", f"{image}-clone")
+    make_clone(ceph, pool, image, names[-1])
+    with mounting(pool, "-o", f"lock=auto,cache={cache}") as mount:
+        for _ in looked_at(mount, *names):
+            assert ceph.lock_owners(spec) == ceph.lock_owners(f"{spec}-clone") == []
+        with open_image(ceph, pool, image) as owner:
+            owner.write(b"data", OBJECT)
+            (address,) = ceph.lock_owners(spec)
+            for _ in looked_at(mount, *names):
+                assert ceph.lock_owners(spec) == [address]
+            assert owner.is_exclusive_lock_owner()
+
+
 _WRITER = """
 import os, sys, rados, rbd
 conf, pool, name = sys.argv[1:]
