@@ -152,7 +152,7 @@ class Holes:
                     if unshared:
                         learnt.part.keep(state, asked[-1])
                     return found
-            # Of an image that is open for writing, librbd's diff takes the lock where it is free: it
-            # is asked only where it is ours.
+            # Of an image that is open for writing, librbd's diff takes the lock where it is free:
+            # it is asked only where that is ours.
             data = await learnt.extents(image, state, 1 << entry.order) if unshared else None
             return None if data is None else await find_inside(data)
