@@ -157,10 +157,8 @@ def clone_snapshot(
     would have it; it stays so, unless there is no clone in the end.
     """
     assert snap.snap is not None
-    image, snapshot = encoded(snap.image), encoded(snap.snap)
-    clone = partial(
-        rbd.RBD().clone, source, image, snapshot, target, encoded(name), data_pool=data_pool
-    )
+    snapshot = encoded(snap.snap)
+    clone = partial(_clone, source, snap, target, encoded(name), data_pool)
     try:
         clone()
         return
@@ -184,6 +182,18 @@ def clone_snapshot(
             "%s is protected: require-min-compat-client is older than mimic, and clones want it so",
             snap.spec,
         )
+
+
+def _clone(
+    source: rados.Ioctx, snap: Entry, target: rados.Ioctx, name: bytes, data_pool: str | None
+) -> None:
+    assert snap.snap is not None
+    clone, image = rbd.RBD().clone, encoded(snap.image)
+    try:
+        clone(source, image, encoded(snap.snap), target, name, data_pool=data_pool)
+    except TypeError:
+        # The binding of Ceph 20 takes no bytes for this name, but an id.
+        clone(source, image, snap.key.snap_id, target, name, data_pool=data_pool)
 
 
 def _unprotect(image: rbd.Image, snapshot: bytes, snap: Entry) -> None:
