@@ -13,10 +13,11 @@ import logging
 import logging.handlers
 import os
 import queue
+import sys
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from rbdfs.errors import UserError
 
@@ -92,15 +93,23 @@ class Queued(logging.Handler):
         return counted
 
     def _write(self) -> None:
+        lost, reason = 0, ""
         while True:
             record = self._records.get()
             if isinstance(record, threading.Event):
                 record.set()
                 continue
             if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                self._target.handle(_note("%d lines are missing: the log stood still", dropped))
-            self._target.handle(record)
+                lost, self._dropped = lost + self._dropped, 0
+                reason = reason or "the log stood still"
+            try:
+                if lost:
+                    self._target.handle(_note("%d lines are missing: %s", lost, reason))
+                    lost, reason = 0, ""
+                self._target.handle(record)
+            except Exception as exc:
+                # That may pass: a full disk, a directory that is away. The next line tells of it.
+                lost, reason = lost + 1, str(exc)
 
     def last_words(self) -> bool:
         """Have everything written; return False where that takes too long."""
@@ -117,8 +126,38 @@ def _note(text: str, *args: object) -> logging.LogRecord:
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, args, None)
 
 
-class _LogFile(logging.handlers.WatchedFileHandler):
+class _Raising(logging.Handler):
+    """A handler that raises what those of the standard library keep to themselves."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        # Called while the error is handled.
+        error = sys.exc_info()[1]
+        if error is not None:
+            raise error
+
+
+class _Stream(_Raising, logging.StreamHandler[TextIO]):
+    pass
+
+
+class _Syslog(_Raising, logging.handlers.SysLogHandler):
+    pass
+
+
+class _LogFile(_Raising, logging.handlers.WatchedFileHandler):
     """A file that others cannot read, also the one that is made after a rotation."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except Exception:
+            # Without what it still holds of lines that are told to be missing. The next line opens
+            # the file anew.
+            stream, self.stream = self.stream, None
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+            raise
 
     def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", errors="backslashreplace", opener=_opened)
@@ -141,8 +180,8 @@ def _target(options: MountOptions) -> logging.Handler:
             raise UserError(f"cannot write log file {options.log_file}: {exc.strerror}") from exc
     if not options.foreground and os.path.exists(_SYSLOG):
         with contextlib.suppress(OSError):
-            return logging.handlers.SysLogHandler(_SYSLOG)
-    stream = logging.StreamHandler()
+            return _Syslog(_SYSLOG)
+    stream = _Stream()
     if not options.foreground:
         # Until the mount is usable this still is the caller's terminal.
         stream.setLevel(logging.WARNING)

@@ -36,6 +36,10 @@ def run(script: str, log: Path, umask: int = 0o022) -> tuple[int, float]:
     return done.returncode, time.monotonic() - begun
 
 
+def said(log: Path) -> list[str]:
+    return [line.partition(": ")[2] for line in log.read_text().splitlines()]
+
+
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
 def test_others_cannot_read_the_file(tmp_path: Path, umask: int) -> None:
     """Neither the one that is there first, nor the one that comes after logrotate."""
@@ -75,8 +79,7 @@ log.warning("another")
 sys.exit(finish(0))
 """
     assert run(script, log)[0] == 0
-    lines = log.read_text().splitlines()
-    assert [line.partition(": ")[2] for line in lines] == [
+    assert said(log) == [
         "read: [Errno 108] rbd/vm1: read 0~4096: fenced",
         "write: [Errno 116] rbd/vm2: write 0~4096: removed",
         "another",
@@ -127,6 +130,84 @@ sys.exit(finish(0))
             text = lines.read()
     assert process.returncode == 0
     assert "lines are missing: the log stood still" in text
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_log_that_cannot_be_opened_anew_goes_on_once_it_can(tmp_path: Path, lost: int) -> None:
+    """Its directory is away for a moment, as where its file system is mounted anew."""
+    log, away = tmp_path / "logs" / "log", tmp_path / "away"
+    log.parent.mkdir()
+    script = f"""
+directory = os.path.dirname(sys.argv[1])
+log.info("before")
+finish(0)
+os.rename(directory, {str(away)!r})
+for _ in range({lost}):
+    log.info("lost")
+finish(0)
+os.mkdir(directory)
+log.info("after")
+log.info("the end")
+sys.exit(finish(0))
+"""
+    assert run(script, log)[0] == 0
+    assert said(away / "log") == ["before"]
+    reason = f"[Errno 2] No such file or directory: '{log}'"
+    assert said(log) == [f"{lost} lines are missing: {reason}", "after", "the end"]
+
+
+def test_what_a_full_disk_has_no_room_for_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.symlink_to("/dev/full")
+    script = """
+for _ in range(100):
+    log.info("lost" * 100)
+finish(0)
+os.unlink(sys.argv[1])
+log.info("after")
+log.info("the end")
+sys.exit(finish(0))
+"""
+    assert run(script, log)[0] == 0
+    reason = "[Errno 28] No space left on device"
+    assert said(log) == [f"100 lines are missing: {reason}", "after", "the end"]
+    assert stat.S_IMODE(log.stat().st_mode) == 0o640
+
+
+def test_what_syslog_does_not_take_is_told(tmp_path: Path) -> None:
+    """It is started anew, and its socket is away meanwhile."""
+    script = """
+import logging, os, socket, sys
+from rbdfs.config import logging_setup
+from rbdfs.config.mount_options import MountOptions
+logging_setup._SYSLOG = sys.argv[1]
+def listening():
+    syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    syslog.bind(sys.argv[1])
+    return syslog
+def heard():
+    print(syslog.recv(65536).decode().rstrip(chr(0)).rpartition(": ")[2], flush=True)
+log = logging.getLogger("test")
+with listening() as syslog:
+    logging_setup.configure_logging(MountOptions())
+    log.info("before")
+    heard()
+os.unlink(sys.argv[1])
+log.info("lost")
+logging_setup.finish(0)
+with listening() as syslog:
+    log.info("after")
+    heard()
+    heard()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "syslog"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=TIMEOUT_S,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.splitlines() == ["before", "[Errno 2] No such file or directory", "after"]
 
 
 def test_a_traceback_is_written_whole(tmp_path: Path) -> None:
