@@ -3,41 +3,32 @@
 Every function raises rbd.Error, rados.Error and OSError: the caller has blocking_image.changing()
 translate them. *action* begins the message of a refusal: what is done to which image.
 
-librbd moves to the trash and renames by name only. Between the look at an image, by its id, and the
-change another client can have given its name to another image: which one it was is looked at
-afterwards, and undone if it was the wrong one.
+librbd renames by name only. Between the look at an image, by its id, and the change another client
+can have given its name to another image: which one it was is looked at afterwards, and undone if it
+was the wrong one.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import rados
 import rbd
 
 from rbdfs.ceph.blocking_image import (
     encoded,
-    holders,
     opened,
     opened_for_change,
     refuse_advisory_lock,
-    refuse_watched,
 )
 from rbdfs.errors import InUse, Missing
-from rbdfs.model.file_name import ImageSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from rbdfs.model.entry import Entry
 
 _DIRECTORY = "rbd_directory"
-_TRASH = "rbd_trash"
-_PAGE_KEYS = 512
 # So many clones are named in a message.
 _TOLD = 10
 
@@ -47,99 +38,6 @@ log = logging.getLogger(__name__)
 def create_image(ioctx: rados.Ioctx, name: str, order: int | None, data_pool: str | None) -> None:
     """Make an image of size 0 with the cluster's default features; None is its default too."""
     rbd.RBD().create(ioctx, encoded(name), 0, order=order, old_format=False, data_pool=data_pool)
-
-
-def move_to_trash(
-    ioctx: rados.Ioctx, entry: Entry, action: str, expire_s: int, dead: Container[str] = ()
-) -> None:
-    """Move the image of *entry* to the trash, where a purge leaves it for *expire_s* seconds.
-
-    Raises InUse where a client watches or locks it that is not *dead*, and fenced, and where librbd
-    keeps it because it is in a group; Missing where another image has its name.
-    """
-    with opened(ioctx, entry) as image:
-        # librbd itself looks at the owner of the exclusive lock only. Who opens the image from
-        # now on keeps it, in the trash.
-        for client, address in holders(image, dead):
-            raise InUse(f"{action}: locked by {client} at {address}")
-        refuse_watched(image, f"{action}: the image", dead)
-    name, begun = encoded(entry.image), int(time.time())
-    try:
-        rbd.RBD().trash_move(ioctx, name, expire_s)
-    except rbd.Error as exc:
-        # Since Ceph 20, of a member of a group; the bindings before have no class for it.
-        if getattr(exc, "errno", None) != errno.EMLINK:
-            raise
-        _refuse_member(ioctx, entry, action)
-    if entry.image_id is None or _is_in_trash(ioctx, entry):
-        return
-    for image_id in _trashed_since(ioctx, name, begun):
-        rbd.RBD().trash_restore(ioctx, image_id, name)
-    raise Missing(f"{action}: another image has this name now")
-
-
-def _refuse_member(ioctx: rados.Ioctx, entry: Entry, action: str) -> NoReturn:
-    """Raise InUse for an image that is in a group; the log says in which."""
-    with opened(ioctx, entry) as image:
-        try:
-            found = image.group()
-        except UnicodeDecodeError:
-            raise InUse(f"{action}: it is in a group whose name is not UTF-8") from None
-    same = found["pool"] == ioctx.get_pool_id()
-    where = ImageSpec(entry.pool if same else f"id:{found['pool']}", entry.namespace, found["name"])
-    log.warning(
-        "%s is refused: %s is in group %s: `rbd group image rm %s %s` takes it out",
-        *(action, entry.spec, where, where, entry.spec),
-    )
-    raise InUse(f"{action}: it is in group {where}")
-
-
-def _is_in_trash(ioctx: rados.Ioctx, entry: Entry) -> bool:
-    """Tell whether the image of *entry* is in the trash, where none is of format 1."""
-    try:
-        return bool(_omap_values(ioctx, _TRASH, (f"id_{entry.image_id}",)))
-    except rados.ObjectNotFound:
-        # Nothing ever was.
-        return False
-
-
-def restore_from_trash(ioctx: rados.Ioctx, entry: Entry) -> bool:
-    """Take the image of *entry* out of the trash, with the name that it had; tell if it was there.
-
-    Raises rbd.ImageExists where something else has the name now.
-    """
-    if not _is_in_trash(ioctx, entry):
-        return False
-    rbd.RBD().trash_restore(ioctx, entry.image_id, encoded(entry.image))
-    return True
-
-
-def _trashed_since(ioctx: rados.Ioctx, name: bytes, begun: int) -> list[str]:
-    """Return the ids of what was moved to the trash under *name* since *begun*, in seconds."""
-    found, last = [], ""
-    while page := _omap_page(ioctx, _TRASH, last):
-        for key, value in page.items():
-            # A cls::rbd::TrashImageSpec: version, compat, length; source, name, deletion time.
-            length = int.from_bytes(value[7:11], "little")
-            seconds = int.from_bytes(value[11 + length : 15 + length], "little")
-            if value[11 : 11 + length] == name and seconds >= begun:
-                found.append(key.removeprefix("id_"))
-        last = max(page)
-    return found
-
-
-def _omap_page(ioctx: rados.Ioctx, oid: str, last: str) -> dict[str, bytes]:
-    with rados.ReadOpCtx() as operation:
-        values, _ = ioctx.get_omap_vals(operation, last, "", _PAGE_KEYS)
-        ioctx.operate_read_op(operation, oid)
-        return {key: value or b"" for key, value in values}
-
-
-def _omap_values(ioctx: rados.Ioctx, oid: str, keys: tuple[str, ...]) -> dict[str, bytes]:
-    with rados.ReadOpCtx() as operation:
-        values, _ = ioctx.get_omap_vals_by_keys(operation, keys)
-        ioctx.operate_read_op(operation, oid)
-        return {key: value or b"" for key, value in values}
 
 
 def clone_snapshot(
@@ -204,14 +102,6 @@ def _unprotect(image: rbd.Image, snapshot: bytes, snap: Entry) -> None:
         log.warning("%s stays protected: %s", snap.spec, exc)
 
 
-def directory_name(ioctx: rados.Ioctx, image_id: str) -> bytes | None:
-    """Return the name that the directory has for an image; None where it has none."""
-    key = f"id_{image_id}"
-    value = _omap_values(ioctx, _DIRECTORY, (key,)).get(key)
-    # An encoded string.
-    return None if value is None else value[4:]
-
-
 def remove_snapshot(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
     """Remove the snapshot *entry*, for good.
 
@@ -234,6 +124,30 @@ def _spec(child: dict[str, Any]) -> str:
     return f"{child['pool']}/{namespace}{child['image']}{trashed}"
 
 
+def omap_values(ioctx: rados.Ioctx, oid: str, keys: tuple[str, ...]) -> dict[str, bytes]:
+    with rados.ReadOpCtx() as operation:
+        values, _ = ioctx.get_omap_vals_by_keys(operation, keys)
+        ioctx.operate_read_op(operation, oid)
+        return {key: value or b"" for key, value in values}
+
+
+def directory_name(ioctx: rados.Ioctx, image_id: str) -> bytes | None:
+    """Return the name that the directory has for an image; None where it has none."""
+    key = f"id_{image_id}"
+    value = omap_values(ioctx, _DIRECTORY, (key,)).get(key)
+    # An encoded string.
+    return None if value is None else value[4:]
+
+
+def refuse_renamed(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
+    """Raise Missing where the image of *entry* does not have its name any more.
+
+    What it is then opened by, its id, still finds it: under another name, or in the trash.
+    """
+    if entry.image_id is not None and directory_name(ioctx, entry.image_id) != encoded(entry.image):
+        raise Missing(f"{action}: it does not have this name any more")
+
+
 def refuse_locked(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
     """Raise InUse where rename_image() would, because of an advisory lock."""
     with opened(ioctx, entry) as image:
@@ -246,19 +160,29 @@ def rename_image(ioctx: rados.Ioctx, entry: Entry, name: str, action: str) -> No
     Raises Missing where another image has its name.
     """
     refuse_locked(ioctx, entry, action)
+    refuse_renamed(ioctx, entry, action)
     old, new = encoded(entry.image), encoded(name)
     rbd.RBD().rename(ioctx, old, new)
-    if entry.image_id is None:
+    if entry.image_id is None or directory_name(ioctx, entry.image_id) == new:
         return
-    if directory_name(ioctx, entry.image_id) != new:
+    try:
         rbd.RBD().rename(ioctx, new, old)
-        raise Missing(f"{action}: another image has this name now")
+    except rbd.Error as exc:
+        log.error(
+            "%s: another image had this name meanwhile, and keeps the new one: %s", action, exc
+        )
+    raise Missing(f"{action}: another image has this name now")
 
 
 def rename_snapshot(ioctx: rados.Ioctx, entry: Entry, name: str, action: str) -> None:
-    """Rename the snapshot *entry* to *name*."""
+    """Rename the snapshot *entry* to *name*.
+
+    Raises Missing where another snapshot has its name: librbd renames by names.
+    """
     assert entry.snap is not None
     with opened_for_change(ioctx, entry, action) as image:
+        if image.snap_get_id(encoded(entry.snap)) != entry.key.snap_id:
+            raise Missing(f"{action}: another snapshot has this name now")
         image.rename_snap(encoded(entry.snap), encoded(name))
 
 

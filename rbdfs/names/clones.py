@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.model.entry import Entry
+    from rbdfs.model.image_attributes import ParentSpec
     from rbdfs.names.catalog import Catalog
     from rbdfs.names.manage import Management
 
@@ -62,7 +63,11 @@ class Clones:
         begin()
         await self._management.change(parent, action, make, beside=snap)
         made = await self._catalog.find(parent, name)
-        if not await self._is_clone(made, snap):
+        origin = await self._parent(made)
+        if origin is None:
+            # The clone has another name by now, or is gone: this is none of ours to remove.
+            raise Missing(f"{action}: another image has this name now")
+        if not _is_of(origin, snap):
             # librbd knew the snapshot by its name, which another one has been given meanwhile.
             await self._management.unlink(made)
             raise Missing(f"{action}: another snapshot has this name now")
@@ -74,16 +79,12 @@ class Clones:
         librbd makes the image before it says whose clone it is, and the snapshot is the last to
         know: what was not finished is zeros, or will not be readable when the snapshot is removed.
         """
-        if not await self._is_clone(made, snap) or not await self._is_noted(made, snap):
+        origin = await self._parent(made)
+        if origin is None or not _is_of(origin, snap) or not await self._is_noted(made, snap):
             raise Exists(f"{made.spec} is no clone of {snap.spec}: it may be unfinished")
 
-    async def _is_clone(self, made: Entry, snap: Entry) -> bool:
-        parent = (await self._catalog.attributes(made, newer=True)).parent
-        return parent is not None and (parent.pool_id, parent.image_id, parent.snap_id) == (
-            snap.key.pool_id,
-            snap.key.image_id,
-            snap.key.snap_id,
-        )
+    async def _parent(self, made: Entry) -> ParentSpec | None:
+        return (await self._catalog.attributes(made, newer=True)).parent
 
     async def _is_noted(self, made: Entry, snap: Entry) -> bool:
         source, target = await self._cluster.ioctx_of(snap), await self._cluster.ioctx_of(made)
@@ -96,3 +97,12 @@ class Clones:
         action = f"looking for {made.spec} at {snap.spec}"
         await self._management.change(made, action, look, beside=snap)
         return noted
+
+
+def _is_of(parent: ParentSpec, snap: Entry) -> bool:
+    """Tell whether what has *parent* is a clone of *snap*."""
+    return (parent.pool_id, parent.image_id, parent.snap_id) == (
+        snap.key.pool_id,
+        snap.key.image_id,
+        snap.key.snap_id,
+    )

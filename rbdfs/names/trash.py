@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from rbdfs.ceph import directory_changes
+from rbdfs.ceph import directory_changes, trash_changes
 from rbdfs.model.file_name import ImageSpec
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Trash:
         expire_s = int(self._cluster.setting(_EXPIRY) or 0)
         # One of ours may have died while it moved this very image.
         dead = self._cluster.dead
-        move = partial(directory_changes.move_to_trash, ioctx, entry, action, expire_s, dead)
+        move = partial(trash_changes.move_to_trash, ioctx, entry, action, expire_s, dead)
         await self._change(entry, action, move)
         trashed = ImageSpec(entry.pool, entry.namespace, entry.image_id or entry.image)
         log.info("%s is in the trash: rbd trash restore %s", entry.spec, trashed)
@@ -83,7 +83,7 @@ class Trash:
 
         def restore() -> None:
             nonlocal restored
-            restored = directory_changes.restore_from_trash(ioctx, entry)
+            restored = trash_changes.restore_from_trash(ioctx, entry)
 
         try:
             ioctx = await self._cluster.ioctx_of(entry)

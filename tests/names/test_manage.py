@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import rbd
 
-from rbdfs.ceph import directory_changes
+from rbdfs.ceph import directory_changes, trash_changes
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.metadata.cache import MetadataCache
 from rbdfs.names.catalog import POOL_LIST, Catalog
+from rbdfs.names.clones import Clones
 from rbdfs.names.manage import Management
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from rbdfs.model.entry import Entry
     from tests.support.ceph import Ceph
@@ -164,32 +165,144 @@ async def test_an_image_goes_to_the_trash_with_its_snapshots(
     assert (await managed.find(f"{image_name}@s")).image_id == entry.image_id
 
 
-async def test_an_image_that_got_the_name_meanwhile_stays(
-    ceph: Ceph, managed: Managed, ioctx: Any, pool: str, image_name: str, monkeypatch: Any
-) -> None:
-    """librbd moves and renames by name, which another client gives to another image meanwhile."""
-    first = await managed.create(image_name)
+def move_away(ioctx: Any, name: str) -> None:
+    rbd.RBD().rename(ioctx, name, f"{name}-mine")
 
-    def swap(*_: object) -> None:
-        rbd.RBD().rename(ioctx, image_name, f"{image_name}-mine")
+
+def put_into_the_trash(ioctx: Any, name: str) -> None:
+    rbd.RBD().trash_move(ioctx, name, 0)
+
+
+async def unlink(managed: Managed, entry: Entry) -> None:
+    await managed.management.unlink(entry)
+
+
+async def rename(managed: Managed, entry: Entry) -> None:
+    await managed.management.rename(entry, managed.parent, b"new-name", 0)
+
+
+@pytest.mark.parametrize("lose", [move_away, put_into_the_trash])
+@pytest.mark.parametrize(
+    ("change", "where", "look"),
+    [
+        (unlink, trash_changes, None),
+        (unlink, trash_changes, "refuse_watched"),
+        (unlink, trash_changes, "refuse_renamed"),
+        (rename, directory_changes, None),
+        (rename, directory_changes, "refuse_advisory_lock"),
+        (rename, directory_changes, "refuse_renamed"),
+    ],
+)
+async def test_an_image_that_got_the_name_meanwhile_stays(
+    managed: Managed,
+    ioctx: Any,
+    image_name: str,
+    monkeypatch: Any,
+    change: Callable[[Managed, Entry], Awaitable[None]],
+    where: Any,
+    look: str | None,
+    lose: Callable[[Any, str], None],
+) -> None:
+    """librbd moves and renames by name, which another client gives to another image meanwhile.
+
+    That is after *look*; None: before, while it is believed to be the one that it was.
+    """
+    entry = await managed.create(image_name)
+    asked = getattr(where, look) if look else None
+
+    def swap(*args: object) -> Any:
+        found = None if asked is None else asked(*args)
+        monkeypatch.undo()
+        lose(ioctx, image_name)
+        rbd.RBD().create(ioctx, image_name, MIB)
+        return found
+
+    if look is None:
+        swap()
+    else:
+        monkeypatch.setattr(where, look, swap)
+    with refused(errno.ENOENT):
+        await change(managed, entry)
+    other = await managed.find(image_name)
+    assert other.image_id != entry.image_id
+    assert other.size == MIB
+    assert not await managed.exists("new-name")
+    if lose is put_into_the_trash:
+        assert entry.image_id in [image["id"] for image in rbd.RBD().trash_list(ioctx)]
+    else:
+        assert (await managed.find(f"{image_name}-mine")).image_id == entry.image_id
+
+
+async def test_an_image_is_removed_again_and_again(
+    managed: Managed, ioctx: Any, image_name: str
+) -> None:
+    """Those of the same name that are in the trash already stay there."""
+    removed = set()
+    for _ in range(3):
+        removed.add((await managed.create(image_name)).image_id)
+        await managed.unlink(image_name)
+        assert not await managed.exists(image_name)
+    trash = {image["id"] for image in rbd.RBD().trash_list(ioctx) if image["name"] == image_name}
+    assert trash == removed
+
+
+async def test_a_name_that_a_third_one_has_when_the_wrong_one_comes_back(
+    managed: Managed, ioctx: Any, image_name: str, monkeypatch: Any, caplog: Any
+) -> None:
+    """It stays in the trash, and the log says so."""
+    entry = await managed.create(image_name)
+    trashed_since = trash_changes._trashed_since
+
+    def swap(*_args: Any) -> None:
+        put_into_the_trash(ioctx, image_name)
         rbd.RBD().create(ioctx, image_name, MIB)
 
-    for module_function, change in (
-        ("refuse_watched", managed.management.unlink(first)),
-        ("refuse_advisory_lock", managed.management.rename(first, managed.parent, b"new-name", 0)),
-    ):
-        with monkeypatch.context() as patched:
-            patched.setattr(directory_changes, module_function, swap)
-            with refused(errno.ENOENT):
-                await change
-        assert image_name not in trashed(ceph, pool)
-        assert (await managed.find(f"{image_name}-mine")).image_id == first.image_id
-        other = await managed.find(image_name)
-        assert other.image_id != first.image_id
-        assert other.size == MIB
-        assert not await managed.exists("new-name")
-        rbd.RBD().remove(ioctx, image_name)
-        rbd.RBD().rename(ioctx, f"{image_name}-mine", image_name)
+    def take_the_name(*args: Any) -> Any:
+        rbd.RBD().create(ioctx, image_name, 2 * MIB)
+        return trashed_since(*args)
+
+    monkeypatch.setattr(trash_changes, "refuse_renamed", swap)
+    monkeypatch.setattr(trash_changes, "_trashed_since", take_the_name)
+    with refused(errno.ENOENT):
+        await managed.management.unlink(entry)
+    assert (await managed.find(image_name)).size == 2 * MIB
+    trash = {image["id"] for image in rbd.RBD().trash_list(ioctx) if image["name"] == image_name}
+    (wrong,) = trash - {entry.image_id}
+    assert wrong in caplog.text.partition("rbd trash restore ")[2]
+
+
+async def test_a_snapshot_that_got_the_name_meanwhile_keeps_it(
+    managed: Managed, ioctx: Any, image_name: str
+) -> None:
+    await managed.create(image_name)
+    snapshot = await managed.link(image_name, f"{image_name}@s")
+    with rbd.Image(ioctx, image_name) as image:
+        image.rename_snap("s", "mine")
+        image.create_snap("s")
+    with refused(errno.ENOENT):
+        await managed.management.rename(snapshot, managed.parent, os.fsencode(f"{image_name}@t"), 0)
+    with rbd.Image(ioctx, image_name) as image:
+        assert sorted(snap["name"] for snap in image.list_snaps()) == ["mine", "s"]
+
+
+async def test_what_got_the_name_of_a_clone_meanwhile_stays(
+    managed: Managed, ioctx: Any, image_name: str, monkeypatch: Any
+) -> None:
+    """What is no clone at all is not the one that was made."""
+    rbd.RBD().create(ioctx, image_name, MIB)
+    snapshot = await managed.link(image_name, f"{image_name}@s")
+    clone, name = directory_changes.clone_snapshot, f"{image_name}-clone"
+
+    def clone_and_swap(*args: Any) -> None:
+        clone(*args)
+        move_away(ioctx, name)
+        rbd.RBD().create(ioctx, name, MIB)
+
+    clones = Clones(managed.cluster, managed.catalog, managed.management, None)
+    monkeypatch.setattr(directory_changes, "clone_snapshot", clone_and_swap)
+    with refused(errno.ENOENT):
+        await clones.clone(snapshot, managed.parent, os.fsencode(name), lambda: None)
+    assert (await managed.find(name)).size == MIB
 
 
 async def test_the_trash_keeps_what_is_removed_for_as_long_as_the_cluster_says(

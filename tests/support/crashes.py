@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import rbd
 import trio
 
-from rbdfs.ceph import directory_changes
+from rbdfs.ceph import directory_changes, trash_changes
 from rbdfs.ceph.blocking_image import encoded
 from rbdfs.keeper import server_process
 from rbdfs.metadata.encoding import encode_string
@@ -144,7 +144,8 @@ def inject_half(control: Path, step: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError(held)
 
-    setattr(directory_changes, name, crashing)
+    module = trash_changes if hasattr(trash_changes, name) else directory_changes
+    setattr(module, name, crashing)
 
 
 def inject(control: Path) -> None:
