@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import rbd
 
 from rbdfs.ceph.blocking_image import encoded, holders, opened, refuse_watched
+from rbdfs.ceph.directory_changes import directory_name, refuse_renamed
+from rbdfs.ceph.trash_changes import move_to_trash
 from rbdfs.errors import InUse
 
 if TYPE_CHECKING:
@@ -24,12 +26,17 @@ _CLONE_CHILD = 1 << 1
 
 
 def prepare(
-    ioctx: rados.Ioctx, image: str, target: rados.Ioctx, name: str, data_pool: str | None
+    ioctx: rados.Ioctx, source: Entry, target: rados.Ioctx, name: str, data_pool: str | None
 ) -> None:
-    """Make *image* come to be *name* in *target*; EBUSY while anybody has it open for writing."""
+    """Make image *source* come to be *name* in *target*; EBUSY while anybody has it open to write.
+
+    librbd knows it by its name: which image it was has to be looked at afterwards. Raises Missing
+    where another one has the name already.
+    """
+    refuse_renamed(ioctx, source, f"moving {source.spec}")
     rbd.RBD().migration_prepare(
         ioctx,
-        encoded(image),
+        encoded(source.image),
         target,
         encoded(name),
         # The binding wants bytes here, unlike create().
@@ -85,14 +92,21 @@ def list_clones(ioctx: rados.Ioctx, entry: Entry) -> list[dict[str, str]]:
         return list(image.list_descendants())
 
 
-def remove_unwritten(ioctx: rados.Ioctx, target: Entry, name: str) -> None:
-    """Remove image *target*, whose name is *name*; raise InUse where somebody has written to it."""
+def remove_unwritten(ioctx: rados.Ioctx, target: Entry) -> None:
+    """Remove image *target*; raise InUse where somebody has written to it, or watches it.
+
+    By its name librbd would remove, for good, what has that name by then.
+    """
+    assert target.image_id is not None
     extents: list[tuple[int, int, bool]] = []
     with opened(ioctx, target) as image:
         image.diff_iterate(0, image.size(), None, lambda *extent: extents.append(extent))
         if extents:
             raise InUse(f"{target.spec} was written to")
-    rbd.RBD().remove(ioctx, encoded(name))
+    # Who died between the two has left it in the trash.
+    if directory_name(ioctx, target.image_id) is not None:
+        move_to_trash(ioctx, target, f"removing {target.spec}", 0)
+    rbd.RBD().trash_remove(ioctx, target.image_id, True)
 
 
 def remove_committed(ioctx: rados.Ioctx, source: Entry) -> None:

@@ -8,7 +8,9 @@ the target, which its commands answer with EINVAL, and a source that is not mark
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -228,8 +230,13 @@ async def undo(migration: Migration) -> None:
     if await migration.exists(migration.target, migration.target_id):
         ioctx = await migration.ioctx(migration.target)
         target = image_entry(ioctx, migration.target, migration.target_id)
-        name = await migration.in_thread("target", partial(image_name, ioctx, migration.target_id))
-        remove = partial(live_migration.remove_unwritten, ioctx, target, name)
+        # By its id: it may have been renamed since, or be in the trash.
+        with contextlib.suppress(Missing):
+            name = await migration.in_thread(
+                "target", partial(image_name, ioctx, migration.target_id)
+            )
+            target = replace(target, image=name)
+        remove = partial(live_migration.remove_unwritten, ioctx, target)
         await migration.in_thread("removing the target", remove)
     # Without a target librbd finds the migration by the source's name.
     ioctx = await migration.ioctx(migration.source)

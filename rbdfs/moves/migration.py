@@ -33,7 +33,7 @@ import trio
 
 from rbdfs.ceph import live_migration
 from rbdfs.ceph.blocking_image import changing
-from rbdfs.errors import ImageGone, Incomplete, Missing, NotSupported
+from rbdfs.errors import ImageGone, Missing, NotSupported
 from rbdfs.metadata.image_header import omap_reader
 from rbdfs.metadata.image_meta import image_name
 from rbdfs.metadata.migration_record import State, read_migration
@@ -174,19 +174,24 @@ class Migration:
         refuse = partial(live_migration.refuse_locked, ioctx, source, self.cluster.dead)
         await self.in_thread("preparing", refuse)
         await self._refuse_open_clones(self.source, self.source_id)
-        prepare = partial(
-            live_migration.prepare,
-            ioctx,
-            self.source.image,
-            await self.ioctx(self.target),
-            self.target.image,
-            data_pool,
-        )
+        target = await self.ioctx(self.target)
+        name = self.target.image
+        prepare = partial(live_migration.prepare, ioctx, source, target, name, data_pool)
         await self.in_thread("preparing", prepare)
         header = await self.read(self.source, self.source_id)
-        if header is None:
-            raise Incomplete(f"{self}: prepared, but the source does not know")
+        made = (target.get_pool_id(), self.target.namespace, name)
+        if header is None or (header.pool_id, header.namespace, header.image) != made:
+            await self._put_back(target)
+            raise Missing(f"{self}: another image has this name now")
         self.target_id, self.state = header.image_id, header.state
+
+    async def _put_back(self, target: Ioctx) -> None:
+        """Make the image the source again that was prepared because it has got its name."""
+        try:
+            abort = partial(live_migration.abort, target, self.target.image)
+            await self.in_thread("aborting", abort)
+        except OSError as exc:
+            log.error("another image named %s is now %s: %s", self.source, self.target, exc)
 
     async def _at_target(self, step: str, call: Callable[..., None], *args: object) -> None:
         ioctx = await self.ioctx(self.target)

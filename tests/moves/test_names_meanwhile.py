@@ -1,0 +1,113 @@
+"""Names that another client gives to another image while one is moved: librbd goes by names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import rbd
+
+from rbdfs.ceph import live_migration, trash_changes
+from rbdfs.ceph.aio import AioBridge
+from rbdfs.ceph.cluster import Cluster
+from rbdfs.config.ceph_settings import CephSettings
+from rbdfs.metadata.cache import MetadataCache
+from rbdfs.model.file_name import ImageSpec
+from rbdfs.moves.migration import Migration
+from rbdfs.names.catalog import Catalog
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from rbdfs.model.entry import Entry
+    from tests.support.ceph import Ceph
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+async def cluster(ceph: Ceph) -> AsyncIterator[Cluster]:
+    async with Cluster.connect(CephSettings("admin", ceph.conf), AioBridge(), 10) as cluster:
+        yield cluster
+
+
+async def entry_of(cluster: Cluster, pool: str, name: str) -> Entry:
+    catalog = Catalog(cluster, MetadataCache(cluster))
+    return await catalog.find(await catalog.directory(pool), name.encode())
+
+
+def put_into_the_trash(ioctx: Any, name: str) -> None:
+    rbd.RBD().trash_move(ioctx, name, 0)
+
+
+def rename(ioctx: Any, name: str) -> None:
+    rbd.RBD().rename(ioctx, name, f"{name}-mine")
+
+
+def migrate(ioctx: Any, name: str) -> None:
+    rbd.RBD().migration_prepare(ioctx, name, ioctx, f"{name}-mine")
+
+
+@pytest.mark.parametrize("lose", [put_into_the_trash, rename, migrate])
+@pytest.mark.parametrize("look", [None, "refuse_locked", "refuse_renamed"])
+async def test_an_image_that_got_the_name_of_what_is_moved_stays(
+    ceph: Ceph,
+    cluster: Cluster,
+    pool: str,
+    ioctx: Any,
+    image_name: str,
+    monkeypatch: Any,
+    look: str | None,
+    lose: Callable[[Any, str], None],
+) -> None:
+    """It got it after *look*; None: before, while it is believed to be the one that it was."""
+    rbd.RBD().create(ioctx, image_name, MIB)
+    entry = await entry_of(cluster, pool, image_name)
+    asked = getattr(live_migration, look) if look else None
+
+    def swap(*args: Any) -> None:
+        if asked is not None:
+            asked(*args)
+        lose(ioctx, image_name)
+        rbd.RBD().create(ioctx, image_name, 2 * MIB)
+        with rbd.Image(ioctx, image_name) as image:
+            image.write(b"other", 0)
+
+    with ceph.temporary_pool() as target, monkeypatch.context() as patched:
+        if look is None:
+            swap()
+        else:
+            patched.setattr(live_migration, look, swap)
+        with pytest.raises(FileNotFoundError, match="name"):
+            async with Migration.prepared(cluster, entry, ImageSpec(target, "", image_name)):
+                pass
+        assert ceph.rbd("ls", target) == ""
+        with rbd.Image(ioctx, image_name, read_only=True) as image:
+            assert image.id() != entry.image_id
+            assert image.read(0, 5) == b"other"
+
+
+async def test_what_got_the_name_of_an_unfinished_target_stays(
+    cluster: Cluster, pool: str, ioctx: Any, image_name: str, monkeypatch: Any
+) -> None:
+    """It is removed for good, when somebody has looked whether it was written to."""
+    rbd.RBD().create(ioctx, image_name, MIB)
+    target = await entry_of(cluster, pool, image_name)
+    moved = trash_changes.move_to_trash
+
+    def swap(*args: Any) -> None:
+        rename(ioctx, image_name)
+        rbd.RBD().create(ioctx, image_name, 2 * MIB)
+        moved(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(live_migration, "move_to_trash", swap)
+        with pytest.raises(FileNotFoundError):
+            live_migration.remove_unwritten(ioctx, target)
+    with rbd.Image(ioctx, image_name, read_only=True) as image:
+        assert image.size() == 2 * MIB
+    # Whoever died while he removed it has got so far.
+    put_into_the_trash(ioctx, f"{image_name}-mine")
+    live_migration.remove_unwritten(ioctx, target)
+    with pytest.raises(rbd.ImageNotFound):
+        rbd.Image(ioctx, image_id=target.image_id, read_only=True)
