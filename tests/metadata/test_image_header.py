@@ -157,6 +157,19 @@ def test_a_namespace_type_of_the_future_is_its_number() -> None:
     assert image_header.decode_snap(newer)[0].namespace_type == 9
 
 
+@pytest.mark.parametrize(
+    ("number", "name"), [(0, "user"), (1, "group"), (2, "trash"), (3, "mirror")]
+)
+def test_a_namespace_as_ceph_20_writes_it(number: int, name: str) -> None:
+    """Of version 2, for readers of version 1: the type comes first."""
+    namespace = bytes.fromhex("0101 04000000 00000000")
+    body = struct.pack("<I", number) + b"whatever this version has more"
+    newer = SNAP[6:].replace(namespace, versioned(2, 1, body))
+    snap, _ = image_header.decode_snap(versioned(8, 8, newer))
+    known, _ = image_header.decode_snap(SNAP)
+    assert snap == dataclasses.replace(known, namespace_type=name)
+
+
 def test_a_parent_of_the_first_version_and_no_parent() -> None:
     first = versioned(1, 1, struct.pack("<qI2sQQ", 3, 2, b"id", 4, 5))
     assert image_header.decode_parent(first) == ParentSpec(3, "", "id", 4, 5)

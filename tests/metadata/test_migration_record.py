@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbdfs.errors import NotUnderstood
+from rbdfs.errors import Missing, NotUnderstood
 from rbdfs.metadata.migration_record import (
     MigrationHeader,
     State,
@@ -33,6 +33,16 @@ def record(namespace: bytes = b"space", image_id: bytes = b"10219025976e", state
 def test_the_record_of_a_target() -> None:
     assert decode_migration(record()) == MigrationHeader(
         False, 3, "space", "vm", "10219025976e", State.PREPARED
+    )
+
+
+def test_the_record_of_an_import_from_elsewhere() -> None:
+    """From no pool, no image and no id, but a text that only readers of version 3 know."""
+    body = b"\2" + struct.pack("<q", -1) + 3 * string(b"")
+    body += struct.pack("<IQ", 0, 1 << 20) + bytes([0, 0, 3]) + string(b"")
+    body += b"\0" + string(b'{"type":"raw","stream":{"type":"file","file_path":"/vm"}}')
+    assert decode_migration(struct.pack("<BBI", 3, 3, len(body)) + body) == MigrationHeader(
+        False, -1, "", "", "", State.EXECUTING
     )
 
 
@@ -84,9 +94,19 @@ class Trash:
 
 
 def test_sources_in_the_trash() -> None:
-    entries = string(b"1019") + trash_spec() + string(b"1020") + trash_spec(source=0)
-    trash: Any = Trash(struct.pack("<I", 2) + entries)
+    # What others have put there: a user, rbd-mirror, a removal, that of a parent, the future.
+    others = [string(b"102%d" % source) + trash_spec(source=source) for source in (0, 1, 3, 4, 5)]
+    entries = [*others, string(b"1019") + trash_spec()]
+    trash: Any = Trash(struct.pack("<I", len(entries)) + b"".join(entries))
     assert list_migration_sources(trash) == {"1019": "vm"}
+
+
+@pytest.mark.parametrize("source", [0, 1, 3, 4, 5])
+def test_what_is_there_for_another_reason_is_left_alone(source: int) -> None:
+    trash: Any = Trash(trash_spec(source=source))
+    with pytest.raises(Missing):
+        disown_source(trash, "1019")
+    assert trash.written == []
 
 
 @pytest.mark.parametrize("image_id", [b"\xff", b"", b"a/b", b"a b", b"x" * 1025])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 import rbd
 
 from tests.support.ceph import run
+from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.support.mounts import opened
 from tests.support.refusals import refusal
@@ -24,6 +26,7 @@ DATA = random_bytes(MIB)
 HUGE = 1 << 60
 # Sizes of what is listed.
 SIZES = {
+    "clone-of-removed": MIB,
     "clone-of-trashed": MIB,
     "data-lost": MIB,
     "data-lost@s": MIB,
@@ -31,6 +34,7 @@ SIZES = {
     "encrypted": 20 * MIB,
     "huge": HUGE,
     "huge@s": HUGE,
+    "importing": MIB,
     "migrating": MIB,
     "old": 4 * MIB,
     "old@s": 4 * MIB,
@@ -53,6 +57,7 @@ def images(ceph: Ceph, pool: str, ioctx: Any, tmp_path_factory: pytest.TempPathF
     make_secondary(ceph, pool)
     import_image(ceph, f"{pool}/migrated", DATA)
     ceph.rbd("migration", "prepare", f"{pool}/migrated", f"{pool}/migrating")
+    make_importing(ceph, pool, tmp_path_factory.mktemp("elsewhere"))
     make_trashed(ceph, pool)
     return pool
 
@@ -112,12 +117,31 @@ def make_secondary(ceph: Ceph, pool: str) -> None:
     ceph.rbd("mirror", "image", "demote", f"{pool}/secondary")
 
 
+def make_importing(ceph: Ceph, pool: str, scratch: Path) -> None:
+    """The target of a migration from a file: from no pool, and from an image without an id."""
+    scratch.chmod(0o755)
+    path = scratch / "elsewhere.raw"
+    path.write_bytes(DATA)
+    spec = {"type": "raw", "stream": {"type": "file", "file_path": str(path)}}
+    command = ("migration", "prepare", "--import-only", "--source-spec", json.dumps(spec))
+    ceph.rbd(*command, f"{pool}/importing")
+
+
 def make_trashed(ceph: Ceph, pool: str) -> None:
     import_image(ceph, f"{pool}/trashed", DATA)
     ceph.rbd("snap", "create", "--no-progress", f"{pool}/trashed@s")
     clone = f"{pool}/clone-of-trashed"
     ceph.rbd("clone", "--rbd-default-clone-format=2", f"{pool}/trashed@s", clone)
     ceph.rbd("trash", "mv", f"{pool}/trashed")
+    # Until the last clone is gone, from a trash source of its own.
+    import_image(ceph, f"{pool}/removed", DATA)
+    ceph.rbd("snap", "create", "--no-progress", f"{pool}/removed@s")
+    clone = f"{pool}/clone-of-removed"
+    ceph.rbd("clone", "--rbd-default-clone-format=2", f"{pool}/removed@s", clone)
+    ceph.rbd("snap", "rm", "--no-progress", f"{pool}/removed@s")
+    keep = "--rbd-move-parent-to-trash-on-remove=true"
+    ceph.rbd(keep, "rm", "--no-progress", f"{pool}/removed")
+    assert "USER_PARENT" in ceph.rbd("trash", "ls", "--all", "--long", pool)
 
 
 @pytest.fixture(scope="module", params=["native", "python"])
@@ -139,19 +163,34 @@ def test_listed_or_left_out(mount: Mount) -> None:
     for _ in range(2):
         with os.scandir(mount.path) as entries:
             assert {entry.name: entry.stat().st_size for entry in entries} == SIZES
-    for name in (*LEFT_OUT, "trashed", "trashed@s", "migrated"):
+    for name in (*LEFT_OUT, "removed", "trashed", "trashed@s", "migrated"):
         assert refusal(lambda name=name: mount.file(name).stat()) == "ENOENT"  # type: ignore[misc]
         assert refusal(lambda name=name: os.open(mount.file(name), os.O_RDWR)) == "ENOENT"  # type: ignore[misc]
     for command in (["ls", "-lR"], ["find", "-size", "+0"], ["du", "-a"]):
         run(*command[:1], str(mount.path), *command[1:])
 
 
-@pytest.mark.parametrize("name", ["clone-of-trashed", "migrating", "old", "old@s", "secondary"])
+READABLE = (
+    *("clone-of-removed", "clone-of-trashed", "importing"),
+    *("migrating", "old", "old@s", "secondary"),
+)
+
+
+@pytest.mark.parametrize("name", READABLE)
 def test_read_like_any_other(ceph: Ceph, mount: Mount, images: str, name: str) -> None:
     content = mount.file(name).read_bytes()
     assert content[:MIB] == DATA
     assert content[MIB:] == bytes(SIZES[name] - MIB)
     assert export_image(ceph, f"{images}/{name}") == content
+
+
+def test_a_managed_mount_hides_no_more(images: str, mounting: Mounting) -> None:
+    """It reads the trash, for what clients that died have left there."""
+    with mounting(images, "-o", "manage") as mount:
+        assert set(os.listdir(mount.path)) == set(SIZES)
+        pending = rf"migration of {images}/migrated to {images}/migrating is not complete"
+        eventually(lambda: pending in mount.log_text, what="a look at the trash")
+        mount.expect_log("left out of the listing: image 'being-removed'", pending)
 
 
 def test_size_0(mount: Mount) -> None:
@@ -214,9 +253,10 @@ def test_an_old_image_is_written_to(ceph: Ceph, mount: Mount, images: str) -> No
     assert refusal(lambda: os.open(mount.file("old@s"), os.O_RDWR)) == "EROFS"
 
 
-def test_a_migrating_image_is_written_to(ceph: Ceph, mount: Mount, images: str) -> None:
+@pytest.mark.parametrize("name", ["importing", "migrating"])
+def test_a_migrating_image_is_written_to(ceph: Ceph, mount: Mount, images: str, name: str) -> None:
     """Prepared and not executed: what is not written here is read from the source."""
-    with opened(mount.file("migrating"), os.O_RDWR) as file:
+    with opened(mount.file(name), os.O_RDWR) as file:
         assert os.pwrite(file, DATA[:4096], 0) == 4096
         assert os.pread(file, MIB, 0) == DATA
-    assert export_image(ceph, f"{images}/migrating") == DATA
+    assert export_image(ceph, f"{images}/{name}") == DATA
