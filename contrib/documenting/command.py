@@ -7,7 +7,7 @@ import re
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from documenting import manual, readme
+from documenting import completion, manual, readme
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _RELEASE = re.compile(r"^rbdfs \((?P<version>[^)]+)\).*?^ -- .*?, (?P<date>.+)", re.M | re.S)
@@ -23,6 +23,9 @@ def documents() -> dict[Path, str]:
     return {
         CHECKOUT / "contrib/man/rbdfs.8": manual.rbdfs(release),
         CHECKOUT / "contrib/man/mount.fuse.rbdfs.8": manual.mount(release),
+        CHECKOUT / "contrib/completion/rbdfs.bash": completion.bash(),
+        CHECKOUT / "contrib/completion/_rbdfs": completion.zsh(),
+        CHECKOUT / "contrib/completion/rbdfs.fish": completion.fish(),
         CHECKOUT / "README.md": readme.with_options((CHECKOUT / "README.md").read_text()),
     }
 
@@ -30,9 +33,9 @@ def documents() -> dict[Path, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="contrib/document",
-        description="Write the manual pages in contrib/man and README's table of options, of the "
-        "tables in rbdfs/config that --help is made of. To be run when these have changed, and "
-        "committed with them; a test compares.",
+        description="Write the manual pages in contrib/man, the completions in contrib/completion "
+        "and README's table of options, of the tables in rbdfs/config that --help is made of. To "
+        "be run when these have changed, and committed with them; a test compares.",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit code 1 where something differs"

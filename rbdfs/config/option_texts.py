@@ -6,6 +6,7 @@ command_line and mount_options. In a text, backquotes are around what is typed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -30,6 +31,11 @@ class Option:
     value: str = ""
     choices: tuple[str, ...] = ()
     kind: str = ""
+
+    @property
+    def gist(self) -> str:
+        """How its text begins, which says enough beside its name."""
+        return re.split(r"[.,;:]( |$)| \(", self.text)[0].replace("`", "")
 
     @property
     def takes(self) -> str:
@@ -74,7 +80,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             value="VALUE",
         ),
         Option(
-            "how long reaching the cluster may take. Ceph's own is 300, too long for a boot",
+            "how long reaching the cluster may take, in seconds. Ceph's own is 300, too long for "
+            "a boot",
             "30",
             ("--connect-timeout",),
             "connect_timeout",
@@ -87,8 +94,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             switches=("--all-pools",),
         ),
         Option(
-            "`hidden`: found by name, not listed, so that recursive tools do not copy everything "
-            "twice; `off`: none; `all`: by id too (`vm1@id:4`)",
+            "which snapshots are files. `hidden`: found by name, not listed, so that recursive "
+            "tools do not copy everything twice; `off`: none; `all`: by id too (`vm1@id:4`)",
             "`visible`",
             word="snapshots",
             choices=("visible", "hidden", "off", "all"),
@@ -100,8 +107,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             word="partitions",
         ),
         Option(
-            "of disks with an MBR partition table, which does not tell it (a GPT does, and so does "
-            "an MBR with logical partitions). 4096 is for disks that QEMU had with "
+            "that of disks with an MBR partition table, which does not tell it (a GPT does, and "
+            "so does an MBR with logical partitions). 4096 is for disks that QEMU had with "
             "`logical_block_size=4096`",
             "512",
             word="sector_size",
@@ -111,11 +118,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "Who may do what": (
         Option("nothing can be written", "off", ("-r", "--read-only"), "ro"),
         Option(
-            "`exclusive`: whoever opens an image for writing keeps its exclusive lock until the "
-            "last close; it is EBUSY for others. `transient`: the same, but clients of librbd that "
-            "want to write meanwhile wait for that close instead of failing with EROFS, so keep "
-            "such files open for a moment only. It takes the librbd of Ceph 20.2.1 or later. "
-            "`auto`: librbd passes the lock between writers that cooperate",
+            "who may write. `exclusive`: whoever opens an image for writing keeps its exclusive "
+            "lock until the last close; it is EBUSY for others. `transient`: the same, but "
+            "clients of librbd that want to write meanwhile wait for that close instead of "
+            "failing with EROFS, so keep such files open for a moment only. It takes the librbd "
+            "of Ceph 20.2.1 or later. `auto`: librbd passes the lock between writers that "
+            "cooperate",
             "`exclusive`",
             word="lock",
             choices=("exclusive", "transient", "auto"),
@@ -131,8 +139,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("their group, likewise", "the mounting user's", word="gid", value="N"),
         Option(
-            "octal: images are 0666 without it, snapshots 0444, directories 0777; so they are "
-            "0600, 0400 and 0700. One that is given comes before what chmod has asked for",
+            "what others may not do, in octal: images are 0600 with 077, snapshots 0400, "
+            "directories 0700. One that is given comes before what chmod has asked for",
             "077",
             word="umask",
             value="N",
@@ -172,7 +180,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             kind="pool",
         ),
         Option(
-            "of images that are made, as `4M`",
+            "the size of objects of images that are made, as `4M`",
             "the cluster's",
             word="object_size",
             value="SIZE",
@@ -190,16 +198,16 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("no page cache of the kernel", "off", word="direct_io"),
         Option("discards are refused (EOPNOTSUPP)", "off", word="notrim"),
         Option(
-            "whole seconds (`2.5` is 3). A request that takes longer fails with ETIMEDOUT, and so "
-            "does the file until it is opened anew, because such a write may still land. Off: "
-            "requests wait, as on any block device",
+            "how long a request may take, in whole seconds (`2.5` is 3). One that takes longer "
+            "fails with ETIMEDOUT, and so does the file until it is opened anew, because such a "
+            "write may still land. Off: requests wait, as on any block device",
             "off",
             word="timeout",
             value="SECONDS",
         ),
         Option(
-            "what a full pool, or one that has reached its quota, has no room for fails with "
-            "ENOSPC. Off: it waits for room, as on any block device of Ceph",
+            "what has no room fails with ENOSPC, where a pool is full or has reached its quota. "
+            "Off: it waits for room, as on any block device of Ceph",
             "off",
             word="abort_on_full",
         ),
@@ -215,7 +223,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("allow a mount point with files in it, which it would hide", "off", word="nonempty"),
         Option("do not go to the background", "off", ("-f", "--foreground")),
         Option(
-            "made with mode 0640, also after a rotation",
+            "the log: made with mode 0640, also after a rotation",
             "syslog; stderr with `-f`",
             ("--log-file",),
             value="FILE",

@@ -1,0 +1,96 @@
+# fish completion of rbdfs. Made by contrib/document: what is changed here is lost.
+
+# Nothing here looks at a file system that may hang, and nothing waits for long.
+
+function __rbdfs_mounts
+    # The kernel writes space, tab, newline and backslash in octal.
+    string match -r '^(?:\S+ ){4}\S+(?= .* - fuse\.rbdfs )' </proc/self/mountinfo | string replace -r '.* ' '' | while read -l point
+        printf '%b\n' (string replace -a '\\' '\\0' -- $point)
+    end
+end
+
+# The pools of the cluster that the command line names, as far as it answers at once.
+function __rbdfs_pools
+    set -l cluster
+    set -l switch
+    for word in (commandline -opc)
+        if test -n "$switch"
+            set -a cluster $switch $word
+            set switch
+        else if contains -- $word -c --conf --id -k --keyring -m --cluster
+            set switch $word
+        end
+    end
+    timeout -s KILL 2 rados $cluster lspools 2>/dev/null </dev/null
+end
+
+function __rbdfs_settings
+    set -l before (string replace -r '[^,]*$' '' -- (commandline -ct))
+    printf "$before%s\n" conf= id= cluster= connect_timeout= snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty snapshots=visible snapshots=hidden snapshots=off snapshots=all sector_size=512 sector_size=4096 lock=exclusive lock=transient lock=auto manage=snapshots cache=none cache=writethrough cache=writeback cache=unsafe datapath=native datapath=python
+    string match -q '*data_pool=*' -- (commandline -ct); and printf "$before"'data_pool=%s\n' (__rbdfs_pools)
+end
+
+# The command, "mount" where there is none; "" where one may stand.
+function __rbdfs_command
+    set -l words (commandline -opc)
+    if set -q words[2]; and contains -- $words[2] mount status restart
+        echo $words[2]
+    else if set -q words[2]
+        echo mount
+    else
+        echo ''
+    end
+end
+
+# Whether the command is one of these.
+function __rbdfs_is
+    contains -- "$(__rbdfs_command)" $argv
+end
+
+# Whether so many words, without options and what these take, are there behind the command.
+function __rbdfs_has
+    set -l count 0
+    set -l switch
+    set -l words (commandline -opc)
+    set -e words[1]
+    if set -q words[1]; and contains -- $words[1] mount status restart
+        set -e words[1]
+    end
+    for word in $words
+        if test -n "$switch"
+            set switch
+        else if contains -- $word -c --conf --id -k --keyring -m --cluster --connect-timeout --log-file -o
+            set switch $word
+        else if test $word = --all-pools; or not string match -q -- '-*' $word
+            set count (math $count + 1)
+        end
+    end
+    test $count -eq $argv[1]
+end
+
+complete -c rbdfs -f
+complete -c rbdfs -n '__rbdfs_is ""' -a mount -d 'mount a pool, a namespace of it, all pools, or one image'
+complete -c rbdfs -n '__rbdfs_is ""' -a status -d 'tell what serves a mount, and which files are open'
+complete -c rbdfs -n '__rbdfs_is ""' -a restart -d 'serve a mount with what is installed now; open files stay open'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l json -d 'say on stdout what is mounted'
+complete -c rbdfs -n '__rbdfs_is "" mount' -s h -l help -d 'show this help'
+complete -c rbdfs -n '__rbdfs_is "" mount' -s c -l conf -r -F -d 'the configuration file'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l id -x -d 'connect as client.ID'
+complete -c rbdfs -n '__rbdfs_is "" mount' -s k -l keyring -r -F -d 'the file with the key'
+complete -c rbdfs -n '__rbdfs_is "" mount' -s m -x -d 'addresses of the monitors'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l cluster -x -d 'stands in Ceph\'s default paths'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l connect-timeout -x -d 'how long reaching the cluster may take'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l all-pools -d 'every pool for rbd'
+complete -c rbdfs -n '__rbdfs_is "" mount' -s r -l read-only -d 'nothing can be written'
+complete -c rbdfs -n '__rbdfs_is "" mount' -s f -l foreground -d 'do not go to the background'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l log-file -r -F -d 'the log'
+complete -c rbdfs -n '__rbdfs_is "" mount' -s d -l debug -d 'log more'
+complete -c rbdfs -n '__rbdfs_is "" mount' -s o -x -a '(__rbdfs_settings)' -d 'mount options'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l version -d 'show the version'
+complete -c rbdfs -n '__rbdfs_is status' -l json -d 'accepted'
+complete -c rbdfs -n '__rbdfs_is status' -s h -l help -d 'show this help'
+complete -c rbdfs -n '__rbdfs_is restart' -l json -d 'accepted'
+complete -c rbdfs -n '__rbdfs_is restart' -s h -l help -d 'show this help'
+complete -c rbdfs -n '__rbdfs_is "" mount; and __rbdfs_has 0' -k -a '(__rbdfs_pools)'
+complete -c rbdfs -n '__rbdfs_is mount; and __rbdfs_has 1' -F
+complete -c rbdfs -n '__rbdfs_is status restart; and __rbdfs_has 0' -a '(__rbdfs_mounts)'

@@ -1,0 +1,108 @@
+# bash completion of rbdfs. Made by contrib/document: what is changed here is lost.
+
+# Nothing here looks at a file system that may hang, and nothing waits for long.
+
+_rbdfs_mounts() {
+    local point rest
+    while read -r _ _ _ _ point rest; do
+        # The kernel writes space, tab, newline and backslash in octal.
+        [[ $rest != *' - fuse.rbdfs '* ]] || printf '%b\n' "${point//\\/\\0}"
+    done </proc/self/mountinfo
+}
+
+# The pools of the cluster that the command line names, as far as it answers at once.
+_rbdfs_pools() {
+    timeout -s KILL 2 rados "$@" lspools </dev/null
+}
+
+_rbdfs_setting() {
+    case $1 in
+        data_pool=*) _rbdfs_pools "${cluster[@]}" | sed 's/^/data_pool=/' ;;
+@CHOICES@
+        *) printf '%s\n' @SETTINGS@ ;;
+    esac
+}
+
+_rbdfs_switches() {
+    case $1 in
+@SWITCHES@
+    esac
+}
+
+# What may stand where $current stands, one a line.
+_rbdfs_candidates() {
+    case $expected in
+        -o)
+            local before=${current%"${current##*,}"}
+            _rbdfs_setting "${current##*,}" | while read -r word; do
+                printf '%s\n' "$before$word"
+            done
+            ;;
+        ?*) ;;
+        *)
+            if [[ $current == -* && -z $ended ]]; then
+                _rbdfs_switches "${command:-mount}"
+            elif [[ ${command:-mount} != mount ]]; then
+                [[ ${#found[@]} != 0 || $command != @(@MOUNTED@) ]] || _rbdfs_mounts
+            elif ((${#found[@]} == 0)) && [[ -z $all ]]; then
+                [[ $command || $ended ]] || printf '%s\n' @COMMANDS@
+                _rbdfs_pools "${cluster[@]}"
+            fi
+            ;;
+    esac
+}
+
+_rbdfs() {
+    local IFS=$' \t\n' line=${COMP_LINE:0:COMP_POINT}
+    local current word command='' expected='' ended='' all='' words=() found=() cluster=()
+    # Not COMP_WORDS, in which a word ends at each = and :.
+    # shellcheck disable=SC2162 # without -r, for spaces behind a backslash
+    read -a words <<<"$line"
+    [[ $line != *[[:space:]] ]] || words+=('')
+    current=${words[-1]}
+    for word in "${words[@]:1:${#words[@]}-2}"; do
+        if [[ $expected ]]; then
+            case $expected in
+                @CLUSTER_SWITCHES@) cluster+=("$expected" "$word") ;;
+            esac
+            expected=''
+            continue
+        fi
+        case $ended$word in
+            --) ended=yes ;;
+            --all-pools) all=yes ;;
+            @VALUE_SWITCHES@) expected=$word ;;
+            -*) ;;
+            @COMMAND_PATTERN@)
+                if [[ -z $command ]] && ((${#found[@]} == 0)); then command=$word; else found+=("$word"); fi
+                ;;
+            *) found+=("$word") ;;
+        esac
+    done
+    COMPREPLY=()
+    case $expected in
+        @FILE_SWITCHES@) return ;; # a file, as bash does by itself
+    esac
+    if [[ -z $expected && ${command:-mount} == mount && $current != -* ]] &&
+        ((${#found[@]} + ${#all} > 0)); then
+        return
+    fi
+    compopt +o default 2>/dev/null
+    # What of the word bash has by itself.
+    local breaks=${COMP_WORDBREAKS//[[:space:]]/} candidate
+    local before=${current%"${current##*[${breaks:-=}]}"}
+    while read -r candidate; do
+        [[ $candidate == "$current"* ]] || continue
+        if [[ $candidate == *= ]]; then
+            # A value has to follow, which nobody knows.
+            [[ $candidate != "$current" ]] || continue
+            compopt -o nospace 2>/dev/null
+        fi
+        candidate=${candidate#"$before"}
+        # A mount point may be called anything; in the rest there is nothing to quote.
+        [[ ${command:-mount} == mount ]] || printf -v candidate %q "$candidate"
+        COMPREPLY+=("$candidate")
+    done < <(_rbdfs_candidates 2>/dev/null)
+}
+
+complete -o default -F _rbdfs rbdfs
