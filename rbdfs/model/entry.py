@@ -114,11 +114,13 @@ class Entry:
     @property
     def whole_key(self) -> Key:
         """The key of the image or snapshot that this is, or is a partition of."""
-        return self.key._replace(partition=0)
+        return self.key._replace(partition=0) if self.key.partition else self.key
 
     @property
     def image_key(self) -> Key:
         """The key of the image that this is, or is a snapshot or a partition of."""
+        if not (self.key.snap_id or self.key.partition):
+            return self.key
         return self.key._replace(snap_id=0, partition=0)
 
     @property

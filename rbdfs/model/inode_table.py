@@ -37,8 +37,13 @@ class InodeTable:
     """Inodes by number. The number follows from the key, so it survives a remount."""
 
     def __init__(self, root: Entry) -> None:
-        self._inodes = {ROOT_INODE: Inode(root, nlookup=1)}
+        self._inodes: dict[int, Inode] = {}
         self._numbers = {root.key: ROOT_INODE}
+        # The numbers of _inodes by image or snapshot, of which each seek for data asks for one; and
+        # what snapshots of an image have some.
+        self._of_wholes: dict[Key, tuple[int, ...]] = {}
+        self._snaps: dict[Key, set[Key]] = {}
+        self._known(ROOT_INODE, root).nlookup = 1
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -55,14 +60,14 @@ class InodeTable:
             number = stable_number(key, number)
         return number
 
-    def numbers_of(self, whole: Key) -> list[int]:
+    def numbers_of(self, whole: Key) -> tuple[int, ...]:
         """Return the inodes of an image or a snapshot and of its partitions, as far as known."""
-        return [number for number, inode in self._inodes.items() if inode.entry.whole_key == whole]
+        return self._of_wholes.get(whole, ())
 
     def remember(self, entry: Entry) -> int:
         """Count a lookup of *entry*, which the kernel is about to be told of; return its inode."""
         number = self.refresh(entry)
-        inode = self._inodes.setdefault(number, Inode(entry))
+        inode = self._known(number, entry)
         self._numbers[entry.key] = number
         inode.nlookup += 1
         return number
@@ -82,26 +87,24 @@ class InodeTable:
         They keep their numbers for as long as the kernel knows them: under two numbers it would
         keep the pages of one file twice, and not see what is written to the other ones.
         """
-        for number, inode in self._inodes.items():
-            old = inode.entry
-            if not relocation.covers(old):
-                continue
+        for number in self._numbers_in(relocation.source):
+            old = self._inodes[number].entry
             with contextlib.suppress(OSError):
-                inode.entry = relocation.follow(old)
+                new = relocation.follow(old)
+                self._see(number, new)
                 self._numbers.pop(old.key, None)
-                self._numbers.setdefault(inode.entry.key, number)
+                self._numbers.setdefault(new.key, number)
 
     def rename(self, image: Key, name: str) -> None:
         """Have the inodes of *image*, its snapshots and partitions tell its new *name*."""
-        for inode in self._inodes.values():
-            if inode.entry.image_key == image:
-                inode.entry = replace(inode.entry, image=name)
+        for number in self._numbers_in(image):
+            self._see(number, replace(self._inodes[number].entry, image=name))
 
     def refresh(self, entry: Entry) -> int:
         """Keep *entry* as the last seen state of its inode, if that is known; return the number."""
         number = self.number(entry.key)
         if number in self._inodes:
-            self._inodes[number].entry = entry
+            self._see(number, entry)
         return number
 
     def entry(self, number: int) -> Entry:
@@ -120,7 +123,7 @@ class InodeTable:
 
     def opened(self, number: int, entry: Entry) -> None:
         """Keep *number*, of *entry*, known until released() has been called as often as this."""
-        inode = self._inodes.setdefault(number, Inode(entry))
+        inode = self._known(number, entry)
         self._numbers.setdefault(inode.entry.key, number)
         inode.open_count += 1
 
@@ -130,9 +133,49 @@ class InodeTable:
         inode.open_count -= 1
         self._drop_unused(number, inode)
 
+    def _numbers_in(self, image: Key) -> list[int]:
+        """Return the inodes of *image*, its snapshots and their partitions."""
+        wholes = (image, *self._snaps.get(image, ()))
+        return [number for whole in wholes for number in self.numbers_of(whole)]
+
+    def _known(self, number: int, entry: Entry) -> Inode:
+        """Return the inode of *number*, which stands for *entry* if it was not known."""
+        if number not in self._inodes:
+            self._inodes[number] = Inode(entry)
+            self._index(number, entry)
+        return self._inodes[number]
+
+    def _see(self, number: int, entry: Entry) -> None:
+        """Have the inode of *number* stand for *entry*."""
+        inode = self._inodes[number]
+        if inode.entry.key != entry.key:
+            self._unindex(number, inode.entry)
+            self._index(number, entry)
+        inode.entry = entry
+
+    def _index(self, number: int, entry: Entry) -> None:
+        whole = entry.whole_key
+        self._of_wholes[whole] = (*self.numbers_of(whole), number)
+        if entry.is_snapshot:
+            self._snaps.setdefault(entry.image_key, set()).add(whole)
+
+    def _unindex(self, number: int, entry: Entry) -> None:
+        whole = entry.whole_key
+        left = tuple(each for each in self.numbers_of(whole) if each != number)
+        if left:
+            self._of_wholes[whole] = left
+            return
+        del self._of_wholes[whole]
+        if entry.is_snapshot:
+            snaps = self._snaps[entry.image_key]
+            snaps.remove(whole)
+            if not snaps:
+                del self._snaps[entry.image_key]
+
     def _drop_unused(self, number: int, inode: Inode) -> None:
         if inode.nlookup == 0 and inode.open_count == 0 and number != ROOT_INODE:
             del self._inodes[number]
+            self._unindex(number, inode.entry)
             if self._numbers.get(inode.entry.key) == number:
                 del self._numbers[inode.entry.key]
 

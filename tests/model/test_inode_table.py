@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rbdfs.model import inode_table
 from rbdfs.model.entry import Entry, Key
@@ -223,3 +225,125 @@ def test_as_a_simple_count_would_have_it(steps: list[Step]) -> None:
         numbers = [table.number(image(each).key) for each in range(4)]
         assert [is_known(table, number) for number in numbers] == [known(i) for i in range(4)]
         assert len(table) == 1 + sum(known(i) for i in range(4))
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
+    """The entries whose image was asked for."""
+    asked: list[Entry] = []
+
+    def counted(name: str) -> property:
+        asked_for = getattr(Entry, name).fget
+
+        def tell(entry: Entry) -> Key:
+            asked.append(entry)
+            return cast("Key", asked_for(entry))
+
+        return property(tell)
+
+    for name in ("whole_key", "image_key"):
+        monkeypatch.setattr(Entry, name, counted(name))
+    return asked
+
+
+def test_what_is_asked_of_one_image_looks_at_no_other(looked_at: list[Entry]) -> None:
+    """Each SEEK_DATA asks for an image's inodes, and a kernel knows a quarter of a million."""
+    table = InodeTable(ROOT)
+    numbers = [table.remember(image(number)) for number in range(1000)]
+    looked_at.clear()
+    assert list(table.numbers_of(image(7).key)) == [numbers[7]]
+    table.rename(image(7).key, "other")
+    table.relocate(Relocation(image(7).key, image(2000), {}))
+    assert list(table.numbers_of(image(2000).key)) == [numbers[7]]
+    assert len(looked_at) < 10
+
+
+KEYS = st.builds(
+    Key,
+    st.integers(1, 2),
+    st.just(""),
+    st.sampled_from(["id0", "id1"]),
+    st.integers(0, 2),
+    st.integers(0, 1),
+)
+
+
+class Images(RuleBasedStateMachine):
+    """The inodes of images, by their table and by a look at each of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = InodeTable(ROOT)
+        self.numbers: set[int] = set()
+
+    def known(self) -> dict[int, Entry]:
+        return {each: self.table.entry(each) for each in self.numbers if each in self.table}
+
+    @rule(key=KEYS)
+    def remember(self, key: Key) -> None:
+        self.numbers.add(self.table.remember(Entry(key)))
+
+    @rule(key=KEYS, number=st.integers(2, 5) | st.none())
+    def restore(self, key: Key, number: int | None) -> None:
+        self.table.restore(Entry(key), number)
+        self.numbers.add(self.table.number(key))
+
+    @rule(key=KEYS)
+    def refresh(self, key: Key) -> None:
+        self.table.refresh(Entry(key, image="seen"))
+
+    @rule(key=KEYS)
+    def forget(self, key: Key) -> None:
+        self.table.forget(self.table.number(key), 1)
+
+    @rule(key=KEYS)
+    def open_and_release(self, key: Key) -> None:
+        number = self.table.number(key)
+        self.table.opened(number, Entry(key))
+        self.table.released(number)
+
+    @rule(key=KEYS)
+    def opened(self, key: Key) -> None:
+        number = self.table.number(key)
+        self.table.opened(number, Entry(key))
+        self.numbers.add(number)
+
+    @rule(key=KEYS)
+    def rename(self, key: Key) -> None:
+        which, before = Entry(key).image_key, self.known()
+        self.table.rename(which, "renamed")
+        assert self.known() == {
+            number: replace(entry, image="renamed") if entry.image_key == which else entry
+            for number, entry in before.items()
+        }
+
+    @rule(source=KEYS, there=KEYS, snap_ids=st.dictionaries(*[st.integers(1, 2)] * 2))
+    def relocate(self, source: Key, there: Key, snap_ids: dict[int, int]) -> None:
+        where = Entry(Entry(there).image_key, image="moved")
+        relocation = Relocation(Entry(source).image_key, where, snap_ids)
+        before = self.known()
+        self.table.relocate(relocation)
+        after = self.known()
+        assert after.keys() == before.keys()
+        for number, entry in before.items():
+            try:
+                assert after[number] == relocation.follow(entry)
+            except OSError:
+                assert after[number] == entry
+
+    @invariant()
+    def the_inodes_of_each_are_known(self) -> None:
+        found: dict[Key, list[int]] = {}
+        for number, entry in self.known().items():
+            found.setdefault(entry.whole_key, []).append(number)
+        wholes = {
+            Key(pool, "", image_id, snap_id)
+            for pool in (1, 2)
+            for image_id in ("id0", "id1")
+            for snap_id in range(3)
+        }
+        for whole in wholes:
+            assert sorted(self.table.numbers_of(whole)) == sorted(found.get(whole, []))
+
+
+TestImages = Images.TestCase
