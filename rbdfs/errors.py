@@ -91,6 +91,10 @@ class InUse(Failure):
     code = errno.EBUSY
 
 
+class Outgrown(InUse):
+    """What was to grow is larger by now: another client has resized it."""
+
+
 class Exists(Failure, FileExistsError):
     """The name is taken."""
 

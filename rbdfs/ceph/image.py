@@ -12,7 +12,16 @@ import trio
 from rbdfs.ceph.binding import iterate_diff
 from rbdfs.ceph.blocking_image import lockers, refuse_advisory_lock
 from rbdfs.ceph.errors import from_ceph
-from rbdfs.errors import Fenced, Incomplete, NoSpace, ReadOnly, TimedOut, failure
+from rbdfs.errors import (
+    BadArgument,
+    Fenced,
+    Incomplete,
+    NoSpace,
+    Outgrown,
+    ReadOnly,
+    TimedOut,
+    failure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,14 +227,21 @@ class Image:
         found = await self._blocking("watchers", lambda: list(self.binding.watchers_list()))
         return [watcher["addr"] for watcher in found]
 
-    async def resize(self, size: int) -> None:
+    async def resize(self, size: int, *, shrink: bool = False) -> None:
         """Resize to *size* bytes, which librbd hands to the lock's owner where that is another.
 
-        Raises OSError. Shrinking is the caller's decision: what lies beyond is gone.
+        With *shrink* what lies beyond is gone. Without it an image that another client has made
+        larger since somebody looked stays as it is. Raises OSError; Outgrown for that.
         """
         self.check()
         try:
-            await self._blocking(f"resize to {size}", self.binding.resize, size)
+            await self._blocking(f"resize to {size}", self._resize, size, shrink)
+        except BadArgument as exc:
+            await self.refresh()
+            if shrink or self.size <= size:
+                raise
+            message = f"{self.spec}: resize to {size}: it has {self.size} bytes by now"
+            raise Outgrown(message) from exc
         except TimedOut as exc:
             # It may land later, and librbd is not told: it would go on with the size of before.
             self._failed = exc.code
@@ -233,6 +249,13 @@ class Image:
         finally:
             self._changes += 1
         await self.refresh()
+
+    def _resize(self, size: int, shrink: bool) -> None:
+        try:
+            self.binding.resize(size, shrink)
+        except rbd.InvalidArgument as exc:
+            # Debian's binding looks at the size itself, and its error has no errno then.
+            raise BadArgument(f"{self.spec}: resize to {size}: {exc}") from exc
 
     async def close(self) -> None:
         """Close, after the requests in flight are complete; raise OSError if librbd cannot."""

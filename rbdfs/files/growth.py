@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.errors import Outgrown
 from rbdfs.model.growth_mark import GrowthMark
 
 if TYPE_CHECKING:
@@ -157,7 +158,11 @@ class Growth:
             step = min(max(image.size, _FIRST_STEP), _LAST_STEP)
             room = max(end, image.size + step)
             await self._set_mark(GrowthMark(self.length, image.size, room))
-            await self._resize(image, room)
+            try:
+                await self._resize(image, room)
+            except Outgrown:
+                # Another client has given it more than is wanted here.
+                await self._settle(image)
             self._resized()
 
     async def _cover(self, image: Image, length: int) -> None:
@@ -176,7 +181,7 @@ class Growth:
 
     async def _resize(self, image: Image, size: int) -> None:
         self._unsure = True
-        await image.resize(size)
+        await image.resize(size, shrink=size < image.size)
         self._unsure = False
 
     async def _settle(self, image: Image) -> None:

@@ -230,13 +230,13 @@ class SharedImage:
         self.error = error
         self._changed(self)
 
-    async def resize(self, length: int) -> None:
-        """Give the file *length* bytes, as ftruncate(2)."""
+    async def resize(self, length: int, *, shrink: bool) -> None:
+        """Give the file *length* bytes, as ftruncate(2); raise OSError as Image.resize()."""
         async with self.using() as image:
             if self.growth is not None:
                 await self.growth.truncate(image, length)
             else:
-                await image.resize(length)
+                await image.resize(length, shrink=shrink)
                 self._changed(self)
 
     async def trim(self) -> None:

@@ -1,4 +1,4 @@
-"""One mount, for its operations: how files are opened (EROFS, O_TRUNC, page cache) and resized."""
+"""One mount, for its operations: how files are opened (EROFS, O_TRUNC, page cache)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import trio
 from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import Fenced, Gone, InUse, NotPermitted, ReadOnly
 from rbdfs.files.freshness import Freshness
+from rbdfs.fuse import resizing
 from rbdfs.fuse.stat import entry_attributes
 from rbdfs.kernel.raw_requests import invalidate_inode
 
@@ -158,9 +159,9 @@ class Mounted:
             handle = await self._open(inode, flags, request)
         try:
             if flags & os.O_TRUNC:
-                await self.set_length(handle.entry, 0, handle)
+                await resizing.set_length(self, handle.entry, 0, handle)
             if handle.writable and not handle.entry.key.partition:
-                await self._let_grow(handle.shared)
+                await self.let_grow(handle.shared)
             async with handle.shared.using() as image:
                 self._warn_of_cache(handle.entry, image)
                 return self._file_info(handle, flags)
@@ -195,10 +196,10 @@ class Mounted:
 
     async def _check_truncation(self, entry: Entry) -> None:
         """Raise OSError EPERM where O_TRUNC is not allowed, before the image is opened for it."""
-        if self.management is None and await self.length(entry) != 0:
+        if self.management is None and await resizing.length_now(self, entry) != 0:
             self.check_managed()
 
-    async def _let_grow(self, shared: SharedImage) -> None:
+    async def let_grow(self, shared: SharedImage) -> None:
         """Let a file grow as it is written that is empty, or whose format needs it.
 
         Only in a managed mount, where `touch` and `cp` make files; else nothing grows by accident.
@@ -210,18 +211,6 @@ class Mounted:
             if image.size and await image.read(0, len(_QCOW2)) != _QCOW2:
                 return
         shared.start_growth()
-
-    async def length(self, entry: Entry) -> int:
-        """Return how long the file of *entry* is, for a decision about its data.
-
-        Nothing that was remembered will do: another client may have resized the image since.
-        """
-        length, shared = self.handles.length(entry), self.handles.shared(entry)
-        # Of a file that grows, or is to be opened here again and grew, nobody else can tell.
-        if shared is not None and length is not None and (shared.growth or shared.image is None):
-            return length
-        self.catalog.changed(entry)
-        return (await self.catalog.current(entry)).size
 
     async def _check_copied(self, entry: Entry) -> None:
         """Raise OSError EBUSY for what librbd would not read right, until a move is over."""
@@ -254,38 +243,6 @@ class Mounted:
     def _direct_io(self, flags: int) -> bool:
         # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
         return self.options.direct_io or bool(flags & os.O_DIRECT)
-
-    async def set_length(self, entry: Entry, length: int, handle: Handle | None = None) -> None:
-        """Resize the image of *entry* to *length* bytes; shrinking is for a managed mount only.
-
-        Nothing is changed by a *handle* that is lost: others may have written to the image since.
-        """
-        self.check_writable(entry)
-        if entry.key.partition:
-            raise NotPermitted(f"{entry.spec} is a partition")
-        async with self.handles.borrowed(entry, writable=True) as shared:
-            if handle is not None and handle.shared is not shared:
-                handle.shared.usable()
-            now = await self.length(entry)
-            if length < now:
-                self.check_managed()
-                await self._check_shrinkable(entry)
-            if length != now:
-                await shared.resize(length)
-            # Those who have it open for writing: vim and sort empty a file by its descriptor.
-            if not length:
-                await self._let_grow(shared)
-        self.catalog.changed(entry)
-
-    async def _check_shrinkable(self, entry: Entry) -> None:
-        """Raise OSError EBUSY while what is cut off could come back.
-
-        librbd 16.2.15 does not remember that the target of a migration was shrunk: grown again
-        before all is copied, it has the source's old bytes where zeros belong (measured). *entry*
-        is open for writing, so no migration of it begins after this.
-        """
-        if (await self.lineages.of(entry)).arriving:
-            raise InUse(f"{entry.spec} cannot be shrunk until it is copied from where it was")
 
     async def invalidate(self, entry: Entry) -> None:
         """Make the kernel forget pages and attributes of the image or snapshot of *entry*.

@@ -10,7 +10,7 @@ import pyfuse3
 
 from rbdfs.errors import BadArgument, Gone, Missing
 from rbdfs.files.interplay import settled
-from rbdfs.fuse import ownership, trail
+from rbdfs.fuse import ownership, resizing, trail
 from rbdfs.fuse.begun_requests import OPENDIR
 from rbdfs.fuse.stat import BLOCK_BYTES, file_mode
 from rbdfs.model.ownership import NOT_ASKED_FOR
@@ -70,11 +70,11 @@ class NameOperations(pyfuse3.Operations):
             await handle.check()
         elif self.mounted.unfinished is not None:
             await self.mounted.unfinished.finish_one(entry)
-        length = await self.mounted.length(entry)
+        length = await resizing.length_now(self.mounted, entry)
         resized = attr.st_size != length
         # A server that died may have emptied the file, and not let it grow yet.
         if resized or (handle is not None and not attr.st_size):
-            await self.mounted.set_length(entry, attr.st_size, handle)
+            await resizing.set_length(self.mounted, entry, attr.st_size, handle)
             shared = self.mounted.handles.shared(entry)
             if resized and (shared is None or shared.growth is None):
                 trail.leave(ctx, f"resized {entry.spec} from {length} bytes to {attr.st_size}")

@@ -16,7 +16,7 @@ import trio.testing
 
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.image import Image
-from rbdfs.errors import NotOpen
+from rbdfs.errors import NotOpen, Outgrown
 from tests.support.callbacks import called_back
 from tests.support.fakes import FakeContent, FakeImage
 
@@ -278,7 +278,7 @@ async def test_a_closed_image_refuses_everything(store: Store) -> None:
         lambda: image.write_zeroes(0, 4),
         image.flush,
         image.refresh,
-        lambda: image.resize(5),
+        lambda: image.resize(5, shrink=True),
     ]
     for call in refused:
         with pytest.raises(OSError, match=f"{store.pool}/{name}") as caught:
@@ -295,7 +295,7 @@ async def test_a_read_only_image_refuses_writes(store: Store) -> None:
             await image.write(4096, bytes(512))
         assert caught.value.errno == errno.EROFS
         with pytest.raises(OSError, match="resize to 4096") as caught:
-            await image.resize(4096)
+            await image.resize(4096, shrink=True)
         assert caught.value.errno == errno.EROFS
         assert f"{store.pool}/{name}" in str(caught.value)
         with pytest.raises(OSError, match=f"{store.pool}/{name}: write_zeroes 0~512: ") as caught:
@@ -355,7 +355,7 @@ async def test_resize_changes_what_can_be_read_and_written(store: Store) -> None
         assert image.size == SIZE + 4096
         assert await image.read(SIZE - 4, 4100) == b"xxxx" + bytes(4096)
         assert await image.write(SIZE + 4092, b"12345678") == 4
-        await image.resize(SIZE // 2)
+        await image.resize(SIZE // 2, shrink=True)
         assert image.size == SIZE // 2
         assert await image.read(SIZE // 2 - 4, 100) == b"xxxx"
         await image.resize(SIZE)
@@ -370,6 +370,19 @@ async def test_refresh_sees_what_another_has_resized(store: Store) -> None:
         await image.refresh()
         assert image.size == 2 * SIZE
         assert await image.read(2 * SIZE - 4, 100) == bytes(4)
+
+
+async def test_one_that_another_has_made_larger_is_not_cut(store: Store) -> None:
+    name = store.create()
+    async with opened(store, name) as image, opened(store, name) as other:
+        await other.resize(3 * SIZE)
+        await other.write(3 * SIZE - 4, b"tail")
+        with pytest.raises(Outgrown):
+            await image.resize(2 * SIZE)
+        assert image.size == 3 * SIZE
+        assert await image.read(3 * SIZE - 4, 4) == b"tail"
+        await image.resize(2 * SIZE, shrink=True)
+        assert image.size == 2 * SIZE
 
 
 async def test_who_writes_is_a_watcher(store: Store) -> None:
@@ -425,7 +438,7 @@ def image_of(fake: FakeImage) -> Image:
         ("write", "write 4096~3", lambda image: image.write(4096, b"abc")),
         ("write_zeroes", "write_zeroes 0~9", lambda image: image.write_zeroes(0, 9)),
         ("flush", "flush", lambda image: image.flush()),
-        ("resize", "resize to 5", lambda image: image.resize(5)),
+        ("resize", "resize to 5", lambda image: image.resize(5, shrink=True)),
         ("close", "close", lambda image: image.close()),
     ],
 )

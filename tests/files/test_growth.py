@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rbdfs.errors import Outgrown
 from rbdfs.files.growth import Growth
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class Host:
     steps: list[tuple[int, GrowthMark | None]] = field(default_factory=list)
     spec: str = "pool/image"
 
-    async def resize(self, size: int) -> None:
+    async def resize(self, size: int, *, shrink: bool = False) -> None:
+        if size < self.real and not shrink:
+            raise Outgrown("image")
         self.real = size
         self._done("resize")
         self.size = size
@@ -141,6 +144,17 @@ async def test_a_mark_that_cannot_be_removed() -> None:
     assert growth.length == 5
     await growth.truncate(host, ROOM)  # type: ignore[arg-type]
     assert (growth.length, host.real, host.mark) == (ROOM, ROOM, None)
+
+
+async def test_one_that_another_client_makes_larger_still() -> None:
+    """It is not cut while it grows; what it gets in the end is the length of the file."""
+    host = Host()
+    growth = host.growth()
+    host.real = 2 * ROOM
+    await written(growth, host, 5)
+    assert (growth.length, host.size, host.real) == (5, 2 * ROOM, 2 * ROOM)
+    await growth.trim(host)  # type: ignore[arg-type]
+    assert (host.real, host.mark) == (5, None)
 
 
 @pytest.mark.parametrize("fails", ["lock", "all"])

@@ -35,7 +35,7 @@ STEPS = [
     f"after {IMAGE}.resize",
     f"before {IMAGE}.write",
     f"after {IMAGE}.write",
-    "before rbdfs.fuse.mounted:Mounted.set_length",
+    "before rbdfs.fuse.resizing:set_length",
     f"before {GROWTH}.truncate",
     f"after {GROWTH}.truncate",
     f"before {GROWTH}.trim",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import rbd
 
+from tests.support import crashes
 from tests.support.ceph import run
 from tests.support.conditions import SEEN_S, eventually
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.ceph import Ceph
-    from tests.support.mounts import Mount
+    from tests.support.mounts import Mount, Mounting
 
 DATA = random_bytes(MIB)
 reading_and_writing = pytest.mark.parametrize(
@@ -94,6 +96,28 @@ def test_open_file_grows(
             os.fsync(file)
             assert export_image(ceph, f"{pool}/{image}")[-3:] == b"end"
             assert refusal(lambda: os.pwrite(file, b"more", 3 * MIB)) == "ENOSPC"
+
+
+@pytest.mark.parametrize(
+    ("manage", "code"), [(False, "EPERM"), (True, "no error")], ids=["unmanaged", "managed"]
+)
+def test_growing_one_that_another_makes_larger_still(
+    ceph: Ceph, pool: str, image: str, mounting: Mounting, manage: bool, code: str
+) -> None:
+    """What was to grow is cut only where that is allowed."""
+    control = mounting.directory / "step"
+    command = ["rbd", "-c", str(ceph.conf), "resize", "--no-progress", "--size=3M"]
+    lines = ["meanwhile rbdfs.ceph.image:Image.resize", *command, f"{pool}/{image}"]
+    control.write_text("\n".join(lines))
+    program = [sys.executable, crashes.__file__, str(control)]
+    options = ["-o", "manage"] if manage else []
+    with mounting(pool, *options, program=program) as mount:
+        path = mount.file(image)
+        assert refusal(lambda: os.truncate(path, 2 * MIB)) == code
+        assert not control.exists()
+        size = 2 * MIB if manage else 3 * MIB
+        eventually(lambda: path.stat().st_size == size, SEEN_S, "the size")
+    assert export_image(ceph, f"{pool}/{image}") == DATA + bytes(size - MIB)
 
 
 @reading_and_writing

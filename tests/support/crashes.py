@@ -4,7 +4,8 @@ FILE holds `before MODULE:NAME` or `after MODULE:NAME`, where NAME is a coroutin
 CLASS.METHOD, or `within` and the method that has a migration prepared. The server that gets there
 first removes FILE and kills itself; its successors do not know of it any more. With `always`
 instead of `before`, each of them dies there too; with `stop` instead of `after` it is stopped, and
-with `hold` it waits there until FILE is removed. With what HALVES has (`half create` ...) it dies
+with `hold` it waits there until FILE is removed; with `meanwhile` it runs the command that follows
+in the next lines, a word each, and goes on. With what HALVES has (`half create` ...) it dies
 within librbd, which does that in steps. The ARGUMENTS are those of rbdfs.
 """
 
@@ -16,6 +17,7 @@ import importlib
 import os
 import signal
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -58,6 +60,12 @@ def trash_source(ioctx: Any, name: bytes, image_id: str, how_far: str = "trashed
 def _wait_for_removal(path: Path) -> None:
     while path.exists():
         time.sleep(0.02)
+
+
+def _run_once(control: Path, command: list[str]) -> None:
+    if control.exists():
+        control.unlink()
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
 
 
 def _into(create: Callable[..., None]) -> Callable[..., None]:
@@ -150,7 +158,8 @@ def inject_half(control: Path, step: str) -> None:
 
 def inject(control: Path) -> None:
     """Have this process killed where `control` says."""
-    when, _, target = control.read_text().partition(" ")
+    line, *command = control.read_text().splitlines()
+    when, _, target = line.partition(" ")
     if control.read_text() in HALVES:
         inject_half(control, control.read_text())
         return
@@ -167,6 +176,9 @@ def inject(control: Path) -> None:
     async def crashing(*args: Any, **kwargs: Any) -> Any:
         if when == "hold":
             await trio.to_thread.run_sync(_wait_for_removal, control)
+            return await step(*args, **kwargs)
+        if when == "meanwhile":
+            await trio.to_thread.run_sync(_run_once, control, command)
             return await step(*args, **kwargs)
         if when == "within":
             migration = args[0]

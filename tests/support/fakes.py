@@ -112,9 +112,11 @@ class FakeImage:
         self._require_open()
         return 0
 
-    def resize(self, size: int) -> None:
+    def resize(self, size: int, allow_shrink: bool = True) -> None:
         self._require_open()
         _require_unsigned(size)
+        if size < len(self._data) and not allow_shrink:
+            raise rbd.InvalidArgument("error resizing image", errno=errno.EINVAL)
         if self._read_only:
             raise rbd.ReadOnlyImage("error resizing image", errno=errno.EROFS)
         if "resize" in self.errors:
