@@ -149,6 +149,12 @@ class TimedOut(Failure, TimeoutError):
     code = errno.ETIMEDOUT
 
 
+class NoMemory(Failure):
+    """The host has no memory, or no thread, for what was asked; that may pass."""
+
+    code = errno.ENOMEM
+
+
 class NoSpace(Failure):
     """Past the end of the image, or the pool is full."""
 
@@ -212,7 +218,7 @@ class TooLong(Failure):
 # Those that librbd, librados and the data path raise; one name an errno.
 _KINDS: tuple[type[Failure], ...] = (
     *(Missing, Gone, InUse, Exists, NotEmpty, ReadOnly, NotPermitted, NotSupported),
-    *(Fenced, TimedOut, NoSpace, NotOpen, BadArgument),
+    *(Fenced, TimedOut, NoMemory, NoSpace, NotOpen, BadArgument),
 )
 _NAMED = {kind.code: kind for kind in _KINDS} | {errno.EACCES: NotPermitted, errno.EDQUOT: NoSpace}
 

@@ -18,7 +18,7 @@ import trio
 
 from rbdfs.ceph.monitors import PoolUsage
 from rbdfs.ceph.single_flight import SingleFlight
-from rbdfs.errors import Missing, NotUnderstood
+from rbdfs.errors import Fenced, Gone, Missing, NotUnderstood, TimedOut
 from rbdfs.metadata.encoding import LaterVersion
 from rbdfs.metadata.image_header import MAX_DEPTH, omap_reader, read_header, read_parent
 from rbdfs.metadata.migration_record import MIGRATING, read_migration
@@ -103,7 +103,8 @@ class MetadataCache(NameCache):
     ) -> int | None:
         """Return how many bytes an image or a snapshot of it takes, in whole objects.
 
-        None where its object map does not tell: then all of it may be data.
+        None where its object map does not tell, or cannot be read now: then all of it may be data.
+        Raises OSError where nothing can be read.
         """
         if not trustworthy(attributes, snap):
             return None
@@ -111,7 +112,14 @@ class MetadataCache(NameCache):
         kept = self._allocated if snap is None else self._allocated_by_snaps
         snap_id = 0 if snap is None else snap.snap_id
         key = (where.key.pool_id, where.namespace, attributes.image_id, snap_id)
-        return await kept.get(key, load, self.lane(where.pool, known=known))
+        try:
+            return await kept.get(key, load, self.lane(where.pool, known=known))
+        except (Fenced, TimedOut, Gone):
+            raise
+        # A thread that cannot be started is a RuntimeError. The next who asks has it read again.
+        except (OSError, MemoryError, RuntimeError) as exc:
+            log.debug("object map of image %s: %s", attributes.image_id, exc)
+            return None
 
     async def migration(self, where: Entry, attributes: ImageAttributes) -> MigrationHeader | None:
         """Return what an image's header tells of a live migration from or to it, as of now."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from rbdfs.errors import Fenced, Missing, NotUnderstood, TimedOut
+from rbdfs.errors import PASSING, Fenced, Missing, NoMemory, NotUnderstood, PoolGone
 from rbdfs.model.entry import image_entry, namespace_entry, partition_entry, snap_entry
 from rbdfs.model.file_name import directory_name, file_name, partition_name
 from rbdfs.model.image_attributes import USER
@@ -88,8 +88,7 @@ class Contents:
             named = self._named(entry, partial(file_name, name))
             items = await self._with_partitions(named, name, taken)
         except Missing as exc:
-            await self._report_remains(parent, name, exc)
-            return []
+            return await self._instead_of(parent, name, image_id, taken, exc)
         except Exception as exc:
             self._leave_out(f"image {name!a} of {parent.spec}", exc)
             return []
@@ -158,21 +157,39 @@ class Contents:
                 result += self._named(entry, partial(partition_name, name, found.number))
         return result
 
-    async def _report_remains(self, parent: Entry, name: str, exc: OSError) -> None:
-        """Report image *name*, which has no header, unless its name is gone too: removed meanwhile.
+    async def _instead_of(
+        self, parent: Entry, name: str, image_id: str, taken: Collection[str], missing: OSError
+    ) -> list[Item]:
+        """Return what has *name* instead of the image with *image_id*, which has no header.
 
-        What a removal leaves that did not come to its end can be removed again.
+        It was removed meanwhile, or replaced by another one. What a removal leaves that did not
+        come to its end is reported: it can be removed again.
         """
+        what = f"image {name!a} of {parent.spec}, or what is left of it"
         try:
-            await self._cache.image_id(parent.pool, parent.namespace, name)
+            found = await self._cache.image_id(parent.pool, parent.namespace, name)
         except Missing:
-            return
-        self._reports.left_out(f"image {name!a} of {parent.spec}, or what is left of it", exc)
+            return []
+        except NotUnderstood as exc:
+            self._leave_out(what, exc)
+            return []
+        if found != image_id:
+            return await self._image_items(parent, name, found, taken)
+        self._leave_out(what, missing)
+        return []
 
     def _leave_out(self, what: str, exc: Exception) -> None:
-        # What cannot be read must not hide the rest; but where nothing can be read any more, an
-        # empty listing would be a lie that a mirror takes for a deletion.
-        if isinstance(exc, (Fenced, TimedOut)):
+        """Report that *what* cannot be read, which must not hide the rest; raise what passes.
+
+        A host or a cluster that cannot answer now says nothing of *what*: a listing without it
+        would be a lie that a mirror takes for a deletion.
+        """
+        # A thread that cannot be started is a RuntimeError.
+        if isinstance(exc, (MemoryError, RuntimeError)):
+            raise NoMemory(f"{what}: {exc or type(exc).__name__}") from exc
+        if isinstance(exc, (Fenced, PoolGone)):
+            raise exc
+        if isinstance(exc, OSError) and exc.errno in PASSING:
             raise exc
         self._reports.left_out(what, exc)
 

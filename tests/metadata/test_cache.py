@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 import rbd
 import trio
 
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
-from rbdfs.errors import TimedOut
+from rbdfs.errors import Failure, Fenced, NotPermitted, PoolGone, TimedOut, failure
 from rbdfs.metadata import cache
 from rbdfs.metadata.cache import MetadataCache
+from rbdfs.metadata.object_map import ObjectMap
 from rbdfs.model.entry import Entry, Key
 from rbdfs.model.file_name import ImageSpec
 from rbdfs.model.image_attributes import USER, ImageAttributes, SnapAttributes
@@ -20,8 +23,6 @@ from rbdfs.moves.migration import image_entry
 from tests.support.images import MIB
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.support.ceph import Ceph
 
 KEPT_S = 3600.0
@@ -83,3 +84,41 @@ async def test_500_images_with_500_snapshots_are_known_while_the_cluster_is_away
                 found = await known.attributes(where, "", f"id{number}", known=True)
                 assert (found.image_id, len(found.snaps)) == (f"id{number}", 500)
             away.set()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_raised"),
+    [
+        (RuntimeError("can't start new thread"), False),
+        (MemoryError(), False),
+        (failure(errno.ENOMEM, "no memory"), False),
+        (NotPermitted("not yours"), False),
+        (Failure("a scrub error"), False),
+        (TimedOut("the cluster is away"), True),
+        (Fenced("fenced"), True),
+        (PoolGone("removed"), True),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+async def test_an_object_map_that_cannot_be_read_costs_its_image_no_more_than_that(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, is_raised: bool
+) -> None:
+    """Large ones are decoded in threads, of which there may be none left: it is asked for again."""
+    errors = [error]
+
+    async def read(*_parts: object) -> ObjectMap:
+        if errors:
+            raise errors.pop()
+        return ObjectMap(4, b"\x40")
+
+    monkeypatch.setattr(cache, "read_object_map", read)
+    attributes = ImageAttributes("id", 4 * OBJECT, 22, 1 << 3, 1, 1, 1, (), -1, None, 0, False)
+    async with trio.open_nursery() as nursery:
+        known = MetadataCache(cast("Cluster", AwayCluster(nursery)))
+        where = Entry(Key(1, "", "id"), "pool", "")
+        if is_raised:
+            with pytest.raises(type(error)):
+                await known.allocated(where, attributes, None)
+        else:
+            assert await known.allocated(where, attributes, None) is None
+        assert await known.allocated(where, attributes, None) == OBJECT
