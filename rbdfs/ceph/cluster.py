@@ -53,6 +53,7 @@ class Cluster:
     Attributes:
         user: id of the client without ``client.``.
         address: of the client, as watchers and the blocklist name it: ``IP:0/NONCE``.
+        number: of the client, in hexadecimal digits; the ids of images that it makes begin so.
         dead: addresses of clients that this one succeeds, and that are fenced.
         steps: threads for the steps of live migrations.
         background: for what goes on beside, and ends with the connection.
@@ -71,6 +72,7 @@ class Cluster:
         self.user = user_of(settings)
         self._full_try = settings.full_try
         self.address: str = client.get_addrs()
+        self.number = f"{client.get_instance_id():x}"
         self.dead: frozenset[str] = frozenset()
         self._client = client
         # By the pool's id: its name may be given to another pool.

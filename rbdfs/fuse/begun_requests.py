@@ -45,6 +45,7 @@ class BegunRequest:
     number: int
     left: dict[str, Any] | None
     _keeping: Keeping
+    _client: str = ""
     _begun: bool = False
 
     def begin(self, entry: Entry | None = None, replaced: Entry | None = None) -> None:
@@ -56,9 +57,20 @@ class BegunRequest:
         if self.number:
             self._begun = True
             told = {"entry": entry, "replaced": replaced or self.replaced}
-            self._keeping.begun(
-                self.number, {name: each.record() for name, each in told.items() if each}
-            )
+            record: dict[str, Any] = {name: each.record() for name, each in told.items() if each}
+            if self._client:
+                record["client"] = self._client
+            self._keeping.begun(self.number, record)
+
+    @property
+    def client(self) -> str | None:
+        """The number of the client of the server that had begun; None where nobody knows."""
+        return None if self.left is None else self.left.get("client")
+
+    @property
+    def entry(self) -> Entry | None:
+        """What a server that is gone had begun to remove or rename."""
+        return self._left("entry")
 
     @property
     def replaced(self) -> Entry | None:
@@ -76,16 +88,24 @@ class BegunRequest:
 
     def was_of(self, key: Key) -> bool:
         """Tell whether it was begun for what has *key*; True for one that was not begun."""
-        entry = self._left("entry")
+        entry = self.entry
         return entry is None or entry.key == key
 
 
 class BegunRequests:
-    """The requests of one mount that must not run twice; *left* are those of the last server."""
+    """The requests of one mount that must not run twice; *left* are those of the last server.
+
+    *client* is the number of the client of this one.
+    """
 
     def __init__(
-        self, data_path: DataPath, keeping: Keeping, left: Mapping[int, dict[str, Any]]
+        self,
+        data_path: DataPath,
+        keeping: Keeping,
+        left: Mapping[int, dict[str, Any]],
+        client: str = "",
     ) -> None:
+        self._client = client
         self._data_path = data_path
         self._keeping = keeping
         self._left = dict(left)
@@ -98,7 +118,7 @@ class BegunRequests:
         numbers = (self._data_path.take_request(opcode, inode, pid) for opcode in opcodes)
         number = next(filter(None, numbers), 0)
         left = self._left.pop(number & ~_RESENT, None) if number & _RESENT else None
-        request = BegunRequest(number & ~_RESENT, left, self._keeping)
+        request = BegunRequest(number & ~_RESENT, left, self._keeping, self._client)
         try:
             yield request
         finally:

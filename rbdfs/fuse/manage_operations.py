@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pyfuse3
 
+from rbdfs.ceph.unfinished_changes import made_by
 from rbdfs.errors import InUse, Missing, NotPermitted
 from rbdfs.files.interplay import released, settled, trimmed
 from rbdfs.fuse import trail
@@ -37,9 +38,11 @@ class ManageOperations(pyfuse3.Operations):
         with self.mounted.requests.request(parent_inode, ctx.pid, CREATE) as request:
             parent = await self.mounted.entry(parent_inode)
             opened = await self.mounted.handles.opened_by(request.number)
-            entry = await self._made(request, parent, name) if opened is None else opened.entry
+            entry = None if opened is None else opened.entry
             if entry is None:
-                await self._clear(request, parent, name)
+                entry = await self._made_image(request, parent, name)
+            if entry is None:
+                await self._clear_made(request, parent, name)
                 entry = await management.create(parent, name, request.begin)
             inode = inodes.remember(entry)
             try:
@@ -95,7 +98,7 @@ class ManageOperations(pyfuse3.Operations):
         if made is not None:
             await clones.check_made(made, snap)
             return made
-        await self._clear(request, parent, name)
+        await self._clear_made(request, parent, name)
         # The snapshot may be protected for it, which with journaling takes the lock of its image.
         await settled(self.mounted.handles, snap)
         return await clones.clone(snap, parent, name, request.begin)
@@ -148,10 +151,10 @@ class ManageOperations(pyfuse3.Operations):
                     entry = await self._left(request, old_parent, name_old)
             if entry is not None:
                 async with management.trash.left(request.replaced):
-                    await self._clear(request, parent, name_new)
+                    await self._clear_renamed(request, parent, name_new)
                     await self._rename(request, entry, parent, name_new, flags)
             elif not moved:
-                await self._clear(request, old_parent, name_old)
+                await self._clear_renamed(request, old_parent, name_old)
         old, new = _spec(entry, old_parent, name_old), _spec(None, parent, name_new)
         trail.leave(ctx, f"renamed {old} to {new}")
 
@@ -193,10 +196,17 @@ class ManageOperations(pyfuse3.Operations):
         self.mounted.check_managed()
         raise NotPermitted("there are no symbolic links")
 
-    async def _clear(self, request: BegunRequest, parent: Entry, name: FileNameT) -> None:
-        """Remove what is left of *name* by a server that died in the midst of *request*."""
+    async def _clear_made(self, request: BegunRequest, parent: Entry, name: FileNameT) -> None:
+        """Remove what is left of *name* by a server that died while it made it for *request*."""
         if request.left is not None:
-            await self.mounted.check_managed().clear_unfinished(parent, name)
+            half_made = self.mounted.check_managed().half_made
+            await half_made.clear_made(parent, name, request.client)
+
+    async def _clear_renamed(self, request: BegunRequest, parent: Entry, name: FileNameT) -> None:
+        """Remove *name* where a server died while it renamed an image to it, or from it."""
+        if request.entry is not None and request.entry.is_image:
+            half_made = self.mounted.check_managed().half_made
+            await half_made.clear_renamed(parent, name, request.entry)
 
     async def _made(self, request: BegunRequest, parent: Entry, name: FileNameT) -> Entry | None:
         """Return what a server that is gone has made for *request*; None where that is to do."""
@@ -206,6 +216,15 @@ class ManageOperations(pyfuse3.Operations):
             return await self.mounted.catalog.find(parent, name)
         except Missing:
             return None
+
+    async def _made_image(
+        self, request: BegunRequest, parent: Entry, name: FileNameT
+    ) -> Entry | None:
+        """Return what _made() does; None for what somebody else has made meanwhile."""
+        made = await self._made(request, parent, name)
+        if made is None or made.image_id is None or not made_by(made.image_id, request.client):
+            return None
+        return made
 
     async def _left(self, request: BegunRequest, parent: Entry, name: FileNameT) -> Entry | None:
         """Return what *request* is to remove or rename; None where a server that is gone did it."""

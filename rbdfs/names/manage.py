@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from rbdfs.ceph import directory_changes, unfinished_changes
+from rbdfs.ceph import directory_changes
 from rbdfs.ceph.blocking_image import changing, encoded, opened_for_change
 from rbdfs.errors import (
     BadArgument,
@@ -26,6 +26,7 @@ from rbdfs.errors import (
     NotPermitted,
 )
 from rbdfs.model.file_name import FileName, ImageSpec
+from rbdfs.names.half_made import HalfMade
 from rbdfs.names.new_names import parse_new, parse_new_namespace
 from rbdfs.names.trash import Trash
 
@@ -76,6 +77,8 @@ class Management:
         self._has_refused = False
         # Where images that are removed or replaced go.
         self.trash = Trash(cluster, self.change)
+        # What is in the way of who goes on with the changes of a dead client.
+        self.half_made = HalfMade(cluster, self.change)
         self._limiters: dict[tuple[str, str], trio.CapacityLimiter] = {}
 
     async def create(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
@@ -211,15 +214,6 @@ class Management:
             _refuse(action)
         await self.require_absent(parent, name)
         return ImageSpec(parent.pool, parent.namespace, wanted.image)
-
-    async def clear_unfinished(self, parent: Entry, name: bytes) -> None:
-        """Remove what a client that is dead has left of image *name*, half-made or half-renamed."""
-        wanted = parse_new(name)
-        if parent.is_pool_list or wanted != FileName(wanted.image):
-            return
-        ioctx = await self._cluster.ioctx(parent.pool, parent.namespace)
-        clear = partial(unfinished_changes.clear_unfinished, ioctx, wanted.image)
-        await self.change(parent, f"clearing {name!r} in {parent.spec}", clear)
 
     async def make_namespace(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
         """Make namespace *name* (or ``@NAME``) in a pool; return its entry.

@@ -93,7 +93,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         directories = OpenDirectories(catalog, keeping)
         xattrs = Xattrs(cluster, catalog, options.ceph)
         begun = {} if predecessor is None else predecessor.of_kind(Kind.REQUEST)
-        requests = BegunRequests(path, keeping, begun)
+        requests = BegunRequests(path, keeping, begun, cluster.number)
         parts = (options, inodes, catalog, handles, directories, xattrs, lineages, requests)
         management, clones = _management(cluster, catalog, options)
         holes = Holes(DataFinder(cluster))

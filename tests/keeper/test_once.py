@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+import rbd
 
 from tests.support import crashes
 from tests.support.conditions import eventually
@@ -216,6 +217,25 @@ def test_what_was_replaced_comes_back_where_the_renaming_fails(
         assert f"{place}/new is out of the trash again" in mount.log_text
         assert (new.read_bytes(), old.read_bytes()) == (b"replaced", random_bytes(MIB))
         assert ceph.rbd("trash", "ls", place) == ""
+
+
+def test_what_somebody_else_has_made_meanwhile_is_not_ours(
+    ceph: Ceph, place: str, mounting: Mounting
+) -> None:
+    """One server dies when it begins to make an image, and another client makes it."""
+    control = mounting.directory / "step"
+    program = [sys.executable, crashes.__file__, str(control)]
+    control.write_text("no create")
+    with mounting(place, "-o", "manage", program=program) as mount, ThreadPoolExecutor(1) as thread:
+        mount.expect_log(ENDED)
+        killed = server_of(mount)
+        assert killed is not None
+        with ceph.connect() as client, client.open_ioctx(place) as ioctx:
+            making = thread.submit(os.open, mount.file("new"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            with stopped_server_after(mount, killed):
+                rbd.RBD().create(ioctx, "new", MIB)
+        assert refusal(making.result) == "EEXIST"
+        assert mount.file("new").stat().st_size == MIB
 
 
 def waits(name: str) -> bool:

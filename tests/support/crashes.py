@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,13 +69,17 @@ def _run_once(control: Path, command: list[str]) -> None:
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
 
 
-def _into(create: Callable[..., None]) -> Callable[..., None]:
+def _into(create: Callable[..., object]) -> Callable[..., None]:
     """Make a clone as far as *create* makes an image."""
 
     def clone(_source: Any, _snap: Any, target: Any, name: str, *_arguments: Any) -> None:
         create(target, name)
 
     return clone
+
+
+def no_create(*_arguments: Any) -> None:
+    """What librbd does before it begins."""
 
 
 def whole_create(ioctx: Any, name: str) -> None:
@@ -95,19 +100,24 @@ def nearly_clone(source: Any, snap: Any, target: Any, name: str, *_arguments: An
     target.execute("rbd_children", "rbd", "remove_child", argument)
 
 
-UNFINISHED_ID = encode_string(b"d1ed4a1f")
-
-
-def barely_create(ioctx: Any, name: str, *_arguments: Any) -> None:
-    """What librbd does before it notes the id under the name."""
-    argument = encode_string(encoded(name)) + UNFINISHED_ID
+def barely_create(ioctx: Any, name: str, *_arguments: Any) -> bytes:
+    """What librbd does before it notes the id, which is returned, under the name."""
+    # One that it gives to images of this client.
+    scratch = f"scratch-{uuid.uuid4().hex}"
+    rbd.RBD().create(ioctx, scratch, 0)
+    with rbd.Image(ioctx, scratch, read_only=True) as image:
+        image_id = encode_string(image.id().encode())
+    rbd.RBD().remove(ioctx, scratch)
+    argument = encode_string(encoded(name)) + image_id
     ioctx.execute("rbd_directory", "rbd", "dir_add_image", argument)
+    return image_id
 
 
-def half_create(ioctx: Any, name: str, *_arguments: Any) -> None:
+def half_create(ioctx: Any, name: str, *_arguments: Any) -> bytes:
     """What librbd does before it makes the header."""
-    barely_create(ioctx, name)
-    ioctx.write_full(f"rbd_id.{name}", UNFINISHED_ID)
+    image_id = barely_create(ioctx, name)
+    ioctx.write_full(f"rbd_id.{name}", image_id)
+    return image_id
 
 
 def half_rename(ioctx: Any, entry: Any, name: str, _action: str) -> None:
@@ -130,6 +140,7 @@ def half_trash(ioctx: Any, entry: Any, *_arguments: Any) -> rbd.Image:
 
 
 HALVES: dict[str, tuple[str, Callable[..., object]]] = {
+    "no create": ("create_image", no_create),
     "barely create": ("create_image", barely_create),
     "half create": ("create_image", half_create),
     "barely clone": ("clone_snapshot", _into(barely_create)),
