@@ -64,6 +64,11 @@ cdef extern from "src/registration.h" nogil:
 cdef extern from "src/ledger.h" nogil:
     enum: LEDGER_BYTES
 
+    struct ledger:
+        pass
+
+    void ledger_clear(ledger *ledger)
+
 cdef extern from "src/block.h" nogil:
     enum: LARGE_BYTES
 
@@ -74,6 +79,7 @@ cdef extern from "src/mux.h" nogil:
         unsigned page_bytes
         unsigned image_requests
         size_t image_bytes
+        bint killed
         uint64_t init_set, init_clear
 
     struct mux_stats:
@@ -91,6 +97,7 @@ cdef extern from "src/mux.h" nogil:
 
     struct mux:
         callers callers
+        ledger ledger
         int ended, ended_fd
         mux_stats stats
         table table

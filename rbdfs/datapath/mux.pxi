@@ -32,9 +32,10 @@ cdef class Mux:
     `image_bytes` bytes in librbd at a time; more wait for their turn.  `init_set` and `init_clear` are
     INIT flags (linux/fuse.h) to set where the kernel offers them, and to clear.
 
-    `ledger` is a descriptor of LEDGER_BYTES, zeros at first, that outlives this process: in it, requests
-    that the kernel sends again are counted until they are answered.  One that comes for the third time
-    goes to extra_socket as `extra_requests.Refused`.
+    `ledger` is a descriptor of LEDGER_BYTES, zeros at first, that outlives this process: in it is which
+    requests the kernel has sent again, and how often, until they are answered, or acquit() is called.
+    One that comes for the third time, or for the sixth where each server was `killed`, as the one before
+    this was or not, goes to extra_socket as `extra_requests.Refused`.
     """
 
     cdef c_mux.mux *mux
@@ -46,7 +47,8 @@ cdef class Mux:
     def __init__(self, fuse_fd, pyfuse3_socket, extra_socket, *,
                  uint32_t max_write=c_mux.LARGE_BYTES, max_background=1024, unsigned page_bytes=sysconf(_SC_PAGESIZE),
                  unsigned image_requests=256, size_t image_bytes=64 << 20,
-                 uint64_t init_set=INIT_FLAGS, uint64_t init_clear=0, ledger=None):
+                 uint64_t init_set=INIT_FLAGS, uint64_t init_clear=0, ledger=None,
+                 bint killed=False):
         cdef c_mux.mux_settings settings
         if self.mux != NULL:
             raise RuntimeError("a Mux is set up once")
@@ -63,6 +65,7 @@ cdef class Mux:
         settings.page_bytes = page_bytes
         settings.image_requests = image_requests
         settings.image_bytes = image_bytes
+        settings.killed = killed
         settings.init_set, settings.init_clear = init_set, init_clear
         self.mux = c_mux.mux_new(descriptor(fuse_fd), descriptor(pyfuse3_socket),
                                  descriptor(extra_socket),
@@ -163,6 +166,10 @@ cdef class Mux:
         was taken.  With bit 63 (FUSE_UNIQUE_RESEND) where the kernel has sent it before.
         """
         return c_mux.callers_take(&self.mux.callers, opcode, inode, pid)
+
+    def acquit(self):
+        """Forget what was sent again: no server has died of it.  On any thread."""
+        c_mux.ledger_clear(&self.mux.ledger)
 
     def stats(self):
         """Counters by name: src/mux.h says what they count.  `active`: in librbd or parked;

@@ -48,6 +48,9 @@ class DataPath(Protocol):
         requests that must not run twice only: see fuse/begun_requests.py.
         """
 
+    def acquit(self) -> None:
+        """Forget that requests are suspect, under which servers have ended. On any thread."""
+
     def stats(self) -> dict[str, int]:
         """Return counters of requests, by name."""
 
@@ -85,6 +88,9 @@ class PythonDataPath:
     def take_request(self, opcode: int, inode: int, pid: int) -> int:
         """Return 0: there is no keeper, and so no server that requests are sent to again."""
         return 0
+
+    def acquit(self) -> None:
+        """Nothing to do: see take_request()."""
 
     def stats(self) -> dict[str, int]:
         """Return nothing: libfuse does not count."""

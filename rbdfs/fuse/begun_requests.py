@@ -31,6 +31,11 @@ _RESENT = 1 << 63
 _REMEMBERED = 64
 
 
+def unmarked(unique: int) -> int:
+    """Return the kernel's number of a request without the mark of one that is sent again."""
+    return unique & ~_RESENT
+
+
 @dataclass(slots=True)
 class BegunRequest:
     """One request, for the operation that carries it out.
@@ -117,8 +122,8 @@ class BegunRequests:
         """Yield the request of thread *pid* that is being carried out: one of *opcodes*."""
         numbers = (self._data_path.take_request(opcode, inode, pid) for opcode in opcodes)
         number = next(filter(None, numbers), 0)
-        left = self._left.pop(number & ~_RESENT, None) if number & _RESENT else None
-        request = BegunRequest(number & ~_RESENT, left, self._keeping, self._client)
+        left = self._left.pop(unmarked(number), None) if number & _RESENT else None
+        request = BegunRequest(unmarked(number), left, self._keeping, self._client)
         try:
             yield request
         finally:

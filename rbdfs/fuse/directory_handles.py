@@ -124,6 +124,10 @@ class OpenDirectories:
         self._add(fh, OpenDirectory(inode, entry, request, self._catalog.listing(entry)))
         return fh
 
+    def opened_by(self, request: int) -> int | None:
+        """Return the handle of what *request*, by the kernel's number of it, has opened."""
+        return self._opened_by.get(request)
+
     def restore(
         self,
         fh: int,

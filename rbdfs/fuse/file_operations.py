@@ -10,7 +10,7 @@ import pyfuse3
 
 from rbdfs.errors import BadArgument, NoSpace, NotOpen, NotSupported
 from rbdfs.fuse import trail
-from rbdfs.fuse.begun_requests import OPEN
+from rbdfs.fuse.begun_requests import OPEN, unmarked
 from rbdfs.fuse.copy_range import copy_range
 from rbdfs.kernel.extra_requests import FH_DIRECT
 
@@ -137,6 +137,19 @@ class FileOperations(pyfuse3.Operations):
         sharing = self.mounted.handles.sharing(handle.shared)
         if any(each.writable and not each.direct_io for each in sharing):
             await self.mounted.invalidate(handle.entry)
+
+    async def close_refused(self, unique: int) -> None:
+        """Close what a server that is gone has opened for a request that is refused now.
+
+        *unique* is the kernel's number of it. The kernel hears of no file handle, and so would
+        never release it. For the data path.
+        """
+        directory = self.mounted.directories.opened_by(unmarked(unique))
+        if directory is not None:
+            self.mounted.directories.release(directory)
+        handle = await self.mounted.handles.opened_by(unmarked(unique))
+        if handle is not None:
+            await self.release(pyfuse3.FileHandleT(handle.fh))
 
     async def release(self, fh: FileHandleT) -> None:
         try:

@@ -38,11 +38,19 @@ class NativePath:
     """
 
     def __init__(
-        self, opener: NativeOpener, *, ignore_sync: bool, ledger: int | None = None
+        self,
+        opener: NativeOpener,
+        *,
+        ignore_sync: bool,
+        ledger: int | None = None,
+        killed: bool = False,
     ) -> None:
-        """*ledger* counts what the kernel sends again, over servers: native.Mux has more of it."""
+        """*ledger* has what the kernel sends again, over servers, of which the last was *killed*.
+
+        native.Mux has more of it.
+        """
         self.opener = opener
-        self._ledger = ledger
+        self._ledger, self._killed = ledger, killed
         self._ignore_sync = ignore_sync
         self._mux: native.Mux | None = None
         self._registered: dict[int, _Registration] = {}
@@ -113,6 +121,7 @@ class NativePath:
                 init_set=native.INIT_FLAGS | _HANDLE_KILLPRIV_V2,
                 init_clear=_AUTO_INVAL_DATA,
                 ledger=self._ledger,
+                killed=self._killed,
             )
             extra_pair.ours.close()
             # Those of another server; before the kernel can ask for them.
@@ -146,6 +155,11 @@ class NativePath:
     def take_request(self, opcode: int, inode: int, pid: int) -> int:
         """Return the kernel's number of the request that thread *pid* waits for at *inode*."""
         return self._mux.take_request(opcode, inode, pid) if self._mux is not None else 0
+
+    def acquit(self) -> None:
+        """Forget that requests are suspect, under which servers have ended. On any thread."""
+        if (mux := self._mux) is not None:
+            mux.acquit()
 
     def stats(self) -> dict[str, int]:
         """Return the counters of the data path."""
@@ -215,6 +229,7 @@ async def _carry_out(request: extra_requests.AnyRequest, operations: Operations)
                     " %d), sent again each time: it fails with EIO",
                     *(request.pid, request.opcode, request.nodeid),
                 )
+                await operations.close_refused(request.unique)
                 return extra_requests.error_reply(request.unique, errno.EIO)
             case extra_requests.LargeRead():
                 data = await operations.read(request.fh, request.offset, request.size)

@@ -69,6 +69,9 @@ class Estate:
         records: what else was left, by kind and number; of_kind() tells of one kind.
         crashed: whether requests of the last server may be on their way; if not, it has closed
             everything.
+        killed: whether the last server that has served was killed by somebody, and so did not die
+            of a request. A keeper that does not know has it so: then it takes more servers to
+            suspect one.
         sealed: while a server makes way for the next one: what it closes is still open for the
             kernel, so nothing is forgotten. Not part of the record.
     """
@@ -82,6 +85,7 @@ class Estate:
     fenced: list[str] = field(default_factory=list)
     records: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     crashed: bool = False
+    killed: bool = False
     sealed: bool = False
 
     def learn(self, addresses: list[str] | None = None, fenced: list[str] | None = None) -> None:
@@ -119,6 +123,7 @@ class Estate:
             # JSON has no numbers as keys.
             "records": {kind: list(of.items()) for kind, of in self.records.items()},
             "crashed": self.crashed,
+            "killed": self.killed,
         }
 
     @classmethod
@@ -139,6 +144,7 @@ class Estate:
             fenced=record["fenced"],
             records={kind: dict(of) for kind, of in record["records"].items()},
             crashed=record["crashed"],
+            killed=record.get("killed", True),
         )
 
 

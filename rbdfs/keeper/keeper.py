@@ -207,6 +207,9 @@ class Keeper:
         code = self._server.wait(_END_S)
         self._server = None
         self._loop.not_later()
+        if not self._passing:
+            # A server that could not serve has died of no request.
+            self._estate.killed = code == -signal.SIGKILL
         # It may have been asked for more than it has said.
         self._commands.answer("status", self._facts() | {"state": "no server"})
         if self._exit_code is not None:

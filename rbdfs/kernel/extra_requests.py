@@ -99,7 +99,7 @@ class CopyFileRange(Request):
 
 @dataclass(frozen=True)
 class Refused(Request):
-    """A request that was on its way when several servers ended.  Answer: error_reply()."""
+    """A request that was under way when several servers ended.  Answer: error_reply()."""
 
     opcode: int
 

@@ -149,6 +149,7 @@ async def _data_path(
             opener,
             ignore_sync=options.cache == "unsafe",
             ledger=None if predecessor is None else predecessor.ledger,
+            killed=predecessor is not None and predecessor.killed,
         )
 
 

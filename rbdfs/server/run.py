@@ -39,6 +39,8 @@ _REPORTED_FILES = 256
 _REPORTED_BYTES = 100_000
 # After the first signal, how long requests in flight and flushes may take, in seconds.
 DRAIN_S = 30.0
+# A server that has served so long, in seconds, will not die of what it was sent again at the start.
+_PROVEN_S = 10.0
 
 
 def _give_up(files: list[str]) -> None:
@@ -56,11 +58,6 @@ def _note_that_files_wait(files: list[str]) -> None:
         "mount may be made, SIGTERM ends this one",
         ", ".join(files) or "nothing that was written",
     )
-
-
-def _be_fenced(reason: str) -> None:
-    log.error("not drained, so it has to be fenced: %s", reason)
-    leave(EXIT_FAILURE)
 
 
 def _after(seconds: float, action: Callable[[Any], None], argument: object) -> None:
@@ -117,6 +114,7 @@ class Serving:
         async with trio.open_nursery() as nursery:
             self._watch_signals(nursery)
             nursery.start_soon(self._report_ready)
+            nursery.start_soon(self._acquit)
             nursery.start_soon(self._obey, nursery)
             nursery.start_soon(self._look_after_files)
             await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
@@ -129,6 +127,12 @@ class Serving:
         # The kernel cannot be told to drop pages before the connection is open.
         await self._operations.ready.wait()
         await self._freshness.run()
+
+    async def _acquit(self) -> None:
+        """Clear what was under way when servers ended, once this one has lived with it."""
+        await self._operations.ready.wait()
+        await trio.sleep(_PROVEN_S)
+        self._path.acquit()
 
     async def _report_ready(self) -> None:
         await self._operations.ready.wait()
@@ -166,8 +170,8 @@ class Serving:
             "writethrough",
         ):
             # They would keep the requests to all other files waiting as well.
-            _be_fenced("requests to an image that is being moved wait for its copy")
-        _after(DRAIN_S, _be_fenced, f"no end within {DRAIN_S:g} s")
+            self._be_fenced("requests to an image that is being moved wait for its copy")
+        _after(DRAIN_S, self._be_fenced, f"no end within {DRAIN_S:g} s")
         try:
             await self._path.drain(DRAIN_S)
             # Closing flushes too, but has nobody to tell where that fails.
@@ -176,12 +180,18 @@ class Serving:
                 if shared.writers and shared.error is None and shared.image is not None:
                     await shared.image.flush()
         except OSError as exc:
-            _be_fenced(str(exc))
+            self._be_fenced(str(exc))
         # From then on the keeper does not hear which of them are closed already, should this fail.
         self._keeping.giving_up([self._path.opener.address])
         self._keeping.tell("replace_me")
         await self._keeping.delivered()
         pyfuse3.terminate()
+
+    def _be_fenced(self, reason: str) -> None:
+        log.error("not drained, so it has to be fenced: %s", reason)
+        # No request is to blame for this.
+        self._path.acquit()
+        leave(EXIT_FAILURE)
 
     def _report(self, handle: Handle) -> dict[str, Any]:
         shared = handle.shared

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import struct
 from typing import TYPE_CHECKING
+
+import pytest
 
 from rbdfs.datapath.native import (
     FOPEN_PARALLEL_DIRECT_WRITES,
@@ -20,6 +23,8 @@ from tests.support import fake_kernel as fuse
 from tests.support.fake_kernel import FakeKernel, fake_kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rbdfs.datapath.native import Image
 
 INIT_IN = struct.Struct("=5I44x")
@@ -29,6 +34,7 @@ KEEP_CACHE = 2
 FH = 7
 # FUSE_UNIQUE_RESEND
 RESENT = 1 << 63
+RELEASEDIR = 29
 
 
 def init(kernel: FakeKernel, offered: int, flags: int = 1) -> tuple[int, ...]:
@@ -171,3 +177,46 @@ def test_what_takes_servers_down_is_refused() -> None:
                 assert kernel.mux.stats()["refused"] == 1
     finally:
         os.close(ledger)
+
+
+@pytest.fixture
+def ledger() -> Iterator[int]:
+    descriptor = estate.new_ledger()
+    yield descriptor
+    os.close(descriptor)
+
+
+def refusing(ledger: int, opcode: int, body: bytes, *, killed: bool = False) -> int:
+    """Send a request to servers that end with it; return how many had it before it is refused.
+
+    0 where none refuses it.
+    """
+    for number in range(1, 10):
+        with fake_kernel(ledger=ledger, killed=killed) as kernel:
+            kernel.send(opcode, body, RESENT | 2)
+            ends = [kernel.extra, kernel.pyfuse3]
+            if select.select(ends, [], [], fuse.TIMEOUT_S)[0] == [kernel.extra]:
+                return number
+    return 0
+
+
+def test_a_request_under_which_servers_were_killed_is_less_suspect(ledger: int) -> None:
+    """Somebody may kill them whatever they are about; but the kernel does where memory ends."""
+    assert refusing(ledger, fuse.LOOKUP, b"name\0", killed=True) == 6
+
+
+def test_what_closes_a_file_is_not_refused(ledger: int) -> None:
+    """The kernel forgets the file all the same, and it would be open to the end of the mount."""
+    release = struct.pack("=QIIQ", FH, 0, 0, 0)
+    assert refusing(ledger, fuse.RELEASE, release) == refusing(ledger, RELEASEDIR, release) == 0
+
+
+def test_what_a_server_lives_with_is_not_suspect_any_more(ledger: int) -> None:
+    """Nor has it room from others whose callers are gone, and that nobody sends again."""
+    for _ in range(2):
+        with fake_kernel(ledger=ledger) as kernel:
+            for number in range(2 * LEDGER_BYTES // 16):
+                kernel.send(fuse.LOOKUP, b"name\0", RESENT | 2 * (number + 2))
+                kernel.passed_on()
+            kernel.mux.acquit()
+    assert refusing(ledger, fuse.LOOKUP, b"name\0") == 3

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tests.support import crashes
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
 from tests.support.mounts import opened, wait_for_end
+from tests.support.quota import pool_with_a_quota
 from tests.support.refusals import refusal
 from tests.support.servers import ask, kill_server, server_of, wait_for_server
 
@@ -273,23 +275,93 @@ def test_requests_of_an_outage_run_once(ceph: Ceph, place: str, mounting: Mounti
     assert [data[4096 * n : 4096 * n + 4] for n in range(32)] == [b"%04d" % n for n in range(32)]
 
 
+@pytest.mark.parametrize(
+    ("step", "generation", "code"),
+    [("abort", 4, -6), ("always", 7, -9)],
+    ids=["by a signal of its own", "killed"],
+)
 def test_a_request_that_kills_each_server_fails_alone(
-    ceph: Ceph, place: str, mounting: Mounting
+    ceph: Ceph, place: str, mounting: Mounting, step: str, generation: int, code: int
 ) -> None:
-    """It is given up when it has been sent again three times; what waits beside it is served."""
+    """It is given up after three servers, and what waits beside it is served.
+
+    Where they are killed, which others may have done, it is after six.
+    """
     control = mounting.directory / "step"
-    control.write_text(f"always {OPERATIONS}.getxattr")
+    control.write_text(f"{step} {OPERATIONS}.getxattr")
     program = [sys.executable, crashes.__file__, str(control)]
-    with mounting(place, program=program) as mount, ThreadPoolExecutor(1) as threads:
+    with (
+        mounting(place, program=program, lifetime_s=180) as mount,
+        ThreadPoolExecutor(1) as threads,
+    ):
         path = mount.file("vm1")
         with opened(path, os.O_RDONLY) as file:
             poison = threads.submit(os.getxattr, path, "user.rbd.id")
-            wait_for_server(mount, 4)
+            wait_for_server(mount, generation, timeout=120)
             assert refusal(poison.result) == "EIO"
             assert os.pread(file, MIB, 0) == random_bytes(MIB)
         status = ask(mount, "status")
-        assert status["generation"] == 4
+        assert status["generation"] == generation
         assert status["requests"]["refused"] == 1
         mount.expect_log(
-            ENDED, r"opcode 22 on inode \d+\), sent again each time: it fails with EIO"
+            rf"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code {code}",
+            r"opcode 22 on inode \d+\), sent again each time: it fails with EIO",
         )
+
+
+def test_what_a_refused_request_has_opened_is_closed(
+    ceph: Ceph, place: str, mounting: Mounting
+) -> None:
+    """The caller has no descriptor, and so the kernel never tells of a close."""
+    control = mounting.directory / "step"
+    control.write_text(f"abort {OPERATIONS}.open")
+    program = [sys.executable, crashes.__file__, str(control)]
+    with (
+        mounting(place, program=program, lifetime_s=180) as mount,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        poison = threads.submit(os.open, mount.file("vm1"), os.O_RDWR)
+        wait_for_server(mount, 4, timeout=120)
+        assert refusal(poison.result) == "EIO"
+        assert_nothing_is_open(mount)
+        assert ceph.lock_owners(f"{place}/vm1") == []
+        mount.expect_log(
+            r"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code -6",
+            r"sent again each time: it fails with EIO",
+        )
+
+
+def test_a_request_that_waits_outlives_servers_that_are_killed(
+    ceph: Ceph, image_name: str, mounting: Mounting
+) -> None:
+    """None of them died of it."""
+    full = f"full-{image_name}"
+    data = random_bytes(MIB)
+    over = threading.Event()
+
+    def write(file: int) -> int:
+        count = 0
+        while not over.is_set():
+            assert os.pwrite(file, b"w" * 4096, 0) == 4096
+            count += 1
+        return count
+
+    with pool_with_a_quota(ceph, full) as set_quota:
+        import_image(ceph, f"{full}/vm1", data)
+        with (
+            mounting(full, lifetime_s=180) as mount,
+            opened(mount.file("vm1"), os.O_RDWR) as file,
+            ThreadPoolExecutor(1) as threads,
+        ):
+            set_quota(1)
+            writing = threads.submit(write, file)
+            # The first may have written once more before it heard that the pool is full.
+            for generation in range(2, 7):
+                kill_server(mount)
+                wait_for_server(mount, generation, timeout=60)
+            set_quota(0)
+            over.set()
+            assert writing.result() > 0
+            assert ask(mount, "status")["requests"]["refused"] == 0
+            mount.expect_log(ENDED)
+        assert export_image(ceph, f"{full}/vm1") == b"w" * 4096 + data[4096:]

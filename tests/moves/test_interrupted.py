@@ -208,6 +208,34 @@ def test_another_server_while_it_copies(
 
 
 @pytest.mark.usefixtures("native")
+def test_restarted_again_and_again_while_requests_wait_for_the_copy(
+    ceph: Ceph, mounting: Mounting, image_name: str, pools: tuple[str, str]
+) -> None:
+    """None of the servers that end has died of what waits."""
+    hdd, full = pools[0], f"full-{image_name}"
+    data = make(ceph, f"{hdd}/{image_name}", snapshot=True, size=SIZE, order=SMALL)
+    with pool_with_a_quota(ceph, full) as set_quota:
+        import_image(ceph, f"{full}/{image_name}-other", bytes(BLOCK))
+        with whole_cluster(mounting, lifetime_s=180) as mount:
+            mount.expect_log(r"ERROR rbdfs\.server\.run: not drained", r"ended with exit code 1")
+            source, target = mount.file(f"{hdd}/{image_name}"), mount.file(f"{full}/{image_name}")
+            with ModelWriter(source, data).running() as writer:
+                move(source, target)
+                wait_for_progress(mount)
+                set_quota(1)
+                for generation in range(2, 7):
+                    restart(mount)
+                    wait_for_server(mount, generation, 60)
+                assert ": done" not in mount.log_text
+                set_quota(0)
+                wait_until_done(mount, image_name)
+                writer.wait_for_more()
+            assert target.read_bytes() == writer.data
+        assert export_image(ceph, f"{full}/{image_name}") == writer.data
+    assert_nothing_left(ceph, hdd, image_name)
+
+
+@pytest.mark.usefixtures("native")
 def test_server_killed_while_it_commits(
     ceph: Ceph, pools: tuple[str, str], mounting: Mounting, image_name: str, other: str
 ) -> None:

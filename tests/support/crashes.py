@@ -3,9 +3,10 @@
 FILE holds `before MODULE:NAME` or `after MODULE:NAME`, where NAME is a coroutine function or a
 CLASS.METHOD, or `within` and the method that has a migration prepared. The server that gets there
 first removes FILE and kills itself; its successors do not know of it any more. With `always`
-instead of `before`, each of them dies there too; with `stop` instead of `after` it is stopped, and
-with `hold` it waits there until FILE is removed; with `meanwhile` it runs the command that follows
-in the next lines, a word each, and goes on. With what HALVES has (`half create` ...) it dies
+instead of `before`, each of them dies there too; with `abort` instead of `after` as well, and by a
+signal of its own, as one that crashes; with `stop` instead of `after` it is stopped, and with
+`hold` it waits there until FILE is removed; with `meanwhile` it runs the command that follows in
+the next lines, a word each, and goes on. With what HALVES has (`half create` ...) it dies
 within librbd, which does that in steps. The ARGUMENTS are those of rbdfs.
 """
 
@@ -152,6 +153,8 @@ HALVES: dict[str, tuple[str, Callable[..., object]]] = {
     "half trash": ("move_to_trash", half_trash),
 }
 
+SIGNALS = {"stop": signal.SIGSTOP, "abort": signal.SIGABRT}
+
 
 def inject_half(control: Path, step: str) -> None:
     """Have this process killed half-way through a change of librbd's."""
@@ -180,9 +183,9 @@ def inject(control: Path) -> None:
     step: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
     def crash() -> None:
-        if when != "always":
+        if when not in ("always", "abort"):
             control.unlink()
-        os.kill(os.getpid(), signal.SIGSTOP if when == "stop" else signal.SIGKILL)
+        os.kill(os.getpid(), SIGNALS.get(when, signal.SIGKILL))
 
     async def crashing(*args: Any, **kwargs: Any) -> Any:
         if when == "hold":
@@ -195,7 +198,7 @@ def inject(control: Path) -> None:
             migration = args[0]
             ioctx = await migration.ioctx(migration.source)
             trash_source(ioctx, migration.source.image.encode(), migration.source_id)
-        if when not in ("after", "stop"):
+        if when not in ("after", "stop", "abort"):
             crash()
         result = await step(*args, **kwargs)
         crash()

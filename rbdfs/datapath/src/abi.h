@@ -36,4 +36,11 @@ static inline bool has_reply(uint32_t opcode)
            opcode != FUSE_NOTIFY_REPLY;
 }
 
+/* Whether the request may fail with an error. What is not let be closed would stay open to the end
+ * of the mount: the kernel forgets it all the same. */
+static inline bool can_be_refused(uint32_t opcode)
+{
+    return has_reply(opcode) && opcode != FUSE_RELEASE && opcode != FUSE_RELEASEDIR;
+}
+
 #endif

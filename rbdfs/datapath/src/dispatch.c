@@ -201,7 +201,8 @@ void dispatch(struct mux *mux, struct block **block, size_t length)
     }
     if (in->unique & FUSE_UNIQUE_RESEND && has_reply(in->opcode)) {
         mux_count(&mux->stats.resent, 1);
-        if (ledger_note(&mux->ledger, in->unique) >= RESENDS_MAX) {
+        if (can_be_refused(in->opcode) &&
+            ledger_note(&mux->ledger, in->unique) >= SUSPICION_MAX) {
             refuse(&arrival);
             return;
         }

@@ -2,9 +2,10 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/mman.h>
 
-int ledger_init(struct ledger *ledger, int fd)
+int ledger_init(struct ledger *ledger, int fd, bool killed)
 {
     void *memory = NULL;
 
@@ -13,6 +14,7 @@ int ledger_init(struct ledger *ledger, int fd)
     if (memory == MAP_FAILED)
         return errno;
     ledger->entries = memory;
+    ledger->weight = killed ? SUSPICION_KILLED : SUSPICION_CRASHED;
     pthread_mutex_init(&ledger->lock, NULL);
     return 0;
 }
@@ -36,18 +38,18 @@ static struct ledger_entry *find(struct ledger *ledger, uint64_t unique)
 unsigned ledger_note(struct ledger *ledger, uint64_t unique)
 {
     struct ledger_entry *entry;
-    unsigned count = 0;
+    unsigned suspicion = 0;
 
     pthread_mutex_lock(&ledger->lock);
     entry = find(ledger, unique);
     if (!entry && (entry = find(ledger, 0))) {
-        entry->count = 0;
+        entry->suspicion = 0;
         entry->unique = unique;
     }
     if (entry)
-        count = (unsigned)++entry->count;
+        suspicion = (unsigned)(entry->suspicion += ledger->weight);
     pthread_mutex_unlock(&ledger->lock);
-    return count;
+    return suspicion;
 }
 
 void ledger_forget(struct ledger *ledger, uint64_t unique)
@@ -58,5 +60,13 @@ void ledger_forget(struct ledger *ledger, uint64_t unique)
     entry = find(ledger, unique);
     if (entry)
         entry->unique = 0;
+    pthread_mutex_unlock(&ledger->lock);
+}
+
+void ledger_clear(struct ledger *ledger)
+{
+    pthread_mutex_lock(&ledger->lock);
+    if (ledger->entries)
+        memset(ledger->entries, 0, LEDGER_BYTES);
     pthread_mutex_unlock(&ledger->lock);
 }

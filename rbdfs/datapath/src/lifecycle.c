@@ -92,7 +92,7 @@ struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, int ledger_fd,
         return NULL;
     mux->reply = malloc(REPLY_BYTES);
     if (!open_descriptors(mux, fuse_fd, pyfuse3_fd, extra_fd) || !mux->reply ||
-        table_init(&mux->table) || (errno = ledger_init(&mux->ledger, ledger_fd))) {
+        table_init(&mux->table) || (errno = ledger_init(&mux->ledger, ledger_fd, settings->killed))) {
         int error = errno;
         close_descriptors(mux);
         free(mux->reply);

@@ -68,6 +68,7 @@ struct mux_settings {
     unsigned page_bytes;     /* of the kernel, which counts requests in pages */
     unsigned image_requests; /* limits of struct open_image */
     size_t image_bytes;
+    bool killed;                   /* the server before this one was, see ledger.h */
     uint64_t init_set, init_clear; /* INIT flags to set where the kernel offers them, and to clear */
 };
 
@@ -81,7 +82,7 @@ struct mux_stats {
     atomic_ullong unwanted;     /* replies that the kernel did not want any more */
     atomic_ullong reply_errors; /* replies that the kernel refused */
     atomic_ullong resent;       /* requests that a server before this one had not answered */
-    atomic_ullong refused;      /* those that were sent again too often */
+    atomic_ullong refused;      /* those that servers have died of */
     atomic_ullong interrupted;  /* requests that were answered with EINTR */
     atomic_ullong read_errors;  /* reads of the device that failed, and were tried again */
 };
