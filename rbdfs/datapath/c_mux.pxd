@@ -49,7 +49,7 @@ cdef extern from "src/completions.h" nogil:
 cdef extern from "src/registration.h" nogil:
     struct registration_options:
         uint64_t fh, offset, length
-        bint readable, writable, ignore_sync
+        bint readable, writable, ignore_sync, dirty, direct
         uint32_t open_flags
 
     struct table:

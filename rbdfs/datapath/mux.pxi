@@ -116,11 +116,13 @@ cdef class Mux:
         return self.mux.ended
 
     def register(self, uint64_t fh, Image image not None, uint64_t offset, uint64_t length, *,
-                 bint readable, bint writable, uint32_t open_flags=0, bint ignore_sync=False):
+                 bint readable, bint writable, uint32_t open_flags=0, bint ignore_sync=False,
+                 bint dirty=False, bint direct=False):
         """Serve the file `fh`, before OPEN is answered with it: `length` bytes of the image from `offset`.
 
         `open_flags` (FOPEN_*) are added to the reply.  With `ignore_sync` FSYNC, FLUSH and O_DSYNC do
-        nothing.  A number may be used again only after unregister() or the kernel's RELEASE, which ends
+        nothing.  `dirty`: the next FLUSH has something to flush.  `direct`: the kernel has been told to
+        keep no pages of it.  A number may be used again only after unregister() or the kernel's RELEASE, which ends
         the registration when its last request is complete, and is passed on to pyfuse3 then.  A WRITE
         that leaves the file, or that the file does not allow, goes to pyfuse3.
         EEXIST, EBADF or EBUSY if the image is closed or being closed.
@@ -136,6 +138,7 @@ cdef class Mux:
         options.fh, options.offset, options.length = fh, offset, length
         options.readable, options.writable = readable, writable
         options.ignore_sync, options.open_flags = ignore_sync, open_flags
+        options.dirty, options.direct = dirty, direct
         result = c_mux.mux_register(self.mux, image.image, &options)
         check(-result, f"fh {fh} of {image.spec}")
 

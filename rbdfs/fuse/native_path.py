@@ -99,7 +99,11 @@ class NativePath:
             writable=handle.writable,
             open_flags=native.FOPEN_PARALLEL_DIRECT_WRITES if handle.writable else 0,
             ignore_sync=self._ignore_sync,
+            dirty=handle.dirty,
+            # What is not known is taken for a page fault, which EINTR would kill.
+            direct=bool(handle.direct_io),
         )
+        handle.dirty = False
 
     @contextlib.asynccontextmanager
     async def connected(

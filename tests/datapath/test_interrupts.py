@@ -43,9 +43,9 @@ def interrupt(kernel: FakeKernel, unique: int) -> None:
     kernel.send(fuse.INTERRUPT, struct.pack("=Q", unique), unique | 1)
 
 
-def read_direct(offset: int = 0) -> bytes:
+def read_direct(offset: int = 0, fh: int = FH) -> bytes:
     """The body of a READ through O_DIRECT."""
-    return struct.pack("=QQIIQII", FH, offset, 512, 0, 0, os.O_DIRECT, 0)
+    return struct.pack("=QQIIQII", fh, offset, 512, 0, 0, os.O_DIRECT, 0)
 
 
 def test_a_read_that_waits_is_interrupted(kernel: FakeKernel, librbd: FakeLibrbd) -> None:
@@ -84,6 +84,32 @@ def test_a_page_fault_is_not_interrupted(kernel: FakeKernel, librbd: FakeLibrbd)
         assert kernel.receive()[:2] == (direct, errno.EINTR)
         assert kernel.is_quiet(kernel.device)
     assert {kernel.receive()[:2] for _ in range(3)} == {(paged, 0), (written, 0), (synced, 0)}
+
+
+def test_a_page_fault_that_python_serves_is_not_interrupted(kernel: FakeKernel) -> None:
+    """The file of a READ that is passed on may be frozen by a move, or not open again yet."""
+    paged = kernel.send(fuse.READ, read_body(FH + 1, 0, 512))
+    direct = kernel.send(fuse.READ, read_direct(fh=FH + 1))
+    for unique in (paged, direct):
+        assert kernel.passed_on().unique == unique
+        interrupt(kernel, unique)
+    assert kernel.receive() == (direct, errno.EINTR, b"")
+    assert kernel.is_quiet(kernel.device)
+    kernel.answer(paged, b"data")
+    assert kernel.receive() == (paged, 0, b"data")
+
+
+def test_a_file_that_is_registered_again_is_read_direct_still(
+    kernel: FakeKernel, librbd: FakeLibrbd, image: Any
+) -> None:
+    """After a resize, a move or a take-over the kernel does not open it again."""
+    kernel.mux.unregister(FH)
+    kernel.mux.register(FH, image, 0, SIZE, readable=True, writable=True, direct=True)
+    with librbd.held():
+        unique = kernel.send(fuse.READ, read_body(FH, 0, 512))
+        eventually(lambda: kernel.mux.stats()["active"] == 1, what="the read waits")
+        interrupt(kernel, unique)
+        assert kernel.receive()[:2] == (unique, errno.EINTR)
 
 
 def test_a_file_that_is_opened_direct_is_read_direct(

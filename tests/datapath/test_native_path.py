@@ -75,6 +75,7 @@ def handle_on(image: Image, fh: int) -> Any:
         shared=shared,
         writable=True,
         dirty=False,
+        direct_io=None,
         length=SIZE // 2,
     )
 
@@ -95,6 +96,30 @@ async def test_a_file_that_is_being_closed_keeps_no_other_from_its_length(image:
         assert closed.dirty
         for handle in (closed, other):
             path.forget(handle)
+
+
+async def test_a_file_that_thaws_is_as_dirty_and_direct_as_it_was(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what the data path knows to be dirty, Python need not flush as well."""
+    path = NativePath(NOTHING, ignore_sync=False)
+    handle = handle_on(image, 1)
+    handle.direct_io = True
+    registered: list[tuple[bool, bool]] = []
+    async with connected(path):
+        path.serve(handle)
+        handle.shared.gate.is_frozen = True
+        path.serve(handle)
+        assert handle.dirty
+        handle.shared.gate.is_frozen = False
+        mux = SimpleNamespace(
+            register=lambda *_, dirty, direct, **__: registered.append((dirty, direct))
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(path, "_mux", mux)
+            path.serve(handle)
+    assert registered == [(True, True)]
+    assert not handle.dirty
 
 
 async def test_what_the_data_path_cannot_take_goes_through_pyfuse3(image: Image) -> None:

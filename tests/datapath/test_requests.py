@@ -136,6 +136,18 @@ def test_limits_of_the_settings(librbd: FakeLibrbd, image: Any) -> None:
             assert librbd.count(Call.READ) == 50 + 2
 
 
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_file_that_is_registered_again_is_as_dirty_as_before(
+    kernel: FakeKernel, librbd: FakeLibrbd, image: Any, dirty: bool
+) -> None:
+    """close(2) flushes what Python has written, or what was written before a move."""
+    kernel.mux.unregister(FH)
+    kernel.mux.register(FH, image, 0, SIZE, readable=True, writable=True, dirty=dirty)
+    for _ in range(2):
+        assert kernel.flush(FH).error == 0
+    assert librbd.count(Call.FLUSH) == dirty
+
+
 @pytest.mark.parametrize("call", [Call.READ, Call.WRITE, Call.FLUSH])
 @pytest.mark.parametrize("at_once", [False, True])
 def test_many_that_fail_at_once_free_their_turns(

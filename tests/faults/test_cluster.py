@@ -23,7 +23,7 @@ from tests.support.refusals import refusal
 from tests.support.servers import ask, standing_still
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tests.support.ceph import Ceph
@@ -109,7 +109,9 @@ os.read(file, 1 << 16)
 
 
 @contextlib.contextmanager
-def waiting_reader(ceph: Ceph, file: Path) -> Iterator[subprocess.Popen[str]]:
+def waiting_reader(
+    ceph: Ceph, file: Path, groups: Sequence[int] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Have a process wait in read(2) for an OSD that stands still for the time of the context."""
     with subprocess.Popen(
         [sys.executable, "-c", READER, str(file)],
@@ -117,6 +119,7 @@ def waiting_reader(ceph: Ceph, file: Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        extra_groups=groups,
     ) as reader:
         assert reader.stdin is not None
         assert reader.stdout is not None
@@ -127,11 +130,13 @@ def waiting_reader(ceph: Ceph, file: Path) -> Iterator[subprocess.Popen[str]]:
             yield reader
 
 
+# A member of that many is further down in its /proc/PID/status than others.
+@pytest.mark.parametrize("groups", [None, range(1 << 20, (1 << 20) + 2000)], ids=["few", "many"])
 def test_reader_killed_while_it_waits(
-    ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting
+    ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting, groups: Sequence[int] | None
 ) -> None:
     with mounting(pool) as mount:
-        with waiting_reader(ceph, mount.file(image)) as reader:
+        with waiting_reader(ceph, mount.file(image), groups) as reader:
             reader.send_signal(signal.SIGKILL)
             assert os.statvfs(mount.path).f_namemax == 255
         assert reader.wait(TIMEOUT_S) == -signal.SIGKILL

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "forward.h"
 
 #include <errno.h>
@@ -46,6 +47,15 @@ static bool is_constant(const struct arrival *arrival)
     }
 }
 
+/* Whether a READ fills the page cache, for all that can be told of a file that is not registered. */
+static bool is_paged(const struct arrival *arrival)
+{
+    const struct fuse_read_in *read = arrival->body;
+
+    return arrival->in->opcode == FUSE_READ && arrival->size >= sizeof *read &&
+           !(read->flags & O_DIRECT);
+}
+
 static bool add_pending(const struct arrival *arrival, bool python)
 {
     const struct fuse_in_header *in = arrival->in;
@@ -56,6 +66,7 @@ static bool add_pending(const struct arrival *arrival, bool python)
         .pid = in->pid,
         .python = python,
         .constant = is_constant(arrival),
+        .paged = is_paged(arrival),
     };
 
     return pending_add(&arrival->mux->pending, &request);

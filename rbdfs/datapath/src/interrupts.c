@@ -27,24 +27,26 @@ static int64_t now_ms(void)
 /* Whether a thread is being killed. Every signal that ends a process has become SIGKILL by then. */
 static bool is_killed(uint32_t pid)
 {
-    char path[32], text[4096];
-    const char *pending;
-    ssize_t length;
-    int fd;
+    char path[32], *line = NULL;
+    size_t capacity = 0;
+    bool killed = false;
+    FILE *status;
 
     if (!pid)
         return false; /* of another pid namespace */
     snprintf(path, sizeof path, "/proc/%u/status", pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    status = fopen(path, "re");
+    if (!status)
         return false;
-    length = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (length <= 0)
-        return false;
-    text[length] = '\0';
-    pending = strstr(text, "SigPnd:");
-    return pending && strtoull(pending + strlen("SigPnd:"), NULL, 16) & 1ULL << (SIGKILL - 1);
+    /* By lines: that of the groups before it has up to 700 KB. */
+    while (getline(&line, &capacity, status) >= 0)
+        if (!strncmp(line, "SigPnd:", strlen("SigPnd:"))) {
+            killed = strtoull(line + strlen("SigPnd:"), NULL, 16) & 1ULL << (SIGKILL - 1);
+            break;
+        }
+    free(line);
+    fclose(status);
+    return killed;
 }
 
 static void answer(struct mux *mux, uint64_t unique)
@@ -65,7 +67,7 @@ static bool interrupt(struct mux *mux, uint64_t unique, bool waited)
             return true;
         request_interrupt(mux, unique);
     } else if (pending_find(&mux->pending, unique, &pending) && pending.constant) {
-        if (!waited && !is_killed(pending.pid))
+        if (!(waited && !pending.paged) && !is_killed(pending.pid))
             return true;
         if (pending_answer(&mux->pending, unique))
             answer(mux, unique);

@@ -5,8 +5,9 @@
  *
  *     at once       if the caller is being killed,
  *     after GRACE   if it is not: a disk that is well answers before, and a program need not expect EINTR,
- *     never         for a request that may change something; and for a READ into the page cache, whose
- *                   caller may be at a page fault, where EINTR is SIGBUS, it waits for the caller's end.
+ *     never         for a request that may change something; and a READ into the page cache, whose caller
+ *                   may be at a page fault, where EINTR is SIGBUS, waits for the caller's end. So does one
+ *                   without O_DIRECT that Python has: how its file was opened is not known here.
  *
  * The kernel tells of a signal once for each request, so those that wait are looked at again. All
  * of this is the reader's.

@@ -21,6 +21,7 @@ struct pending_request {
     uint32_t opcode, pid;
     bool python;   /* it is Python's, and not pyfuse3's */
     bool constant; /* it changes nothing, and what it hands out can be taken back */
+    bool paged;    /* a READ into the page cache: its caller may be at a page fault */
     bool answered;
 };
 

@@ -94,6 +94,8 @@ static struct registration *new_registration(struct open_image *image,
     registration->readable = options->readable;
     registration->writable = options->writable;
     registration->ignore_sync = options->ignore_sync;
+    atomic_init(&registration->dirty, options->dirty);
+    atomic_init(&registration->direct, options->direct);
     registration->open_flags = options->open_flags;
     registration->pyfuse3 = pyfuse3;
     return registration;

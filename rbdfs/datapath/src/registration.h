@@ -6,7 +6,9 @@
  *
  *     length  Python's. The one here is a copy, which Mux.set_length() renews; requests are clamped to it.
  *     dirty   the one here while the file is registered, because WRITE and FLUSH come by here then, those
- *             that go on to Python too. When it is unregistered, Python takes its file for dirty.
+ *             that go on to Python too. It comes with the registration; when that ends, Python takes its
+ *             file for dirty.
+ *     direct  the one here is what OPEN was answered; for a file that was open before, what Python knows.
  *     writable, offset, the image    Python's; they do not change while a file is registered.
  */
 #ifndef RBDFS_REGISTRATION_H
@@ -25,6 +27,7 @@ struct registration_options {
     uint64_t fh, offset, length;
     bool readable, writable;
     bool ignore_sync;    /* FSYNC, FLUSH and O_DSYNC are answered without a flush */
+    bool dirty, direct;  /* what they are at first */
     uint32_t open_flags; /* FOPEN_* to add to the reply of OPEN */
 };
 
