@@ -71,7 +71,9 @@ def _leave_the_caller() -> None:
                 os.close(descriptor)
     # librados reads it when the cluster is reached, and a daemon has left the directory by then.
     if paths := os.environ.get("CEPH_CONF"):
-        os.environ["CEPH_CONF"] = ",".join(os.path.abspath(path) for path in paths.split(","))
+        os.environ["CEPH_CONF"] = ",".join(
+            os.path.join(os.getcwd(), path) for path in paths.split(",")
+        )
 
 
 def _command(request: Request) -> int:

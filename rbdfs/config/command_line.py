@@ -214,5 +214,6 @@ def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
 
 
 def _absolute(directory: Path, mountpoint: str) -> str:
-    # os.path, not Path: "" and a trailing slash are the user's, to be told of.
-    return os.path.abspath(os.path.join(directory, mountpoint)) if mountpoint else ""
+    # os.path, not Path: "" and a trailing slash are the user's, to be told of. Nor abspath(): what
+    # is above a symbolic link only the kernel knows.
+    return os.path.join(directory.absolute(), mountpoint) if mountpoint else ""

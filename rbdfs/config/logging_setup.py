@@ -23,6 +23,7 @@ from rbdfs.errors import UserError
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
+    from pathlib import Path
 
     from rbdfs.config.mount_options import MountOptions
 
@@ -146,6 +147,11 @@ class _Syslog(_Raising, logging.handlers.SysLogHandler):
 
 class _LogFile(_Raising, logging.handlers.WatchedFileHandler):
     """A file that others cannot read, also the one that is made after a rotation."""
+
+    def __init__(self, path: Path) -> None:
+        # abspath(), through which the standard library takes it, knows no symbolic link.
+        above = ".." in path.parts
+        super().__init__(os.path.join(os.path.realpath(path.parent), path.name) if above else path)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -281,3 +281,30 @@ def test_relative_paths_and_links(ceph: Ceph, mounting: Mounting, tmp_path: Path
             assert mounted(mountpoint)
         finally:
             subprocess.run(["umount", mountpoint], check=True)
+
+
+def test_what_is_above_a_link_is_above_where_it_leads(
+    ceph: Ceph, mounting: Mounting, tmp_path: Path
+) -> None:
+    """`link/..` in any path is what the shell means by it, and not where the link lies."""
+    for directory in (tmp_path / "there", tmp_path):
+        (directory / "mnt").mkdir(parents=True)
+    there = tmp_path / "there"
+    (there / "below").mkdir()
+    (tmp_path / "link").symlink_to(there / "below")
+    (there / "conf").symlink_to(ceph.conf)
+    options = [f"--{name}=link/../{name}" for name in ("conf", "log-file")]
+    for environment, arguments in (("link/../conf", options[1:]), ("/nowhere", options)):
+        done = rbdfs_output(
+            [str(RBDFS), *arguments, "rbd", "link/../mnt"],
+            cwd=tmp_path,
+            env={**os.environ, "CEPH_CONF": environment},
+        )
+        try:
+            assert (done.returncode, done.stderr) == (0, "")
+            assert mounted(there / "mnt")
+            assert not mounted(tmp_path / "mnt")
+        finally:
+            subprocess.run(["umount", there / "mnt"], check=True)
+    assert "is ready" in (there / "log-file").read_text()
+    assert not (tmp_path / "log-file").exists()
