@@ -16,7 +16,6 @@ from rbdfs.config.command_line import asks_for_json, hinted, parse
 from rbdfs.config.logging_setup import configure_logging, finish, flush, leave
 from rbdfs.config.secrets import conceal_arguments
 from rbdfs.errors import UserError
-from rbdfs.keeper import command_socket
 from rbdfs.keeper.daemonise import Starter, daemonise, open_standard_descriptors
 from rbdfs.keeper.keeper import Keeper
 from rbdfs.kernel.mountpoint import check_mountpoint, resolve
@@ -79,8 +78,23 @@ def _leave_the_caller() -> None:
 def _command(request: Request) -> int:
     # As any command in a pipe: `rbdfs status MNT | head -3` is no failure.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    answer = command_socket.ask(request.mountpoint, request.command)
-    print(json.dumps(answer, indent=2))
+    # A mount has no use for any of it.
+    if request.command == "mounts":
+        from rbdfs.keeper.mount_list import mounts, table
+
+        found = mounts()
+        print(json.dumps(found, indent=2) + "\n" if request.json else table(found), end="")
+        return 0
+    if request.command == "umount":
+        from rbdfs.keeper.unmount import unmount
+
+        done = unmount(request.mountpoint, request.timeout_s)
+        if request.json:
+            print(json.dumps(done, indent=2))
+        return 0
+    from rbdfs.keeper.command_client import ask
+
+    print(json.dumps(ask(request.mountpoint, request.command), indent=2))
     return 0
 
 

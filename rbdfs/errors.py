@@ -23,11 +23,15 @@ class UserError(Exception):
     Attributes:
         exit_code: what the process exits with: EXIT_USAGE for a command line that
             cannot mean anything, EXIT_FAILURE for everything else.
+        facts: what a program is told of it, beside the line (--json).
     """
 
-    def __init__(self, message: str, exit_code: int = EXIT_FAILURE) -> None:
+    def __init__(
+        self, message: str, exit_code: int = EXIT_FAILURE, facts: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.facts = facts or {}
 
 
 class ClusterAway(UserError):

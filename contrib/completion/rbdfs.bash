@@ -31,6 +31,8 @@ _rbdfs_setting() {
 _rbdfs_switches() {
     case $1 in
         mount) printf '%s\n' --json -h --help -c --conf --id -k --keyring -m --cluster --connect-timeout --all-pools -r --read-only -f --foreground --log-file -d --debug -o --version ;;
+        umount) printf '%s\n' --timeout --json -h --help ;;
+        mounts) printf '%s\n' --json -h --help ;;
         status) printf '%s\n' --json -h --help ;;
         restart) printf '%s\n' --json -h --help ;;
     esac
@@ -50,9 +52,9 @@ _rbdfs_candidates() {
             if [[ $current == -* && -z $ended ]]; then
                 _rbdfs_switches "${command:-mount}"
             elif [[ ${command:-mount} != mount ]]; then
-                [[ ${#found[@]} != 0 || $command != @(status|restart) ]] || _rbdfs_mounts
+                [[ ${#found[@]} != 0 || $command != @(umount|status|restart) ]] || _rbdfs_mounts
             elif ((${#found[@]} == 0)) && [[ -z $all ]]; then
-                [[ $command || $ended ]] || printf '%s\n' mount status restart
+                [[ $command || $ended ]] || printf '%s\n' mount umount mounts status restart
                 _rbdfs_pools "${cluster[@]}"
             fi
             ;;
@@ -78,9 +80,9 @@ _rbdfs() {
         case $ended$word in
             --) ended=yes ;;
             --all-pools) all=yes ;;
-            -c | --conf | --id | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | -o) expected=$word ;;
+            -c | --conf | --id | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | -o | --timeout) expected=$word ;;
             -*) ;;
-            mount | status | restart)
+            mount | umount | mounts | status | restart)
                 if [[ -z $command ]] && ((${#found[@]} == 0)); then command=$word; else found+=("$word"); fi
                 ;;
             *) found+=("$word") ;;

@@ -33,7 +33,7 @@ end
 # The command, "mount" where there is none; "" where one may stand.
 function __rbdfs_command
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] mount status restart
+    if set -q words[2]; and contains -- $words[2] mount umount mounts status restart
         echo $words[2]
     else if set -q words[2]
         echo mount
@@ -53,13 +53,13 @@ function __rbdfs_has
     set -l switch
     set -l words (commandline -opc)
     set -e words[1]
-    if set -q words[1]; and contains -- $words[1] mount status restart
+    if set -q words[1]; and contains -- $words[1] mount umount mounts status restart
         set -e words[1]
     end
     for word in $words
         if test -n "$switch"
             set switch
-        else if contains -- $word -c --conf --id -k --keyring -m --cluster --connect-timeout --log-file -o
+        else if contains -- $word -c --conf --id -k --keyring -m --cluster --connect-timeout --log-file -o --timeout
             set switch $word
         else if test $word = --all-pools; or not string match -q -- '-*' $word
             set count (math $count + 1)
@@ -70,6 +70,8 @@ end
 
 complete -c rbdfs -f
 complete -c rbdfs -n '__rbdfs_is ""' -a mount -d 'mount a pool, a namespace of it, all pools, or one image'
+complete -c rbdfs -n '__rbdfs_is ""' -a umount -d 'unmount, and wait until all is written and closed'
+complete -c rbdfs -n '__rbdfs_is ""' -a mounts -d 'list the mounts of rbdfs on this host'
 complete -c rbdfs -n '__rbdfs_is ""' -a status -d 'tell what serves a mount, and which files are open'
 complete -c rbdfs -n '__rbdfs_is ""' -a restart -d 'serve a mount with what is installed now; open files stay open'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l json -d 'say on stdout what is mounted'
@@ -87,10 +89,15 @@ complete -c rbdfs -n '__rbdfs_is "" mount' -l log-file -r -F -d 'the log'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s d -l debug -d 'log more'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s o -x -a '(__rbdfs_settings)' -d 'mount options'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l version -d 'show the version'
+complete -c rbdfs -n '__rbdfs_is umount' -l timeout -x -d 'how long to wait'
+complete -c rbdfs -n '__rbdfs_is umount' -l json -d 'say on stdout what was unmounted'
+complete -c rbdfs -n '__rbdfs_is umount' -s h -l help -d 'show this help'
+complete -c rbdfs -n '__rbdfs_is mounts' -l json -d 'a list'
+complete -c rbdfs -n '__rbdfs_is mounts' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is status' -l json -d 'accepted'
 complete -c rbdfs -n '__rbdfs_is status' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is restart' -l json -d 'accepted'
 complete -c rbdfs -n '__rbdfs_is restart' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is "" mount; and __rbdfs_has 0' -k -a '(__rbdfs_pools)'
 complete -c rbdfs -n '__rbdfs_is mount; and __rbdfs_has 1' -F
-complete -c rbdfs -n '__rbdfs_is status restart; and __rbdfs_has 0' -a '(__rbdfs_mounts)'
+complete -c rbdfs -n '__rbdfs_is umount status restart; and __rbdfs_has 0' -a '(__rbdfs_mounts)'

@@ -11,7 +11,7 @@ from typing import Any
 from fuzzing.parts import Parts
 from rbdfs.config.mount_options import MountOptions
 from rbdfs.errors import UserError
-from rbdfs.keeper.command_socket import parsed_answer
+from rbdfs.keeper.command_client import parsed_answer
 from rbdfs.keeper.estate import Estate
 from rbdfs.keeper.messages import VERSION, Listener, decoded, encoded
 from rbdfs.keeper.remains import parsed_remains

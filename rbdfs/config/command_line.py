@@ -20,7 +20,9 @@ from rbdfs.errors import EXIT_USAGE, UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("mount", "restart", "status")
+COMMANDS = ("mount", "mounts", "restart", "status", "umount")
+# How long umount waits for what is to be written and closed, in seconds.
+_END_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,14 @@ class Request:
         command: one of COMMANDS.
         json: whether the answer, and a failure, is told as JSON on stdout.
         mountpoint: as it was given; "" for a mount, whose options have it.
+        timeout_s: how long the end of a mount may take, in seconds.
         options: of a mount.
     """
 
     command: str
     json: bool = False
     mountpoint: str = ""
+    timeout_s: float = _END_S
     options: MountOptions | None = None
 
 
@@ -72,13 +76,17 @@ def parse(arguments: list[str]) -> Request:
     parser = _Parser(prog=f"rbdfs {word}", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action=_Help, nargs=0, const=word)
     parser.add_argument("--json", action="store_true")
+    if word == "umount":
+        parser.add_argument("--timeout", type=_seconds, default=_END_S)
     try:
         parsed, words = _parsed(parser, arguments[1:])
-        (mountpoint,) = _few(words, parser, "MOUNTPOINT")
+        names = () if word == "mounts" else ("MOUNTPOINT",)
+        mountpoint = "".join(_few(words, parser, *names))
     except UserError as exc:
         hint = f"to mount a pool of the name {word}: rbdfs -- {word} MOUNTPOINT"
         raise UserError(f"{exc} ({hint})", EXIT_USAGE) from exc
-    return Request(word, parsed.json, mountpoint)
+    timeout_s = getattr(parsed, "timeout", _END_S)
+    return Request(word, parsed.json, mountpoint, timeout_s)
 
 
 def asks_for_json(arguments: list[str]) -> bool:
@@ -98,7 +106,8 @@ def hinted(error: UserError, arguments: list[str]) -> UserError:
     word = arguments[0] if arguments else ""
     if not word or word in COMMANDS or word.startswith("-") or "did you mean" in str(error):
         return error
-    return UserError(f"{error}{did_you_mean(word, COMMANDS, 'rbdfs ')}", error.exit_code)
+    hint = did_you_mean(word, COMMANDS, "rbdfs ")
+    return UserError(f"{error}{hint}", error.exit_code, error.facts)
 
 
 def _command(arguments: list[str]) -> str | None:

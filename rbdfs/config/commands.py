@@ -63,6 +63,40 @@ COMMANDS = {
             ),
         ),
     ),
+    "umount": Command(
+        "unmount, and wait until all is written and closed",
+        ("[--json] [--timeout SECONDS] MOUNTPOINT",),
+        (
+            "As root, or as who mounted (with fusermount3). Where the mount is busy it stays, and "
+            "who uses it is told, as far as the caller may see: processes by number and name, loop "
+            "devices, and what is mounted below. It ends a dead mount, too. For "
+            "that, and with `-o datapath=python`, there is nobody to wait for (`waited` is false).",
+        ),
+        (
+            Option(
+                "how long to wait, in seconds. What is unmounted then stays so, and what is left "
+                "to write is still written",
+                "60",
+                ("--timeout",),
+                value="SECONDS",
+            ),
+            Option(
+                "say on stdout what was unmounted, or the error and the users, as JSON",
+                switches=("--json",),
+            ),
+        ),
+    ),
+    "mounts": Command(
+        "list the mounts of rbdfs on this host",
+        ("[--json]",),
+        (
+            "Source, mount point, state and number of open files of each. The state is `serving`, "
+            "`restarting`, `no server` (it waits for the next), `given up` (until "
+            "`rbdfs restart`), `dead` (its keeper was killed), `no answer` (it hangs), or "
+            "`unknown` (of another user).",
+        ),
+        (Option("a list, with the keeper's process too, as JSON", switches=("--json",)),),
+    ),
     "status": Command(
         "tell what serves a mount, and which files are open",
         ("[--json] MOUNTPOINT",),

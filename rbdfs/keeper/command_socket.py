@@ -1,16 +1,16 @@
-"""``rbdfs status MNT`` and ``rbdfs restart MNT``: the way to the keeper of a mount.
+"""Where the keeper of a mount hears commands: status, restart, and wait.
+
+Who says wait is answered when the mount is over, with the exit code of its keeper.
 
 The keeper listens on a file in the runtime directory of its user, named by the device number of
 the mount: whoever can name the mount finds it, by any path, in any mount and network namespace
-that shares the directory. Both ends look at who the other one is, and take nothing on trust.
+that shares the directory. Both ends look at who the other one is, and take nothing on trust. The
+other end is command_client.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
-import json
 import logging
 import os
 import select
@@ -20,27 +20,17 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rbdfs.config.runtime_directory import directories_of, runtime_directory
-from rbdfs.errors import UserError
+from rbdfs.config.runtime_directory import runtime_directory
 from rbdfs.keeper.messages import send_facts
-from rbdfs.kernel.mount import FILE_SYSTEM, Entry, entry_of, place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
 log = logging.getLogger(__name__)
 
 _PEER = struct.Struct("3i")
-_TIMEVAL = struct.Struct("@ll")
-_ANSWER_BYTES = 1 << 18
-# What every answer has, and of which type it is.
-_FORM = {"mountpoint": str, "source": str, "state": str, "keeper": int}
-# A restart has to drain what is in flight, which the cluster may hold up.
-_TIMEOUT_S = 60.0
-# How long who asks waits for his turn, and how long who has connected may say nothing, in seconds.
-_TURN_S = 5
+# How long who has connected may say nothing, in seconds.
 _SILENT_S = 1.0
 _CALLERS = 64
 
@@ -50,9 +40,10 @@ def socket_path(directory: Path, device: str) -> Path:
     return directory / f"{device.replace(':', '-')}.socket"
 
 
-def _peer_uid(sock: socket.socket) -> int:
-    _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return int(uid)
+def peer_of(sock: socket.socket) -> tuple[int, int]:
+    """Return process and user at the other end, as of when it began to listen or connected."""
+    pid, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return int(pid), int(uid)
 
 
 def _has_spoken(sock: socket.socket) -> bool:
@@ -172,7 +163,7 @@ class CommandSocket:
             log.warning("cannot hear a command: %s", exc.strerror)
             self._send_away()
             return
-        if _peer_uid(sock) not in (0, os.getuid()):
+        if peer_of(sock)[1] not in (0, os.getuid()):
             sock.close()
             return
         if len(self._callers) >= _CALLERS:
@@ -218,80 +209,3 @@ class CommandSocket:
             if caller.command == command:
                 send_facts(caller.sock, facts)
                 self._drop(caller)
-
-
-def ask(path: str, command: str) -> dict[str, Any]:
-    """Ask the keeper of the mount that *path* leads to; raise UserError where it cannot."""
-    try:
-        where = place(path, follow=True)
-    except OSError as exc:
-        raise UserError(f"{path!a}: {exc.strerror}") from exc
-    entry = entry_of(where)
-    if entry is None or entry.file_system != FILE_SYSTEM:
-        hint = f"to mount a pool of the name {command}: rbdfs -- {command} {path}"
-        raise UserError(f"{path!a} is not a mount of rbdfs ({hint})")
-    with _connected(path, entry) as sock:
-        try:
-            sock.settimeout(_TIMEOUT_S)
-            sock.send(command.encode())
-            message = sock.recv(_ANSWER_BYTES)
-        except TimeoutError as exc:
-            raise UserError(f"{path!a}: no answer within {_TIMEOUT_S:g} s") from exc
-        except OSError as exc:
-            raise UserError(f"{path!a}: its keeper has gone: {exc.strerror}") from exc
-    answer = parsed_answer(path, message)
-    if "error" in answer:
-        raise UserError(f"{path!a}: {answer['error']}")
-    return answer
-
-
-def parsed_answer(path: str, message: bytes) -> dict[str, Any]:
-    """Return the answer that *message* is; raise UserError where it is none."""
-    if not message:
-        raise UserError(f"{path!a}: its keeper gives no answer")
-    try:
-        answer = json.loads(message)
-    except (ValueError, RecursionError):
-        answer = None
-    if isinstance(answer, dict) and (
-        isinstance(answer.get("error"), str)
-        or all(isinstance(answer.get(name), kind) for name, kind in _FORM.items())
-    ):
-        return answer
-    raise UserError(f"{path!a}: what its keeper says is no answer")
-
-
-def _connected(path: str, entry: Entry) -> socket.socket:
-    """Return a connection to the keeper of a mount, who is its owner or root; raise UserError."""
-    strangers = set()
-    for address in _addresses(path, entry):
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        try:
-            # How long connect(2) waits for a turn, where others have come before.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(_TURN_S, 0))
-            sock.connect(address)
-            uid = _peer_uid(sock)
-            if uid in (0, entry.owner):
-                return sock
-            strangers.add(f"uid {uid} listens there")
-        except OSError as exc:
-            if exc.errno == errno.EAGAIN:
-                sock.close()
-                raise UserError(f"{path!a} is busy: no turn within {_TURN_S} s") from exc
-            if exc.errno in (errno.EACCES, errno.EPERM):
-                strangers.add("not yours to ask")
-        sock.close()
-    reason = "no keeper answers for it"
-    raise UserError(f"{path!a}: {', '.join(sorted(strangers)) or reason}")
-
-
-def _addresses(path: str, entry: Entry) -> Iterator[bytes | str]:
-    """Yield where the keeper of a mount may listen."""
-    own = runtime_directory()
-    theirs = directories_of(0 if entry.owner is None else entry.owner)
-    for directory in dict.fromkeys([*([own] if own else []), *theirs]):
-        yield os.fsencode(socket_path(directory, entry.device))
-    # A keeper of version 1, which goes on after an upgrade: an abstract address made of the path.
-    for mountpoint in dict.fromkeys((os.path.abspath(path), entry.mountpoint)):
-        digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32]
-        yield f"\0rbdfs-keeper-{digest}"

@@ -58,17 +58,17 @@ class Starter:
     def failed(self, error: UserError) -> None:
         """Say in one line why nothing is mounted; the parent exits with the error's code."""
         # What is said of a command line that makes no sense may quote it.
-        line = _printable(redacted(" ".join(str(error).split())))
+        line = printable(redacted(" ".join(str(error).split())))
         if self.pipe is None:
-            self.tell(line)
+            self.tell(line, error.facts)
         else:
             self._send(bytes([error.exit_code]) + line.encode("utf-8", "surrogateescape"))
 
-    def tell(self, line: str) -> None:
+    def tell(self, line: str, facts: dict[str, Any] | None = None) -> None:
         """Tell the caller, who waits for this process, why nothing is mounted."""
         print(f"rbdfs: {line}", file=sys.stderr, flush=True)  # noqa: T201
         if self.json:
-            _print_json({"error": line})
+            _print_json({"error": line} | (facts or {}))
 
     def _send(self, message: bytes) -> bool:
         pipe, self.pipe = self.pipe, None
@@ -94,7 +94,7 @@ def _print_json(facts: dict[str, Any]) -> None:
         os.write(1, (json.dumps(facts, indent=2) + "\n").encode())
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     r"""Return *text* with escapes for all that a terminal may obey: ``\x1b``."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 

@@ -265,7 +265,7 @@ class Keeper:
                 self._refusal.end()
                 self._endurance.renew()
                 self._start_server(crashed=True)
-        elif command is not None:
+        elif command not in (None, "wait"):
             self._commands.answer(command, {"error": f"unknown command {command!a}"})
 
     def _facts(self) -> dict[str, Any]:
@@ -289,6 +289,8 @@ class Keeper:
                 self._exit_code = EXIT_FAILURE
             os.close(self._estate.fuse)
         self._remains.close()
+        # The server has flushed and closed what was open, or nobody will.
+        self._commands.answer("wait", self._facts() | {"exit_code": self._exit_code})
         self._commands.close()  # Whoever starts anew need not wait for the server's end.
         if self._server is not None:
             self._server.wait(_END_S)

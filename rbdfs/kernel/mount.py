@@ -93,6 +93,8 @@ class Entry:
 
     Attributes:
         owner: the user who mounted a FUSE file system, who may ask its server; None for others.
+        shared: whether other users may use a FUSE file system (allow_other).
+        source: what is mounted.
     """
 
     mount_id: int
@@ -100,6 +102,8 @@ class Entry:
     mountpoint: str
     file_system: str
     owner: int | None
+    shared: bool
+    source: str
 
 
 def entries() -> Iterator[Entry]:
@@ -116,16 +120,22 @@ def parsed_entry(line: str) -> Entry:
     """Return what the kernel has written as *line*, which any user may have named a path in."""
     before, _, after = line.partition(" - ")
     mount_id, _, device, _, mountpoint, *_ = before.split(" ")
-    file_system, _, options = after.split(" ", 2)
+    file_system, source, options = after.split(" ", 2)
     owner = re.search(r"(?:^|,)user_id=(\d+)", options)
     return Entry(
         int(mount_id),
         device,
-        # Space, tab, newline and backslash.
-        _OCTAL.sub(lambda match: chr(int(match[1], 8)), mountpoint),
+        _unescaped(mountpoint),
         file_system,
         int(owner[1]) if owner and file_system.startswith("fuse") else None,
+        "allow_other" in options.split(","),
+        _unescaped(source),
     )
+
+
+def _unescaped(text: str) -> str:
+    """Return *text* with what the kernel writes in octal: space, tab, newline, backslash, and #."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
 def entry_of(where: Place) -> Entry | None:

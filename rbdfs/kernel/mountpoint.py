@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 _READ_AHEAD_KB = 4096
 # How long a mount that is in the way may take to say that it lives, in seconds.
 _ANSWER_S = 5.0
+# What is known of a mount whose server was asked.
+ALIVE, DEAD = "alive", "dead"
 
 
 def resolve(path: str) -> str:
@@ -134,12 +136,16 @@ def _is_dead(descriptor: int, path: str) -> bool:
     entry = entry_of(where) if where.is_root else None
     if entry is None or entry.file_system == "autofs":
         return False
-    if entry.file_system == FILE_SYSTEM and _says_that_it_is_dead(path):
+    if entry.file_system == FILE_SYSTEM and life(path, _ANSWER_S) == DEAD:
         return True
     raise UserError(f"mount point {path!a} is in use: {entry.file_system} is mounted there")
 
 
-def _says_that_it_is_dead(path: str) -> bool:
+def life(path: str, timeout_s: float) -> str | None:
+    """Return whether the mount of rbdfs on *path* is ALIVE or DEAD; None where nobody can tell.
+
+    The kernel answers who may not use the mount by itself: it is of another user then.
+    """
     # In a process of its own: a server that hangs would keep whoever asks it, for good.
     asking = subprocess.Popen(
         ["stat", "--file-system", "--", path],
@@ -151,13 +157,15 @@ def _says_that_it_is_dead(path: str) -> bool:
         errors="replace",
     )
     try:
-        _, message = asking.communicate(timeout=_ANSWER_S)
+        _, message = asking.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         asking.kill()
         # It ends when that server does; nobody waits for it.
         asking.returncode = -signal.SIGKILL
-        return False
-    return os.strerror(errno.ENOTCONN) in message
+        return None
+    if os.strerror(errno.ENOTCONN) in message:
+        return DEAD
+    return ALIVE if asking.returncode == 0 else None
 
 
 def _clear_dead(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import pwd
 import shutil
@@ -208,6 +209,42 @@ def work(sandbox: Sandbox, file: Path, keeper: int) -> None:
     # Root may ask, though it may not look into the mount.
     done = Namespace(sandbox.holder).run(RBDFS, "status", mountpoint)
     assert '"generation": 3' in done.stdout, done.stderr
+
+
+def test_unmounting_as_the_user(pool: str, sandbox: Sandbox) -> None:
+    """With fusermount3, which has to be told what keeps it from that."""
+    mountpoint = sandbox.directory / "mnt"
+    done = sandbox.run(RBDFS, *sandbox.settings, pool, mountpoint)
+    daemons = processes_naming(str(mountpoint))
+    try:
+        assert (done.returncode, done.stderr) == (0, "")
+        root = Namespace(sandbox.holder)
+        for who in (sandbox, root):
+            (found,) = [
+                each
+                for each in json.loads(who.run(RBDFS, "mounts", "--json").stdout)
+                if each["mountpoint"] == str(mountpoint)
+            ]
+            assert (found["source"], found["state"], found["open_files"]) == (pool, "serving", 0)
+        script = f"cd {mountpoint} && echo && exec sleep 60"
+        with subprocess.Popen(
+            [*sandbox.prefix, "sh", "-c", script], stdout=subprocess.PIPE, cwd="/"
+        ) as inside:
+            assert inside.stdout is not None
+            assert inside.stdout.readline() == b"\n"
+            done = sandbox.run(RBDFS, "umount", mountpoint)
+            inside.kill()
+        assert done.returncode == 1
+        assert f"{inside.pid} (sleep: working directory)" in done.stderr
+        done = sandbox.run(RBDFS, "umount", mountpoint)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not sandbox.mounted(mountpoint)
+        for pid in daemons:
+            wait_for_end(pid, 0)
+    finally:
+        Namespace(sandbox.holder).run("umount", "-l", mountpoint)
+        for pid in daemons:
+            wait_for_end(pid)
 
 
 @pytest.mark.parametrize("name", ["a,allow_other,dev", "back\\slash,suid", "with space"])

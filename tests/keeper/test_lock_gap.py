@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import rbd
 
-from rbdfs.keeper import command_socket
+from rbdfs.keeper import command_client
 from tests.support import crashes
 from tests.support.conditions import eventually, is_stopped
 from tests.support.images import MIB, export_image, import_image, open_image, random_bytes
@@ -254,7 +254,7 @@ def test_pages_of_before_a_restart(
         steps.next(FENCED)
         # Not `rbdfs restart`, which would be a process.
         with ThreadPoolExecutor(1) as pool_of_one:
-            restart = pool_of_one.submit(command_socket.ask, str(mount.path), "restart")
+            restart = pool_of_one.submit(command_client.ask, str(mount.path), "restart")
             eventually(lambda: server_of(mount) not in (None, first), what="the next server")
             server = steps.stopped(mount)
             write_elsewhere(ceph, pool, images[0])

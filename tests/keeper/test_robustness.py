@@ -17,7 +17,7 @@ import pytest
 
 import tests.support.odd_server as odd_server
 from rbdfs.errors import UserError
-from rbdfs.keeper import command_socket
+from rbdfs.keeper import command_client
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import opened
@@ -53,7 +53,7 @@ def out_of_descriptors(pid: int) -> Iterator[None]:
 
 def asked_in_vain(mount: Mount) -> None:
     with contextlib.suppress(UserError):
-        command_socket.ask(str(mount.path), "status")
+        command_client.ask(str(mount.path), "status")
 
 
 def test_keeper_out_of_descriptors(pool: str, image: str, mounting: Mounting) -> None:

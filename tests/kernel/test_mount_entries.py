@@ -51,10 +51,11 @@ def test_any_mount_point(tmp_path: Path, name: str) -> None:
 
 
 def test_a_line() -> None:
-    line = (
-        r"36 35 0:61 / /m\040\134040 rw,nosuid shared:1 master:2 - fuse.rbdfs rec rw,user_id=1000"
+    line = r"36 35 0:61 / /m\040\134040 rw shared:1 master:2 - fuse.rbdfs r\040c rw,user_id=1000"
+    assert parsed_entry(line) == Entry(
+        36, "0:61", r"/m \040", "fuse.rbdfs", 1000, shared=False, source="r c"
     )
-    assert parsed_entry(line) == Entry(36, "0:61", r"/m \040", "fuse.rbdfs", 1000)
+    assert parsed_entry(f"{line},allow_other").shared
     assert parsed_entry("1 1 0:1 / / rw - tmpfs  rw,user_id=3") == Entry(
-        1, "0:1", "/", "tmpfs", None
+        1, "0:1", "/", "tmpfs", None, shared=False, source=""
     )

@@ -17,7 +17,7 @@ import pytest
 import rados
 import rbd
 
-from rbdfs.keeper import command_socket
+from rbdfs.keeper import command_client
 from rbdfs.metadata.migration_record import list_migration_sources
 from tests.support import crashes
 from tests.support.conditions import eventually
@@ -74,7 +74,7 @@ def other(ceph: Ceph, pools: tuple[str, str], image_name: str) -> str:
 
 
 def restart(mount: Mount) -> None:
-    command_socket.ask(str(mount.path), "restart")
+    command_client.ask(str(mount.path), "restart")
 
 
 @pytest.mark.usefixtures("native")
