@@ -187,6 +187,8 @@ class UnfinishedFiles:
         """
         if self._written_here(image):
             raise InUse(f"{image.spec} is open here for writing")
+        # Anybody may have marked anything.
+        await self._catalog.check_openable(image)
         look = partial(_left_by, await self._cluster.ioctx_of(image), image, self._cluster.address)
         return await self._threads.run(image.pool, look)
 
@@ -200,6 +202,7 @@ class UnfinishedFiles:
         async with self._handles.quiesced(image.image_key) as opened:
             if any(shared.writers for shared in opened):
                 raise InUse(f"{image.spec} is open here for writing")
+            await self._catalog.check_openable(image)
             try:
                 size = await self._threads.run(image.pool, finish)
             finally:

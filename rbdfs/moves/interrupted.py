@@ -29,7 +29,7 @@ from rbdfs.metadata.migration_record import (
     restore_source,
 )
 from rbdfs.model.file_name import ImageSpec
-from rbdfs.moves.migration import Migration, Undone, image_entry, in_thread
+from rbdfs.moves.migration import Migration, Undone, check_openable, image_entry, in_thread
 
 if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
@@ -119,6 +119,7 @@ async def is_open(cluster: Cluster, source: ImageSpec, source_id: str) -> bool:
     """Tell whether another client has *source* open for writing, as one has that prepares."""
     ioctx = await cluster.ioctx(source.pool, source.namespace)
     entry = image_entry(ioctx, source, source_id)
+    await check_openable(cluster, entry)
     refuse = partial(live_migration.refuse_open, ioctx, entry, own={cluster.address})
     try:
         await in_thread(cluster, source.pool, f"{source} in the trash", refuse)
@@ -133,9 +134,11 @@ async def take_back_alone(cluster: Cluster, source: ImageSpec, source_id: str) -
     The one that migrates it has it open, and counts as there for 30 s after its death.
     """
     ioctx = await cluster.ioctx(source.pool, source.namespace)
-    refuse = partial(live_migration.refuse_open, ioctx, image_entry(ioctx, source, source_id))
+    entry = image_entry(ioctx, source, source_id)
+    refuse = partial(live_migration.refuse_open, ioctx, entry)
     while True:
         try:
+            await check_openable(cluster, entry)
             await in_thread(cluster, source.pool, f"{source} in the trash", refuse)
             # It may have come to the end meanwhile, and closed it.
             reader = omap_reader(cluster.bridge, ioctx)
@@ -230,6 +233,7 @@ async def undo(migration: Migration) -> None:
     if await migration.exists(migration.target, migration.target_id):
         ioctx = await migration.ioctx(migration.target)
         target = image_entry(ioctx, migration.target, migration.target_id)
+        await check_openable(migration.cluster, target)
         # By its id: it may have been renamed since, or be in the trash.
         with contextlib.suppress(Missing):
             name = await migration.in_thread(
@@ -249,6 +253,7 @@ async def _remove_source(migration: Migration) -> None:
     log.info("%s: removing what is left of image id %s", migration, migration.source_id)
     ioctx = await migration.ioctx(migration.source)
     source = image_entry(ioctx, migration.source, migration.source_id)
+    await check_openable(migration.cluster, source)
     refuse = partial(live_migration.refuse_open, ioctx, source)
     await migration.in_thread("removing the source", refuse)
     # Before it is unmarked: whoever finds it unmarked, and as the source of a migration, takes it

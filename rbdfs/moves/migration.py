@@ -34,8 +34,10 @@ import trio
 from rbdfs.ceph import live_migration
 from rbdfs.ceph.blocking_image import changing
 from rbdfs.errors import ImageGone, Missing, NotSupported
+from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.image_header import omap_reader
 from rbdfs.metadata.image_meta import image_name
+from rbdfs.metadata.lineage import Lineages
 from rbdfs.metadata.migration_record import State, read_migration
 from rbdfs.model.entry import Entry, Key
 from rbdfs.model.file_name import ImageSpec
@@ -171,6 +173,7 @@ class Migration:
 
     async def _prepare(self, source: Entry, data_pool: str | None) -> None:
         ioctx = await self.ioctx(self.source)
+        await check_openable(self.cluster, source)
         refuse = partial(live_migration.refuse_locked, ioctx, source, self.cluster.dead)
         await self.in_thread("preparing", refuse)
         await self._refuse_open_clones(self.source, self.source_id)
@@ -206,6 +209,8 @@ class Migration:
     async def _refuse_open_clones(self, where: ImageSpec, image_id: str) -> None:
         for clone in await self._clones(where, image_id):
             there = await self.cluster.ioctx(clone.pool, clone.namespace)
+            # Its header says so, which anybody may have written.
+            await check_openable(self.cluster, clone)
             spaces = bool(self.source.namespace or self.target.namespace)
             refuse = partial(live_migration.refuse_clone, there, clone, namespaces=spaces)
             await self.in_thread(f"clone {clone.spec}", refuse)
@@ -217,6 +222,7 @@ class Migration:
     async def _clones(self, where: ImageSpec, image_id: str) -> list[Entry]:
         ioctx = await self.ioctx(where)
         parent = image_entry(ioctx, where, image_id)
+        await check_openable(self.cluster, parent)
         clones = []
         list_clones = partial(live_migration.list_clones, ioctx, parent)
         for found in await self.in_thread("clones", list_clones):
@@ -259,6 +265,11 @@ def _report(progress: Progress, done: int, total: int) -> None:
         progress(done, total)
     except Exception:
         log.exception("reporting progress failed")
+
+
+async def check_openable(cluster: Cluster, entry: Entry) -> None:
+    """Raise OSError for an image that librbd must not open, as it is now: nothing is remembered."""
+    await Lineages(cluster, MetadataCache(cluster)).check(entry)
 
 
 async def in_thread(cluster: Cluster, pool: str, action: str, call: Callable[[], T]) -> T:

@@ -165,6 +165,7 @@ class Moves:
         attributes = await self._catalog.attributes(source)
         if attributes.features & MIGRATING:
             raise InUse(f"{source.spec} is being moved already")
+        await self._catalog.check_openable(source)
         spec = ImageSpec(source.pool, source.namespace, source.image)
         move = Move(next(self._numbers), spec, attributes.image_id, target)
         quiescence = await self.quiesced(source.image_key)

@@ -15,6 +15,8 @@ import rados
 import rbd
 
 from tests.support.ceph import run
+from tests.support.conditions import eventually
+from tests.support.crashes import trash_source
 from tests.support.images import MIB, import_image
 from tests.support.mounts import opened
 from tests.support.refusals import refusal
@@ -258,6 +260,82 @@ def test_what_librbd_would_hang_or_die_of_is_never_opened(mount: Mount, name: st
     for attempt in attempts(path):
         refusal(attempt)
     assert mount.file("usual").read_bytes() == b"usual" * 1000
+
+
+def never_opened(crafting: Crafting, how: str, name: str) -> str:
+    """Make an image that librbd would not come to an end with, or abort; return its id."""
+    pool_id = crafting.ioctx.get_pool_id()
+    image_id = crafting.image(name)
+    if how == "circle":
+        ancestor = image_id
+    else:
+        ancestor = crafting.header(
+            f"{name}-parent",
+            features=u64(FEATURES | rbd.RBD_FEATURE_MIGRATING),
+            migration=target_of(pool_id, "0badc0de"),
+        )
+    crafting.set(f"rbd_header.{image_id}", parent=parent(pool_id, ancestor, SNAP_ID))
+    return image_id
+
+
+either_way = pytest.mark.parametrize("how", ["circle", "migrating"])
+
+
+@either_way
+def test_what_a_mount_looks_for_by_itself_is_never_opened(
+    ceph: Ceph, mounting: Mounting, how: str
+) -> None:
+    """Marks of files that grew, and what a migration that died has left in the trash."""
+    with (
+        ceph.temporary_pool() as pool,
+        ceph.connect() as cluster,
+        cluster.open_ioctx(pool) as ioctx,
+    ):
+        crafting = Crafting(ioctx)
+        import_image(ceph, f"{pool}/usual", b"usual" * 1000)
+        marked, trashed = (never_opened(crafting, how, name) for name in ("marked", "trashed"))
+        crafting.set_all(f"rbd_header.{marked}", {"metadata_rbdfs.growing": b"x"})
+        trash_source(ioctx, b"trashed", trashed)
+        with mounting(pool, "-o", "manage") as mount:
+            mount.expect_log(r"image 'marked' keeps room", r"/trashed stays in the trash")
+            mount.allow_log(r"/marked: ", r"/ is moved from")
+            eventually(lambda: "keeps room" in mount.log_text, what="the look at the mark")
+            eventually(lambda: "in the trash" in mount.log_text, what="the look at the trash")
+            path = mount.file("marked")
+            assert refusal(lambda: os.truncate(path, 2 * MIB)) == "EIO"
+            for attempt in attempts(path):
+                refusal(attempt)
+            assert mount.file("usual").read_bytes() == b"usual" * 1000
+
+
+@either_way
+def test_what_is_in_the_way_of_a_move_is_never_opened(
+    ceph: Ceph, pools: tuple[str, str], mounting: Mounting, how: str
+) -> None:
+    """What is moved, and its clones."""
+    source, target = pools
+    with (
+        ceph.connect() as cluster,
+        cluster.open_ioctx(source) as ioctx,
+        mounting(None, "-o", "manage") as mount,
+    ):
+        crafting = Crafting(ioctx)
+        never_opened(crafting, how, f"{how}-moved")
+        import_image(ceph, f"{source}/{how}-base", b"base" * 1000)
+        ceph.rbd("snap", "create", "--no-progress", f"{source}/{how}-base@s")
+        ceph.rbd("snap", "protect", f"{source}/{how}-base@s")
+        ceph.rbd("clone", f"{source}/{how}-base@s", f"{source}/{how}-clone")
+        ancestor = never_opened(crafting, how, f"{how}-other")
+        with rbd.Image(ioctx, f"{how}-clone", read_only=True) as image:
+            clone = image.id()
+        lie = parent(ioctx.get_pool_id(), ancestor, SNAP_ID)
+        crafting.set(f"rbd_header.{clone}", parent=lie)
+        mount.allow_log(r"(circle|migrating|bad|odd|id)-", "left out of", r"/ is moved from")
+        for name in (f"{how}-moved", f"{how}-base"):
+            old, new = mount.file(f"{source}/{name}"), mount.file(f"{target}/{name}")
+            eventually(old.exists, what="the image")
+            assert refusal(partial(os.rename, old, new)) == "EIO"
+        assert mount.file(f"{source}/{how}-base").read_bytes() == b"base" * 1000
 
 
 def test_what_is_left_out_fails_alone(mount: Mount) -> None:
