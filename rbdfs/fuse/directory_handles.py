@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.errors import Failure, NotOpen
@@ -33,15 +33,19 @@ class Answer:
     Attributes:
         reading: in which reading it was given.
         first: the index of the first of *names* there.
+        asked, place: the kernel's offset that it was asked with, of whichever reading, and the
+            index that this was in *reading*. It is asked again if the answer does not arrive.
     """
 
     reading: int = 0
     first: int = 0
     names: tuple[str, ...] = ()
+    asked: int = 0
+    place: int = 0
 
     def record(self) -> dict[str, Any]:
         """Return it fit for JSON."""
-        return {"reading": self.reading, "first": self.first, "names": self.names}
+        return asdict(self)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Answer:
@@ -49,8 +53,13 @@ class Answer:
         known = known_fields(cls, record)
         return cls(**known | {"names": tuple(known.get("names", ()))})
 
-    def before(self, index: int) -> list[bytes]:
-        """Return the names that stood before *index*, the last one first."""
+    def before(self, offset: int) -> list[bytes]:
+        """Return the names that stood before the kernel's *offset*, the last one first."""
+        reading, index = divmod(offset, 1 << _INDEX_BITS)
+        if offset == self.asked:
+            index = self.place
+        elif reading != self.reading or offset == 0:
+            return []
         names = self.names[: max(0, index - self.first)]
         return [name.encode("utf-8", "surrogateescape") for name in reversed(names)]
 
@@ -85,14 +94,14 @@ class OpenDirectory:
         reading, index = divmod(offset, 1 << _INDEX_BITS)
         if reading == self.reading:
             return index
-        if reading == self.last.reading:
+        if before := self.last.before(offset):
             places: dict[bytes, int] = {}
             item = await self.listing.item(0)
             while item is not None:
                 places[item[0]] = len(places)
                 item = await self.listing.item(len(places))
             # The one that it has got last may have been removed since.
-            for name in self.last.before(index):
+            for name in before:
                 if name in places:
                     return places[name] + 1
         raise Failure(f"{self.entry.spec}: nobody knows where the reading was")
@@ -164,22 +173,23 @@ class OpenDirectories:
         except KeyError:
             raise NotOpen(f"directory handle {fh} is not open") from None
 
-    def answered(self, fh: int, first: int, names: list[bytes]) -> None:
-        """Remember that the kernel is given *names*, the first of which is item *first*."""
+    def answered(self, fh: int, asked: int, first: int, names: list[bytes]) -> None:
+        """Remember that the kernel is given *names*, the first of which is item *first*.
+
+        *asked* is its offset for that, which may be of a reading before, or within the last answer.
+        """
         directory = self._directories.get(fh)
         if directory is None or not names:
             return
-        answer = [name.decode("utf-8", "surrogateescape") for name in names]
-        last = directory.last
-        if (last.reading, last.first + len(last.names)) == (directory.reading, first):
-            earlier = last.names[-_EARLIER:]
-            answer, first = [*earlier, *answer], first - len(earlier)
+        earlier = directory.last.before(asked)[:_EARLIER]
+        answer = [name.decode("utf-8", "surrogateescape") for name in (*earlier[::-1], *names)]
+        place, first = first, first - len(earlier)
         room, kept = _NAMES_BYTES, 0
         for name in reversed(answer):
             room -= len(json.dumps(name)) + 2
             kept += room >= 0
         first, answer = first + len(answer) - kept, answer[len(answer) - kept :]
-        directory.last = Answer(directory.reading, first, tuple(answer))
+        directory.last = Answer(directory.reading, first, tuple(answer), asked, place)
         self._tell(fh, directory)
 
     def release(self, fh: int) -> None:

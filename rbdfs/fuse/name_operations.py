@@ -120,7 +120,7 @@ class NameOperations(pyfuse3.Operations):
             # The C library takes ENOENT for the end of a directory, and a mirror would take what
             # is gone with its pool for deleted.
             raise Gone(str(exc.strerror)) from exc
-        self.mounted.directories.answered(fh, first, names)
+        self.mounted.directories.answered(fh, start_id, first, names)
 
     async def _add(
         self, token: pyfuse3.ReaddirToken, item: tuple[bytes, Entry], offset: int

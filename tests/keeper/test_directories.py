@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import rbd
 
+from tests.support import crashes
 from tests.support.directories import entries
 from tests.support.mounts import opened
 from tests.support.servers import ask, killed_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import rados
 
@@ -29,7 +31,7 @@ NAMES = [f"{number:03d}-{'x' * 40}" for number in range(120)]
 
 @contextlib.contextmanager
 def being_read(
-    ceph: Ceph, pool: str, namespace: str, mounting: Mounting
+    ceph: Ceph, pool: str, namespace: str, mounting: Mounting, program: Sequence[str] = ()
 ) -> Iterator[tuple[Mount, int, rados.Ioctx]]:
     """A mount of a namespace with NAMES, open as a directory; and the namespace."""
     ceph.rbd("namespace", "create", f"{pool}/{namespace}")
@@ -38,7 +40,7 @@ def being_read(
         for name in NAMES:
             rbd.RBD().create(ioctx, name, 4096, old_format=False)
         with (
-            mounting(f"{pool}/{namespace}") as mount,
+            mounting(f"{pool}/{namespace}", program=program) as mount,
             opened(mount.path, os.O_RDONLY | os.O_DIRECTORY) as directory,
         ):
             yield mount, directory, ioctx
@@ -64,6 +66,30 @@ def test_read_on(
         found += [name for names in reading for name in names]
         assert found == NAMES
         assert sorted(os.listdir(mount.path)) == sorted(set(NAMES) - set(removed))
+
+
+# For less than one answer has, which overlap then, and for more.
+@pytest.mark.parametrize("room", [512, 4096])
+def test_servers_that_die_before_their_answer_is_there(
+    ceph: Ceph, pool: str, image_name: str, mounting: Mounting, room: int
+) -> None:
+    """The place is of a reading before, and the keeper has been told of a later answer."""
+    control = mounting.directory / "step"
+    program = [sys.executable, crashes.__file__, str(control)]
+    with being_read(ceph, pool, image_name, mounting, program) as (mount, directory, ioctx):
+        reading = entries(directory, room)
+        found = [*next(reading), *next(reading)]
+        for generation in (2, 4):
+            control.write_text("after rbdfs.fuse.operations:Operations.readdir")
+            killed_server(mount, generation)
+            mount.expect_log(rf"ERROR .*server {generation} ended with exit code -9")
+            removed = found[-3:]
+            for name in removed:
+                rbd.RBD().remove(ioctx, name)
+            found += next(reading)
+            assert not control.exists(), "the server was not killed"
+        found += [name for names in reading for name in names]
+        assert found == NAMES
 
 
 def test_a_place_that_nobody_knows(

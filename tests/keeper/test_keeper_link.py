@@ -54,7 +54,7 @@ def test_names_that_are_all_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [
         ("\N{CJK UNIFIED IDEOGRAPH-9AD4}" * 80 + f"{number}").encode() for number in range(500)
     ]
-    directories.answered(fh, 0, names)
+    directories.answered(fh, 0, 0, names)
     record = records[-1]
     assert 50 < len(record["names"]) < 500
     assert record["names"][-1].encode() == names[-1]

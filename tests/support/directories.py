@@ -12,10 +12,10 @@ GETDENTS64 = 217
 ROOM = 4096
 
 
-def entries(directory: int) -> Iterator[list[str]]:
-    """What getdents64(2) returns of an open directory, a page at a time."""
-    libc, buffer = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(ROOM)
-    while length := libc.syscall(GETDENTS64, directory, buffer, ROOM):
+def entries(directory: int, room: int = ROOM) -> Iterator[list[str]]:
+    """What getdents64(2) returns of an open directory, *room* bytes at a time."""
+    libc, buffer = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(room)
+    while length := libc.syscall(GETDENTS64, directory, buffer, room):
         if length < 0:
             raise OSError(ctypes.get_errno(), "getdents64")
         names, off = [], 0
