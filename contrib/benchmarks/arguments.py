@@ -1,4 +1,4 @@
-"""Arguments that both benchmarks take: what is measured, on which cluster."""
+"""Arguments that the benchmarks and the soak take: which program, on which cluster."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def count(text: str) -> int:
     return value
 
 
-def add_program(top: argparse.ArgumentParser) -> None:
-    """Add --cluster, --rbdfs and --options."""
+def add_bench(top: argparse.ArgumentParser) -> None:
+    """Add --cluster and --rbdfs."""
     top.add_argument(
         "--cluster",
         type=Path,
@@ -31,4 +31,9 @@ def add_program(top: argparse.ArgumentParser) -> None:
         metavar="PROGRAM",
         help="default: .venv/bin/rbdfs in the checkout",
     )
+
+
+def add_program(top: argparse.ArgumentParser) -> None:
+    """Add --options and what add_bench() adds."""
+    add_bench(top)
     top.add_argument("--options", default="", metavar="OPT[,OPT...]", help="for rbdfs -o")

@@ -15,7 +15,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from soaking.bench import CHECKOUT, Bench, SoakError, bench
+from benchmarks.arguments import add_bench
+
+from soaking.bench import Bench, SoakError, bench
 from soaking.episode import Episode
 from soaking.faults import KINDS
 from soaking.plan import Settings, draw
@@ -104,19 +106,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="OPT",
         help="an -o option of every mount; repeatable",
     )
-    top.add_argument(
-        "--rbdfs",
-        type=Path,
-        default=CHECKOUT / ".venv" / "bin" / "rbdfs",
-        metavar="PROGRAM",
-        help="default: .venv/bin/rbdfs in the checkout",
-    )
-    top.add_argument(
-        "--cluster",
-        type=Path,
-        metavar="DIR",
-        help="a running cluster of contrib/cluster; default: one for this run",
-    )
+    add_bench(top)
     top.add_argument(
         "--bound",
         type=_positive,
