@@ -133,25 +133,48 @@ def test_after_a_crash(
     assert export_image(ceph, f"{pool}/{images[0]}") == OTHERS + DATA[4096:]
 
 
-def test_two_crashes(
-    ceph: Ceph, pool: str, images: tuple[str, str], mounting: Mounting, steps: Steps
+def restart(mount: Mount) -> None:
+    ask(mount, "restart")
+
+
+@pytest.mark.parametrize(
+    ("begin", "step", "victim"),
+    [
+        # The second server dies when it has opened one of two: the locks are of two servers.
+        (kill_server, "after rbdfs.files.claim:Claims._claim", 2),
+        # The first one dies while it makes way: locks that were given up are no sign of others.
+        (restart, "after rbdfs.files.table:HandleTable.close", 1),
+        (restart, "after rbdfs.files.claim:Claims.close", 1),
+    ],
+)
+def test_a_crash_on_the_way_to_the_next_server(
+    pool: str,
+    images: tuple[str, str],
+    mounting: Mounting,
+    steps: Steps,
+    begin: Callable[[Mount], object],
+    step: str,
+    victim: int,
 ) -> None:
-    """The second server dies when it has opened one of two: the locks are of two servers."""
-    with mounting(pool, program=steps.program) as mount:
+    """It is of server *victim*. Nobody else had the locks meanwhile, and the files go on."""
+    if victim == 1:
+        steps.next(step)
+    with mounting(pool, program=steps.program) as mount, contextlib.ExitStack() as stack:
         mount.expect_log(KILLED)
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(opened(mount.file(name), os.O_RDWR)) for name in images]
-            for file in files:
-                assert_goes_on(file)
-            steps.next("after rbdfs.files.claim:Claims._claim")
-            kill_server(mount)
-            wait_for_server(mount, 3)
-            for file in files:
-                assert_goes_on(file)
-            kill_server(mount)
-            wait_for_server(mount, 4)
-            for file in files:
-                assert_goes_on(file)
+        files = [stack.enter_context(opened(mount.file(name), os.O_RDWR)) for name in images]
+        for file in files:
+            assert_goes_on(file)
+        if victim == 2:
+            steps.next(step)
+        begin(mount)
+        wait_for_server(mount, victim + 1)
+        for file in files:
+            assert_goes_on(file)
+        # From then on it has locks again that count.
+        kill_server(mount)
+        wait_for_server(mount, victim + 2)
+        for file in files:
+            assert_goes_on(file)
 
 
 def test_between_two_crashes(
@@ -262,32 +285,6 @@ def test_pages_of_before_a_restart(
             restart.result()
         eventually(lambda: os.pread(file, 4096, 0) == OTHERS, what="what others wrote")
         assert os.pwrite(file, DATA[:4096], 0) == 4096
-
-
-@pytest.mark.parametrize(
-    "step", ["after rbdfs.files.table:HandleTable.close", "after rbdfs.files.claim:Claims.close"]
-)
-def test_a_crash_while_it_makes_way(
-    pool: str, images: tuple[str, str], mounting: Mounting, steps: Steps, step: str
-) -> None:
-    """Locks that were given up are no sign of others."""
-    steps.next(step)
-    with mounting(pool, program=steps.program) as mount:
-        mount.expect_log(KILLED)
-        with (
-            opened(mount.file(images[0]), os.O_RDWR) as one,
-            opened(mount.file(images[1]), os.O_RDWR) as other,
-        ):
-            for file in (one, other):
-                assert_goes_on(file)
-            ask(mount, "restart")
-            for file in (one, other):
-                assert_goes_on(file)
-            # From then on it has locks again that count.
-            kill_server(mount)
-            wait_for_server(mount, 3)
-            for file in (one, other):
-                assert_goes_on(file)
 
 
 def test_a_crash_between_a_lock_and_its_close(
