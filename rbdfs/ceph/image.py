@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import rbd
 import trio
 
-from rbdfs.ceph.binding import iterate_diff
+from rbdfs.ceph.binding import iterate_diff, known_extents, resize
 from rbdfs.ceph.blocking_image import lockers, refuse_advisory_lock
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import (
     BadArgument,
     Fenced,
     Incomplete,
+    Missing,
     NoSpace,
     Outgrown,
     ReadOnly,
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_OBJECT_MAP_INVALID: int = rbd.RBD_FLAG_OBJECT_MAP_INVALID
-_FAST_DIFF_INVALID: int = rbd.RBD_FLAG_FAST_DIFF_INVALID
 _EXCLUSIVE_LOCK: int = rbd.RBD_FEATURE_EXCLUSIVE_LOCK
 _NON_PRIMARY: int = rbd.RBD_FEATURE_NON_PRIMARY
 
@@ -143,16 +143,8 @@ class Image:
 
         That takes a valid fast-diff map; without it every object would have to be asked.
         """
-        return await self._blocking("extents", self._known_extents)
-
-    def _known_extents(self) -> list[Extent] | None:
-        features = self.binding.features()
-        # While an image is being moved, its holes may be filled by where it comes from.
-        if not features & rbd.RBD_FEATURE_FAST_DIFF or features & rbd.RBD_FEATURE_MIGRATING:
-            return None
-        if self.binding.flags() & (_OBJECT_MAP_INVALID | _FAST_DIFF_INVALID):
-            return None
-        return self._list_extents(self.binding)
+        listing = partial(known_extents, self.binding, self._list_extents)
+        return await self._blocking("extents", listing)
 
     async def flush(self) -> None:
         """Return when everything acknowledged so far is on the OSDs; raise OSError if not."""
@@ -233,34 +225,45 @@ class Image:
         With *shrink* what lies beyond is gone. Without it an image that another client has made
         larger since somebody looked stays as it is. Raises OSError; Outgrown for that.
         """
-        self.check()
         try:
-            await self._blocking(f"resize to {size}", self._resize, size, shrink)
+            await self._alter(f"resize to {size}", resize, self.binding, size, shrink)
         except BadArgument as exc:
             await self.refresh()
             if shrink or self.size <= size:
                 raise
             message = f"{self.spec}: resize to {size}: it has {self.size} bytes by now"
             raise Outgrown(message) from exc
-        except TimedOut as exc:
-            # It may land later, and librbd is not told: it would go on with the size of before.
-            self._failed = exc.code
-            raise
         finally:
             self._changes += 1
         await self.refresh()
 
-    def _resize(self, size: int, shrink: bool) -> None:
-        try:
-            self.binding.resize(size, shrink)
-        except rbd.InvalidArgument as exc:
-            # Debian's binding looks at the size itself, and its error has no errno then.
-            raise BadArgument(f"{self.spec}: resize to {size}: {exc}") from exc
+    async def set_meta(self, key: str, value: str) -> None:
+        """Set image-meta, by the client that has the image open: what fences it, fences this.
+
+        Raises OSError.
+        """
+        await self._alter(f"set {key}", self.binding.metadata_set, key, value)
+
+    async def remove_meta(self, key: str) -> None:
+        """Remove image-meta, if there is any, as set_meta() sets it; raise OSError."""
+        # Debian's binding says KeyError.
+        with contextlib.suppress(KeyError, Missing):
+            await self._alter(f"remove {key}", self.binding.metadata_remove, key)
 
     async def close(self) -> None:
         """Close, after the requests in flight are complete; raise OSError if librbd cannot."""
         await self._idle.wait()
         await self._blocking("close", self.binding.close)
+
+    async def _alter(self, action: str, call: Callable[..., None], *args: object) -> None:
+        """Call what changes the header of the image."""
+        self.check()
+        try:
+            await self._blocking(action, call, *args)
+        except TimedOut as exc:
+            # It may land later, and librbd is not told: it would go on with what was before.
+            self._failed = exc.code
+            raise
 
     async def _blocking(self, action: str, call: Callable[..., T], *args: object) -> T:
         try:

@@ -39,6 +39,8 @@ cdef extern from "rbd/librbd.h" nogil:
 
     int rbd_resize2(rbd_image_t image, uint64_t size, bint allow_shrink,
                     librbd_progress_fn_t progress, void *arg)
+    int rbd_metadata_set(rbd_image_t image, const char *key, const char *value)
+    int rbd_metadata_remove(rbd_image_t image, const char *key)
     int rbd_lock_acquire(rbd_image_t image, rbd_lock_mode_t mode)
     int rbd_is_exclusive_lock_owner(rbd_image_t image, int *is_owner)
     int rbd_watchers_list(rbd_image_t image, rbd_image_watcher_t *watchers, size_t *count)

@@ -262,6 +262,30 @@ cdef class Image:
             c_mux.open_image_end_call(image)
         check(result, f"resize to {size} {self.spec}")
 
+    def metadata_set(self, key, value):
+        """Have the image say `value` under `key`."""
+        cdef bytes key_bytes = encoded(key, "a key")
+        cdef bytes value_bytes = encoded(value, "a value")
+        cdef const char *key_text = key_bytes
+        cdef const char *value_text = value_bytes
+        cdef c_mux.open_image *image = self._begin()
+        cdef int result
+        with nogil:
+            result = c_rbd.rbd_metadata_set(image.rbd, key_text, value_text)
+            c_mux.open_image_end_call(image)
+        check(result, f"set {key} of {self.spec}")
+
+    def metadata_remove(self, key):
+        """Have the image say nothing under `key`; ENOENT if it does not."""
+        cdef bytes key_bytes = encoded(key, "a key")
+        cdef const char *key_text = key_bytes
+        cdef c_mux.open_image *image = self._begin()
+        cdef int result
+        with nogil:
+            result = c_rbd.rbd_metadata_remove(image.rbd, key_text)
+            c_mux.open_image_end_call(image)
+        check(result, f"remove {key} of {self.spec}")
+
     def aio_read(self, uint64_t offset, size_t length, oncomplete):
         """Call oncomplete(completion, data or None), by Client.run_callbacks()."""
         data = PyBytes_FromStringAndSize(NULL, length)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
     from rbdfs.model.entry import Entry
 
-    Mark = Callable[[Entry, GrowthMark | None], Awaitable[None]]
+    Mark = Callable[[Entry, Image, GrowthMark | None], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _FIRST_STEP = 64 << 20
 _LAST_STEP = 64 << 30
 
 
-async def unmarked(_entry: Entry, _mark: GrowthMark | None) -> None:
+async def unmarked(_entry: Entry, _image: Image, _mark: GrowthMark | None) -> None:
     """Mark nothing."""
 
 
@@ -47,7 +47,7 @@ class Growth:
         size: int,
         length: int | None,
         resized: Callable[[], None],
-        mark: Callable[[GrowthMark | None], Awaitable[None]],
+        mark: Callable[[Image, GrowthMark | None], Awaitable[None]],
     ) -> None:
         """The image has *size* bytes, and as many as its file where that has no *length*."""
         self.length = size if length is None else length
@@ -110,12 +110,12 @@ class Growth:
             await self._settle(image)
             if self._marked and length < self.length:
                 # It may be one of the sizes in the mark that is there, with less than that.
-                await self._set_mark(GrowthMark(self.length, image.size, length))
+                await self._set_mark(image, GrowthMark(self.length, image.size, length))
             await self._resize(image, length)
             self.length = min(self.length, length)
             try:
                 if self._marked:
-                    await self._set_mark(None)
+                    await self._set_mark(image, None)
                 self.length = length
             finally:
                 self._resized()
@@ -127,11 +127,11 @@ class Growth:
             length = max([self.length, *self._ends])
             if image.size != length:
                 if length != self.length:
-                    await self._set_mark(GrowthMark(self.length, image.size, length))
+                    await self._set_mark(image, GrowthMark(self.length, image.size, length))
                 await self._resize(image, length)
                 self._resized()
             if self._marked and length == self.length:
-                await self._set_mark(None)
+                await self._set_mark(image, None)
 
     async def finish(self, image: Image) -> None:
         """Trim *image* when its last writer has left."""
@@ -153,11 +153,9 @@ class Growth:
     async def _make_room(self, image: Image, end: int) -> None:
         await self._settle(image)
         if end > image.size:
-            # It is another client that writes marks, and not fenced where this one is.
-            await image.check_lock()
             step = min(max(image.size, _FIRST_STEP), _LAST_STEP)
             room = max(end, image.size + step)
-            await self._set_mark(GrowthMark(self.length, image.size, room))
+            await self._set_mark(image, GrowthMark(self.length, image.size, room))
             try:
                 await self._resize(image, room)
             except Outgrown:
@@ -168,12 +166,12 @@ class Growth:
     async def _cover(self, image: Image, length: int) -> None:
         """Have the mark, if there is one, say that the file has *length* bytes."""
         if self._marked and self._covered < length:
-            await self._set_mark(GrowthMark(length, image.size, image.size))
+            await self._set_mark(image, GrowthMark(length, image.size, image.size))
 
-    async def _set_mark(self, mark: GrowthMark | None) -> None:
+    async def _set_mark(self, image: Image, mark: GrowthMark | None) -> None:
         # What fails may be done all the same.
         self._marked, self._covered = True, 0
-        await self._mark(mark)
+        await self._mark(image, mark)
         if mark is None:
             self._marked = False
         else:

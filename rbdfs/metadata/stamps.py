@@ -1,4 +1,4 @@
-"""What is written into the header of an image beside librbd: when it was modified, and image-meta.
+"""What is written into the header of an image for its file: when it was modified, and image-meta.
 
 librbd sets the time of modification itself, but once a minute only. A mark says that the image is
 longer than its file, which grows. While a server lives it knows the length; what a crash of the
@@ -16,11 +16,12 @@ import rbd
 from rbdfs.ceph.blocking_image import changing
 from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import ReadOnly
-from rbdfs.metadata.encoding import encode_map, encode_string
+from rbdfs.metadata.encoding import encode_map
 from rbdfs.metadata.pool_directory import call_class
 
 if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster
+    from rbdfs.ceph.image import Image
     from rbdfs.metadata.cache import MetadataCache
     from rbdfs.model.entry import Entry
     from rbdfs.model.growth_mark import GrowthMark
@@ -45,21 +46,31 @@ class HeaderStamps:
 
         Raises OSError. Whoever cancels this does not know whether it is done.
         """
-        await self._call(entry, "set_modify_timestamp", b"", abandon_on_cancel=True)
+        ioctx = await self._cluster.ioctx_of(entry)
+        oid = f"rbd_header.{entry.image_id}"
+        call = (call_class, ioctx, oid, "set_modify_timestamp", b"")
+        try:
+            await self._threads.run(entry.pool, *call, abandon_on_cancel=True)
+        finally:
+            self._cache.image_changed(entry)
 
-    async def mark_growing(self, entry: Entry, mark: GrowthMark | None) -> None:
-        """Have the image of *entry* say by *mark* that its file grows; None: no more.
+    async def mark_growing(self, entry: Entry, image: Image, mark: GrowthMark | None) -> None:
+        """Have *image*, of *entry*, say by *mark* that its file grows; None: no more.
+
+        It is said by the client that has it open for writing: another one would not be fenced with
+        that, and could come late, and change the mark of whoever has taken the image over.
 
         Raises OSError. An image of format 1 has nowhere to say it.
         """
         if entry.image_id is None:
             return
-        key = GROWING.encode()
-        if mark is None:
-            await self._call(entry, "metadata_remove", encode_string(key))
-        else:
-            text = mark.text(entry.image_id).encode()
-            await self._call(entry, "metadata_set", encode_map({key: text}))
+        try:
+            if mark is None:
+                await image.remove_meta(GROWING)
+            else:
+                await image.set_meta(GROWING, mark.text(entry.image_id))
+        finally:
+            self._cache.image_changed(entry)
 
     async def keep(self, entry: Entry, ownership: Ownership) -> None:
         """Have the image of *entry*, of format 2, say what *ownership* says of its file.
@@ -75,16 +86,6 @@ class HeaderStamps:
         ioctx, meta = await self._cluster.ioctx_of(entry), ownership.image_meta()
         try:
             await self._threads.run(entry.pool, _set_image_meta, ioctx, image_id, meta)
-        finally:
-            self._cache.image_changed(entry)
-
-    async def _call(
-        self, entry: Entry, method: str, argument: bytes, *, abandon_on_cancel: bool = False
-    ) -> None:
-        ioctx = await self._cluster.ioctx_of(entry)
-        call = (call_class, ioctx, f"rbd_header.{entry.image_id}", method, argument)
-        try:
-            await self._threads.run(entry.pool, *call, abandon_on_cancel=abandon_on_cancel)
         finally:
             self._cache.image_changed(entry)
 

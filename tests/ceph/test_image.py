@@ -279,6 +279,8 @@ async def test_a_closed_image_refuses_everything(store: Store) -> None:
         image.flush,
         image.refresh,
         lambda: image.resize(5, shrink=True),
+        lambda: image.set_meta("key", "value"),
+        lambda: image.remove_meta("key"),
     ]
     for call in refused:
         with pytest.raises(OSError, match=f"{store.pool}/{name}") as caught:
@@ -286,6 +288,14 @@ async def test_a_closed_image_refuses_everything(store: Store) -> None:
         assert caught.value.errno in (errno.EIO, errno.EBADF)
         # By its name: who looks at an image that is closed meanwhile has nothing to tell.
         assert isinstance(caught.value, NotOpen) == (caught.value.errno == errno.EBADF)
+
+
+async def test_image_meta_is_removed_as_often_as_one_likes(store: Store) -> None:
+    async with opened(store, store.create()) as image:
+        for _ in range(2):
+            await image.set_meta("key", "value")
+            await image.remove_meta("key")
+            await image.remove_meta("key")
 
 
 async def test_a_read_only_image_refuses_writes(store: Store) -> None:
@@ -297,6 +307,10 @@ async def test_a_read_only_image_refuses_writes(store: Store) -> None:
         with pytest.raises(OSError, match="resize to 4096") as caught:
             await image.resize(4096, shrink=True)
         assert caught.value.errno == errno.EROFS
+        for change in (image.set_meta("key", "value"), image.remove_meta("key")):
+            with pytest.raises(OSError, match=f"{store.pool}/{name}: (set|remove) key") as caught:
+                await change
+            assert caught.value.errno == errno.EROFS
         assert f"{store.pool}/{name}" in str(caught.value)
         with pytest.raises(OSError, match=f"{store.pool}/{name}: write_zeroes 0~512: ") as caught:
             await image.write_zeroes(0, 512)
@@ -439,6 +453,8 @@ def image_of(fake: FakeImage) -> Image:
         ("write_zeroes", "write_zeroes 0~9", lambda image: image.write_zeroes(0, 9)),
         ("flush", "flush", lambda image: image.flush()),
         ("resize", "resize to 5", lambda image: image.resize(5, shrink=True)),
+        ("metadata", "set key", lambda image: image.set_meta("key", "value")),
+        ("metadata", "remove key", lambda image: image.remove_meta("key")),
         ("close", "close", lambda image: image.close()),
     ],
 )

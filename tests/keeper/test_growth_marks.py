@@ -7,7 +7,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import rbd
@@ -22,6 +22,7 @@ from tests.support.refusals import refusal
 from tests.support.servers import killed_server, standing_still
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from pathlib import Path
 
     import rados
@@ -38,6 +39,7 @@ DATA = random_bytes(MIB + 17)
 MARKED = len(DATA)
 # What would fail at once has failed by then.
 HELD_S = 1.0
+FENCED_S = 3600
 
 
 def make(ioctx: rados.Ioctx, name: str, size: int = ROOM, mark: str = f"5 0 {ROOM} ID") -> None:
@@ -227,6 +229,52 @@ def test_opened_again_after_it_has_failed(
         control.unlink()
 
 
+@pytest.mark.parametrize("step", ["removed", "set"])
+def test_of_one_that_others_took_meanwhile(
+    ceph: Ceph,
+    ioctx: rados.Ioctx,
+    pool: str,
+    image_name: str,
+    mounting: Mounting,
+    tmp_path: Path,
+    step: str,
+) -> None:
+    """What was about to change it comes too late, and is refused."""
+    control = tmp_path / "step"
+    program = [sys.executable, crashes.__file__, str(control)]
+    control.write_text("hold rbdfs.metadata.stamps:HeaderStamps.mark_growing")
+    with (
+        ceph.connect() as cluster,
+        mounting(pool, "-o", "manage", program=program) as mount,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        control.unlink()
+        with opened_and_lost(mount.file(image_name), os.O_CREAT | os.O_RDWR) as file:
+            # No program is run from here on: it has a copy of the file, whose close trims it.
+            (address,) = ceph.watchers(f"{pool}/{image_name}")
+            assert os.write(file, DATA) == len(DATA)
+            os.fsync(file)
+            control.touch()
+            late: Future[Any]
+            if step == "removed":
+                late = thread.submit(os.close, os.dup(file))
+                eventually(lambda: found(ioctx, image_name) == (MARKED, True), what="the trim")
+            else:
+                late = thread.submit(os.pwrite, file, DATA, ROOM)
+                assert wait([late], timeout=HELD_S).not_done
+            cluster.blocklist_add(address, FENCED_S)
+            with rbd.Image(ioctx, image_name) as image:
+                image.resize(1 << 30)
+                image.metadata_set(KEY, others := f"5 0 {1 << 30} {image.id()}")
+            control.unlink()
+            assert refusal(late.result) == "ESHUTDOWN"
+        ceph.blocklist_rm(address)
+        eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="the close")
+        mount.allow_log(r"WARNING .*108", r"ERROR rbdfs.files.growth", r"lost")
+        with rbd.Image(ioctx, image_name, read_only=True) as image:
+            assert (image.size(), image.metadata_get(KEY)) == (1 << 30, others)
+
+
 def test_whose_resize_lands_after_its_time(
     ceph: Ceph, ioctx: rados.Ioctx, pool: str, image_name: str, mounting: Mounting, tmp_path: Path
 ) -> None:
@@ -241,19 +289,30 @@ def test_whose_resize_lands_after_its_time(
         mounting(pool, "-o", options, program=program) as mount,
         ThreadPoolExecutor(1) as thread,
     ):
+        control.unlink()
         mount.allow_log("(?s)(WARNING|ERROR) .*(timed out|ETIMEDOUT|110)")
-        with opened_and_lost(mount.file(image_name), os.O_RDWR) as file:
-            late = thread.submit(os.write, file, DATA)
-            eventually(lambda: found(ioctx, image_name) == (0, True), what="the mark")
+        path = mount.file(image_name)
+        with opened_and_lost(path, os.O_RDWR) as file:
+            assert os.write(file, DATA) == len(DATA)
+            os.close(os.dup(file))
+            assert found(ioctx, image_name) == (MARKED, False)
+            control.touch()
+            late = thread.submit(os.pwrite, file, DATA, MARKED)
+            eventually(lambda: found(ioctx, image_name) == (MARKED, True), what="the mark")
+            assert wait([late], timeout=HELD_S).not_done
+            # librbd reads the header by that, or it would ask for it first, and wait.
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.pread(file, 5, 0) == DATA[:5]
             with standing_still(ceph, 0):
                 control.unlink()
                 assert refusal(late.result) == "ETIMEDOUT"
-            eventually(lambda: found(ioctx, image_name) == (ROOM, True), what="the resize")
+            room = (MARKED + ROOM, True)
+            eventually(lambda: found(ioctx, image_name) == room, what="the resize")
         eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="the close")
-        assert found(ioctx, image_name) == (ROOM, True)
-        with opened(mount.file(image_name), os.O_RDWR) as file:
-            assert os.fstat(file).st_size == 0
-        assert found(ioctx, image_name) == (0, False)
+        assert found(ioctx, image_name) == room
+        with opened(path, os.O_RDWR) as file:
+            assert os.fstat(file).st_size == MARKED
+        assert found(ioctx, image_name) == (MARKED, False)
 
 
 def test_what_is_appended_to(

@@ -287,6 +287,18 @@ int rbd_resize2(rbd_image_t image, uint64_t size, bool allow_shrink, librbd_prog
     return result_of(CALL_OTHER);
 }
 
+int rbd_metadata_set(rbd_image_t image, const char *key, const char *value)
+{
+    (void)image, (void)key, (void)value;
+    return result_of(CALL_OTHER);
+}
+
+int rbd_metadata_remove(rbd_image_t image, const char *key)
+{
+    (void)image, (void)key;
+    return result_of(CALL_OTHER);
+}
+
 int rbd_lock_acquire(rbd_image_t image, rbd_lock_mode_t mode)
 {
     (void)image, (void)mode;

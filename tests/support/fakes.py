@@ -36,6 +36,7 @@ class FakeContent:
         data: the content of the image itself.
         snaps: the content of its snapshots, by id.
         features: as librbd's.
+        meta: image-meta.
         opened: by whom it is open now.
         lock_owner: who keeps the exclusive lock.
     """
@@ -43,6 +44,7 @@ class FakeContent:
     data: bytearray
     snaps: dict[int, bytes] = field(default_factory=dict)
     features: int = rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_EXCLUSIVE_LOCK
+    meta: dict[str, str] = field(default_factory=dict)
     opened: list[FakeImage] = field(default_factory=list)
     lock_owner: FakeImage | None = None
 
@@ -55,8 +57,8 @@ class FakeImage:
     the context.
 
     Attributes:
-        errors: errno by kind of request (read, write, write_zeroes, flush, resize, close) with
-            which it ends.
+        errors: errno by kind of request (read, write, write_zeroes, flush, resize, metadata,
+            close) with which it ends.
         missing: how many bytes of each read are left out without an error.
         submitted: every request in its order, as ``read 0~512``.
     """
@@ -126,6 +128,21 @@ class FakeImage:
             self._data.extend(bytes(grown))
         else:
             del self._data[size:]
+
+    def metadata_set(self, key: str, value: str) -> None:
+        self._change_meta()
+        self._content.meta[key] = value
+
+    def metadata_remove(self, key: str) -> None:
+        self._change_meta()
+        del self._content.meta[key]
+
+    def _change_meta(self) -> None:
+        self._require_open()
+        if self._read_only:
+            raise rbd.ReadOnlyImage("error changing metadata", errno=errno.EROFS)
+        if "metadata" in self.errors:
+            raise rbd.OSError("error changing metadata", errno=self.errors["metadata"])
 
     def lock_acquire(self, lock_mode: int) -> None:
         self._require_open()
