@@ -24,6 +24,7 @@ from rbdfs.errors import (
 )
 from rbdfs.metadata import image_meta
 from rbdfs.metadata.image_header import omap_reader
+from rbdfs.metadata.stamps import GROWING
 from rbdfs.model.ownership import OWNERSHIP_KEYS
 from rbdfs.names.known_attributes import KnownAttributes
 
@@ -40,7 +41,8 @@ log = logging.getLogger(__name__)
 
 _PREFIX = b"user.rbd."
 _META = b"user.rbd.meta."
-_OWNERSHIP = frozenset(key.encode() for key in OWNERSHIP_KEYS)
+# What rbdfs itself says of a file: whose it is, and that it grows.
+_OWN = frozenset(key.encode() for key in (*OWNERSHIP_KEYS, GROWING))
 # XATTR_NAME_MAX, XATTR_SIZE_MAX and XATTR_LIST_MAX of linux/limits.h.
 _NAME_MAX = 255
 _VALUE_MAX = 65536
@@ -126,8 +128,8 @@ class Xattrs:
     async def set(self, entry: Entry, name: bytes, value: bytes) -> None:
         """Set image-meta: attribute ``user.rbd.meta.KEY`` of an image.
 
-        Raises OSError: EPERM for every other attribute and what chown and chmod set, EOPNOTSUPP
-        outside of ``user.``, EROFS, EINVAL for a value with a NUL.
+        Raises OSError: EPERM for every other attribute, what chown and chmod set, and marks of
+        growth, EOPNOTSUPP outside of ``user.``, EROFS, EINVAL for a value with a NUL.
         """
         key = _settable_key(entry, name)
         if b"\0" in value:
@@ -225,8 +227,8 @@ def _settable_key(entry: Entry, name: bytes) -> bytes:
     check_user_attribute(entry, name)
     image = not entry.is_directory and not entry.is_snapshot and not entry.key.partition
     key = name.removeprefix(_META)
-    # Whoever may write to a file is not its owner by that.
-    if not image or key in (name, b"", *_OWNERSHIP):
+    # Whoever may write to a file is not its owner by that, nor may all who do cut its end off.
+    if not image or key in (name, b"", *_OWN):
         _refuse(entry, name, NotPermitted)
     return key
 

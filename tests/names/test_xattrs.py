@@ -219,6 +219,7 @@ async def test_what_cannot_be_set(ceph: Ceph, asked: Asked, pool: str, image_nam
     for entry, name, code in (
         (image, b"user.rbd.size", errno.EPERM),
         (image, b"user.rbd.meta.", errno.EPERM),
+        (image, b"user.rbd.meta.rbdfs.growing", errno.EPERM),
         (image, b"user.other", errno.EPERM),
         (image, b"security.selinux", errno.EOPNOTSUPP),
         (asked.parent, b"trusted.libvirt.security.dac", errno.EOPNOTSUPP),
