@@ -72,7 +72,9 @@ class ManageOperations(pyfuse3.Operations):
         with self.mounted.requests.request(new_parent_inode, ctx.pid, LINK) as request:
             parent = await self.mounted.entry(new_parent_inode)
             source = await self.mounted.entry(inode)
-            entry = await self._made(request, parent, new_name)
+            # Nothing tells whose snapshot it is.
+            made = self._made_image if source.is_snapshot else self._made
+            entry = await made(request, parent, new_name)
             if source.is_snapshot:
                 entry = await self._clone(request, source, parent, new_name, entry)
             elif entry is None:

@@ -221,21 +221,33 @@ def test_what_was_replaced_comes_back_where_the_renaming_fails(
         assert ceph.rbd("trash", "ls", place) == ""
 
 
+def open_new(path: Path) -> None:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+
+
+def link_clone(path: Path) -> None:
+    os.link(path.with_name("vm1@s"), path)
+
+
+@pytest.mark.parametrize(("step", "begin"), [("no create", open_new), ("no clone", link_clone)])
 def test_what_somebody_else_has_made_meanwhile_is_not_ours(
-    ceph: Ceph, place: str, mounting: Mounting
+    ceph: Ceph, place: str, mounting: Mounting, step: str, begin: Callable[[Path], None]
 ) -> None:
     """One server dies when it begins to make an image, and another client makes it."""
     control = mounting.directory / "step"
     program = [sys.executable, crashes.__file__, str(control)]
-    control.write_text("no create")
+    control.write_text(step)
+    with open_image(ceph, place, "vm1") as image:
+        image.create_snap("s")
+        image.protect_snap("s")
     with mounting(place, "-o", "manage", program=program) as mount, ThreadPoolExecutor(1) as thread:
         mount.expect_log(ENDED)
         killed = server_of(mount)
         assert killed is not None
         with ceph.connect() as client, client.open_ioctx(place) as ioctx:
-            making = thread.submit(os.open, mount.file("new"), os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            making = thread.submit(begin, mount.file("new"))
             with stopped_server_after(mount, killed):
-                rbd.RBD().create(ioctx, "new", MIB)
+                rbd.RBD().clone(ioctx, "vm1", "s", ioctx, "new")
         assert refusal(making.result) == "EEXIST"
         assert mount.file("new").stat().st_size == MIB
 

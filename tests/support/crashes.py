@@ -142,6 +142,7 @@ def half_trash(ioctx: Any, entry: Any, *_arguments: Any) -> rbd.Image:
 
 HALVES: dict[str, tuple[str, Callable[..., object]]] = {
     "no create": ("create_image", no_create),
+    "no clone": ("clone_snapshot", no_create),
     "barely create": ("create_image", barely_create),
     "half create": ("create_image", half_create),
     "barely clone": ("clone_snapshot", _into(barely_create)),
