@@ -13,6 +13,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class PoolLimiters:
+    """Turns for one kind of work, so many for each pool: one that stands still keeps its own."""
+
+    def __init__(self, a_pool: int) -> None:
+        self._a_pool = a_pool
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+
+    def of(self, pool: str) -> trio.CapacityLimiter:
+        """Return that of *pool*."""
+        limiter = self._limiters.get(pool)
+        if limiter is None:
+            limiter = self._limiters[pool] = trio.CapacityLimiter(self._a_pool)
+        return limiter
+
+
 class PoolThreads:
     """Threads for one kind of blocking call, so many for each pool.
 
@@ -20,8 +35,7 @@ class PoolThreads:
     """
 
     def __init__(self, a_pool: int) -> None:
-        self._a_pool = a_pool
-        self._limiters: dict[str, trio.CapacityLimiter] = {}
+        self._limiters = PoolLimiters(a_pool)
 
     async def run(
         self, pool: str, call: Callable[..., T], *args: object, abandon_on_cancel: bool = False
@@ -30,11 +44,10 @@ class PoolThreads:
 
         With *abandon_on_cancel* whoever is cancelled does not wait for its end.
         """
-        limiter = self._limiters.get(pool)
-        if limiter is None:
-            limiter = self._limiters[pool] = trio.CapacityLimiter(self._a_pool)
         return await trio.to_thread.run_sync(
-            partial(call, *args), limiter=limiter, abandon_on_cancel=abandon_on_cancel
+            partial(call, *args),
+            limiter=self._limiters.of(pool),
+            abandon_on_cancel=abandon_on_cancel,
         )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.ceph.pool_threads import PoolLimiters
 from rbdfs.errors import BadArgument, Incomplete, NoSpace
 
 if TYPE_CHECKING:
@@ -18,21 +19,60 @@ if TYPE_CHECKING:
 
 _CHUNK = 4 << 20
 _PARALLEL = 8
+# Pieces in memory for each pool that is written to, however many callers there are: where it
+# stands still, or is full, they all wait with what they have read.
+_A_POOL = 32
 # One call copies no more: its caller cannot be interrupted meanwhile.
 _MOST = 1 << 30
 
 
-async def copy_range(
-    holes: Holes, source: Handle, off_in: int, target: Handle, off_out: int, length: int
-) -> int:
-    """Copy up to *length* bytes; return how many, 0 at the end of *source*.
+class RangeCopies:
+    """The copies that go on in one mount."""
 
-    Raises OSError: ENOSPC at the end of *target*, EINVAL where the ranges overlap in one file.
-    """
+    def __init__(self, holes: Holes) -> None:
+        self._holes = holes
+        self._slots = PoolLimiters(_A_POOL)
+
+    async def copy_range(
+        self, source: Handle, off_in: int, target: Handle, off_out: int, length: int
+    ) -> int:
+        """Copy up to *length* bytes; return how many, 0 at the end of *source*.
+
+        Raises OSError: ENOSPC at the end of *target*, EINVAL where the ranges overlap in one file.
+        """
+        length = _clipped(source, off_in, target, off_out, length)
+        if length <= 0:
+            return 0
+        slots, of_pool = trio.CapacityLimiter(_PARALLEL), self._slots.of(target.entry.pool)
+        errors: list[OSError] = []
+
+        async def copy_piece(start: int, end: int, copy: _Copy) -> None:
+            try:
+                async with slots, of_pool:
+                    await copy(source, start, target, start - off_in + off_out, end - start)
+            except OSError as exc:
+                errors.append(exc)
+
+        # One look for the whole range: what is written to the source beside this copy may be
+        # missed.
+        data = await self._holes.data_within(source, off_in, length)
+        pieces = list(_pieces(off_in, off_in + length, data))
+        # Once for all holes: a file that grows has it written down how long it is.
+        ends = [end for _, end, copy in pieces if copy is _copy_hole]
+        if ends:
+            await target.extend(ends[-1] - off_in + off_out)
+        async with trio.open_nursery() as nursery:
+            for piece in pieces:
+                nursery.start_soon(copy_piece, *piece)
+        if errors:
+            raise errors[0]
+        return length
+
+
+def _clipped(source: Handle, off_in: int, target: Handle, off_out: int, length: int) -> int:
+    """Return how much one call copies; 0 or less at the end of *source*."""
     length = min(length, source.length - off_in, _MOST)
-    if length <= 0:
-        return 0
-    if not target.growing:
+    if length > 0 and not target.growing:
         room = target.length - off_out
         if room <= 0:
             raise NoSpace(f"{target.entry.spec}: copy to {off_out} is past the end")
@@ -40,28 +80,6 @@ async def copy_range(
     same = source.shared is target.shared
     if same and abs(source.entry.offset + off_in - target.entry.offset - off_out) < length:
         raise BadArgument(f"{source.entry.spec}: overlapping copy")
-    slots = trio.CapacityLimiter(_PARALLEL)
-    errors: list[OSError] = []
-
-    async def copy_piece(start: int, end: int, copy: _Copy) -> None:
-        try:
-            async with slots:
-                await copy(source, start, target, start - off_in + off_out, end - start)
-        except OSError as exc:
-            errors.append(exc)
-
-    # One look for the whole range: what is written to the source beside this copy may be missed.
-    data = await holes.data_within(source, off_in, length)
-    pieces = list(_pieces(off_in, off_in + length, data))
-    # Once for all holes: a file that grows has it written down how long it is.
-    ends = [end for _, end, copy in pieces if copy is _copy_hole]
-    if ends:
-        await target.extend(ends[-1] - off_in + off_out)
-    async with trio.open_nursery() as nursery:
-        for piece in pieces:
-            nursery.start_soon(copy_piece, *piece)
-    if errors:
-        raise errors[0]
     return length
 
 

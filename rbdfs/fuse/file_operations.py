@@ -11,7 +11,6 @@ import pyfuse3
 from rbdfs.errors import BadArgument, NoSpace, NotOpen, NotSupported
 from rbdfs.fuse import trail
 from rbdfs.fuse.begun_requests import OPEN, unmarked
-from rbdfs.fuse.copy_range import copy_range
 from rbdfs.kernel.extra_requests import FH_DIRECT
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ class FileOperations(pyfuse3.Operations):
         await source.check()
         await target.check()
         await self._write_back(source)
-        return await copy_range(self.mounted.holes, source, off_in, target, off_out, length)
+        return await self.mounted.copies.copy_range(source, off_in, target, off_out, length)
 
     async def _write_back(self, handle: Handle) -> None:
         """Have the kernel write back what mmap(2) has made dirty in the image that *handle* is on.

@@ -15,6 +15,7 @@ from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import Fenced, Gone, InUse, NotPermitted, ReadOnly
 from rbdfs.files.freshness import Freshness
 from rbdfs.fuse import resizing
+from rbdfs.fuse.copy_range import RangeCopies
 from rbdfs.fuse.stat import entry_attributes
 from rbdfs.kernel.raw_requests import invalidate_inode
 
@@ -66,6 +67,7 @@ class Mounted:
         freshness: looks after what is open.
         device: the kernel's descriptor, once there is one.
         warned: images of which was said that a crash may lose writes to them.
+        copies: copies between files of the mount.
         invalidating: threads in which the kernel drops pages, and waits for those that are dirty.
     """
 
@@ -87,6 +89,7 @@ class Mounted:
     inherited: InheritedInodes | None = None
     closing: bool = False
     freshness: Freshness = field(init=False)
+    copies: RangeCopies = field(init=False)
     invalidating: PoolThreads = field(init=False)
     device: int = -1
     warned: set[Key] = field(default_factory=set)
@@ -95,6 +98,7 @@ class Mounted:
         self.freshness = Freshness(
             self.catalog, self.lineages, self.handles, self.invalidate, self.timestamps
         )
+        self.copies = RangeCopies(self.holes)
         self.invalidating = PoolThreads(_INVALIDATING_A_POOL)
 
     async def entry(self, inode: int) -> Entry:
