@@ -123,6 +123,9 @@ class BegunRequests:
         numbers = (self._data_path.take_request(opcode, inode, pid) for opcode in opcodes)
         number = next(filter(None, numbers), 0)
         left = self._left.pop(unmarked(number), None) if number & _RESENT else None
+        if left is not None:
+            # It is carried out again, however many others are answered meanwhile.
+            self._answered.remove(unmarked(number))
         request = BegunRequest(unmarked(number), left, self._keeping, self._client)
         try:
             yield request

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from rbdfs.fuse.begun_requests import BegunRequest
+from rbdfs.fuse.begun_requests import CREATE, BegunRequest, BegunRequests
 from rbdfs.model.entry import Entry, Key
 
 RENAMED, REPLACED = (Entry(Key(1, "", name), "pool", image=name) for name in ("a", "b"))
@@ -36,3 +36,19 @@ def test_what_replaces_nothing() -> None:
     # No keeper.
     BegunRequest(0, None, keeping).begin(RENAMED, REPLACED)
     assert len(told) == 2
+
+
+def test_what_is_carried_out_again_is_remembered_until_its_end() -> None:
+    """However many others end before: should this server die as well, the next one has to know."""
+    numbers = iter([2 | 1 << 63, *range(4, 204, 2)])
+    answered: list[int] = []
+    path: Any = SimpleNamespace(take_request=lambda *_: next(numbers))
+    keeping: Any = SimpleNamespace(begun=lambda *_: None, answered=answered.append)
+    requests = BegunRequests(path, keeping, {2: {}})
+    with requests.request(1, 1, CREATE) as again:
+        assert again.left == {}
+        for _ in range(100):
+            with requests.request(1, 1, CREATE) as other:
+                other.begin()
+        assert 2 not in answered
+        assert answered
