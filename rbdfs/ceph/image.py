@@ -58,12 +58,13 @@ class Image:
         binding: Binding,
         spec: str,
         *,
+        size: int,
         read_only: bool,
         list_extents: Callable[[Any], list[Extent]] = iterate_diff,
     ) -> None:
         self.spec = spec
         self.read_only = read_only
-        self.size = binding.size()
+        self.size = size
         self.lock_held = False
         self.volatile = False
         self._bridge = bridge

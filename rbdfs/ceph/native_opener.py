@@ -74,23 +74,30 @@ class NativeOpener:
         """Open, as Opener.open() says, in a thread."""
         open_binding = partial(self._open, entry, read_only=read_only)
         with from_ceph(f"{entry.spec}: open"):
-            binding = await self._threads.run(entry.pool, open_binding)
+            binding, size = await self._threads.run(entry.pool, open_binding)
         return Image(
             self._bridge,
             binding,
             entry.spec,
+            size=size,
             read_only=read_only or entry.is_snapshot,
             list_extents=_list_extents,
         )
 
-    def _open(self, entry: Entry, *, read_only: bool) -> native.Image:
-        return native.Image(
+    def _open(self, entry: Entry, *, read_only: bool) -> tuple[native.Image, int]:
+        binding = native.Image(
             self._ioctx(entry),
             None if entry.image_id is not None else _encoded(entry.image),
             snapshot=entry.key.snap_id or None,
             read_only=read_only,
             image_id=entry.image_id,
         )
+        try:
+            # librbd may have to read the header for it.
+            return binding, binding.size()
+        except BaseException:
+            binding.close()
+            raise
 
     def _ioctx(self, entry: Entry) -> native.Ioctx:
         key = (entry.key.pool_id, entry.namespace)

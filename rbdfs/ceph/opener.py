@@ -77,8 +77,10 @@ class PythonOpener:
                     # By id: a name may have been given to another snapshot meanwhile.
                     set_snap = partial(binding.set_snap_by_id, entry.key.snap_id)
                     await self._threads.run(entry.pool, set_snap)
+                # librbd may have to read the header for it.
+                size = await self._threads.run(entry.pool, binding.size)
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await self._threads.run(entry.pool, binding.close)
                 raise
-        return Image(self._cluster.bridge, binding, entry.spec, read_only=read_only)
+        return Image(self._cluster.bridge, binding, entry.spec, size=size, read_only=read_only)

@@ -155,7 +155,9 @@ async def opened(
 ) -> AsyncIterator[Image]:
     read_only = read_only or snap_id is not None
     binding = store.open(name, read_only=read_only, snap_id=snap_id)
-    image = Image(AioBridge(), binding, f"{store.pool}/{name}", read_only=read_only)
+    image = Image(
+        AioBridge(), binding, f"{store.pool}/{name}", size=binding.size(), read_only=read_only
+    )
     with trio.fail_after(DEADLINE_S):
         try:
             yield image
@@ -251,7 +253,10 @@ async def test_many_requests_in_flight(store: Store) -> None:
 
 async def test_close_waits_for_what_is_in_flight(store: Store) -> None:
     name, written = store.create(), []
-    image = Image(AioBridge(), store.open(name), f"{store.pool}/{name}", read_only=False)
+    binding = store.open(name)
+    image = Image(
+        AioBridge(), binding, f"{store.pool}/{name}", size=binding.size(), read_only=False
+    )
 
     async def write(number: int) -> None:
         written.append(await image.write(number * 512, b"w" * 512))
@@ -442,7 +447,7 @@ def fake() -> Iterator[FakeImage]:
 
 
 def image_of(fake: FakeImage) -> Image:
-    return Image(AioBridge(), fake, "pool/vm1", read_only=False)
+    return Image(AioBridge(), fake, "pool/vm1", size=fake.size(), read_only=False)
 
 
 @pytest.mark.parametrize(

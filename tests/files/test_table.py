@@ -805,7 +805,7 @@ def fake_handle() -> Iterator[tuple[Handle, FakeImage]]:
         opener: Any = None
         claims = Claims(opener, Unremembered(), lock_mode=None)
         shared = SharedImage(claims, entry, changed=lambda _shared: None)
-        shared.image = Image(AioBridge(), fake, entry.spec, read_only=False)
+        shared.image = Image(AioBridge(), fake, entry.spec, size=fake.size(), read_only=False)
         yield Handle(1, 1, entry, shared, Use.WRITE_WHOLE, lambda _fh, _length: None), fake
 
 
