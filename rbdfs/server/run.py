@@ -100,12 +100,13 @@ class Serving:
         trio.lowlevel.add_instrument(self._lag)
         with collected_in_parts():
             await self._serve()
+        # A signal that comes while files are being closed finds no nursery any more.
+        self._over = True
         if self._orphaned:
             return EXIT_FAILURE
         if self._replaced:
             return None
         log.info("unmounted %a", self._mount.path)
-        self._over = True
         if not self._operations.mounted.closing:
             _after(DRAIN_S, _note_that_files_wait, self._written_files())
         return 0
