@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -16,9 +16,20 @@ if TYPE_CHECKING:
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.model.entry import Entry
 
-    Check = Callable[[Entry], Awaitable[None]]
 
 log = logging.getLogger(__name__)
+
+
+class Checks(NamedTuple):
+    """What an image has to pass, or its files are lost: each raises an OSError.
+
+    Attributes:
+        before: called before it is opened.
+        after: called when it is open, before a request is let go on.
+    """
+
+    before: Callable[[Entry], Awaitable[None]]
+    after: Callable[[SharedImage], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -79,27 +90,28 @@ class Reopenings:
         if shared in self._reopenings:
             await self._reopenings[shared].over.wait()
 
-    async def run(self, nursery: trio.Nursery, check: Check) -> None:
+    async def run(self, nursery: trio.Nursery, checks: Checks) -> None:
         """Have *nursery* open them all. Nobody else changes one from when this returns.
 
-        What *check* raises an OSError for is not opened, and lost.
+        What does not pass the *checks* is lost.
         """
         for shared, reopening in list(self._reopenings.items()):
             if not reopening.begun:
                 reopening.begun = True
-                await nursery.start(self._reopen, shared, check)
+                await nursery.start(self._reopen, shared, checks)
 
     async def _reopen(
         self,
         shared: SharedImage,
-        check: Check,
+        checks: Checks,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         reopening = self._reopenings[shared]
         error: OSError | None = None
         task_status.started()
         try:
-            await shared.take_over(reopening.length, check)
+            await shared.take_over(reopening.length, checks.before)
+            await checks.after(shared)
         except Missing:
             error = ImageGone(f"{shared.entry.spec} was removed")
         except OSError as exc:

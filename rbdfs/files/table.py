@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.growth import Mark
     from rbdfs.files.keeping import Keeping, OpenFile
-    from rbdfs.files.reopening import Check
+    from rbdfs.files.reopening import Checks
     from rbdfs.files.timestamps import Timestamps
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Entry, Key
@@ -159,12 +159,12 @@ class HandleTable:
             shared.told = left.error is not None or self.lost.has(entry.whole_key, error)
             self.lose(shared, error)
 
-    async def reopen(self, nursery: trio.Nursery, check: Check) -> None:
+    async def reopen(self, nursery: trio.Nursery, checks: Checks) -> None:
         """Have *nursery* open the images of the restored files; requests wait by ready().
 
-        A file whose entry *check* raises an OSError for is lost.
+        The files of an image that does not pass the *checks* are lost.
         """
-        await self._reopenings.run(nursery, check)
+        await self._reopenings.run(nursery, checks)
 
     def _reopened(self, shared: SharedImage, error: OSError | None) -> None:
         if error is None:

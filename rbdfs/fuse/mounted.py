@@ -162,6 +162,7 @@ class Mounted:
         if handle is None:
             handle = await self._open(inode, flags, request)
         try:
+            await self._check_place(handle)
             if flags & os.O_TRUNC:
                 await resizing.set_length(self, handle.entry, 0, handle)
             if handle.writable and not handle.entry.key.partition:
@@ -197,6 +198,28 @@ class Mounted:
         )
         self.inodes.opened(inode, entry)
         return handle
+
+    async def _check_place(self, handle: Handle) -> None:
+        """Raise OSError ESTALE for a partition that was moved: open(2) looks it up anew then.
+
+        Not before it is open: until then somebody may change the table.
+        """
+        if (tables := self.catalog.partition_tables) is None:
+            return
+        async with handle.shared.using() as image:
+            try:
+                await tables.check_place(handle.entry, image)
+            except Gone:
+                # For who opens it by another way than its name.
+                with contextlib.suppress(OSError):
+                    self.inodes.refresh(await self.catalog.current(handle.entry))
+                raise
+
+    async def check_places(self, shared: SharedImage) -> None:
+        """Raise OSError ESTALE where a partition was moved that is open for writing."""
+        for handle in self.handles.sharing(shared):
+            if handle.writable:
+                await self._check_place(handle)
 
     async def _check_truncation(self, entry: Entry) -> None:
         """Raise OSError EPERM where O_TRUNC is not allowed, before the image is opened for it."""

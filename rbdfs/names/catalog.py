@@ -80,7 +80,7 @@ class Catalog:
         self._cache = cache
         self._lineages = lineages or Lineages(cluster, cache)
         self._snapshots = snapshots
-        self._partition_tables = partition_tables
+        self.partition_tables = partition_tables
         self._contents = Contents(
             self, cache, snapshots=snapshots, partition_tables=partition_tables
         )
@@ -131,7 +131,7 @@ class Catalog:
                 with contextlib.suppress(Missing):
                     return await self._find_namespace(parent, wanted.image, known=known)
             split = split_partition(name)
-            if split is None or self._partition_tables is None:
+            if split is None or self.partition_tables is None:
                 raise
             whole = await self._find(parent, split[0], known=known)
             return await self._find_partition(whole, split[1], known=known)
@@ -222,8 +222,8 @@ class Catalog:
     def changed(self, entry: Entry) -> None:
         """Forget the attributes of *entry*, which this mount has changed."""
         self._cache.image_changed(entry)
-        if self._partition_tables is not None:
-            self._partition_tables.changed(entry)
+        if self.partition_tables is not None:
+            self.partition_tables.changed(entry)
 
     def directory_changed(self, parent: Entry) -> None:
         """Forget the names in *parent*, where this mount has made or removed something."""
@@ -280,10 +280,10 @@ class Catalog:
         return namespace_entry(await self.present(parent), name)
 
     async def _find_partition(self, whole: Entry, number: int, *, known: bool) -> Entry:
-        if whole.is_directory or whole.key.partition or self._partition_tables is None:
+        if whole.is_directory or whole.key.partition or self.partition_tables is None:
             raise NoSuchName(f"{whole.spec} has no partitions")
         lane = self._cache.lane(whole.pool, known=known)
-        for found in await self._partition_tables.partitions(whole, lane):
+        for found in await self.partition_tables.partitions(whole, lane):
             if found.number == number:
                 return partition_entry(whole, number, found.offset, found.length)
         raise NoSuchName(f"{whole.spec} has no partition {number}")

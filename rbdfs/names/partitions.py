@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.ceph.single_flight import Lane, SingleFlight
+from rbdfs.errors import Gone
 from rbdfs.model.partition_table import read_partitions_async
 
 if TYPE_CHECKING:
+    from rbdfs.ceph.image import Image
     from rbdfs.ceph.opener import Opener
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Entry
@@ -53,6 +55,21 @@ class PartitionTables:
     def changed(self, entry: Entry) -> None:
         """Forget the table of the image of *entry*, which somebody has written to."""
         self._of_images.invalidate(entry.whole_key)
+
+    async def check_place(self, entry: Entry, image: Image) -> None:
+        """Raise OSError ESTALE unless partition *entry* is where the table of open *image* has it.
+
+        What was known may be seconds old, and whoever is to write has the image by now. Then the
+        table is forgotten, and whoever looks for the partition finds it where it is.
+        """
+        if not entry.key.partition or entry.is_snapshot:
+            return
+        place = (entry.key.partition, entry.offset, entry.size)
+        for found in await read_partitions_async(image.size, image.read, self._sector):
+            if (found.number, found.offset, found.length) == place:
+                return
+        self.changed(entry)
+        raise Gone(f"{entry.spec} is not at {entry.offset}~{entry.size} any more")
 
     async def _read(self, whole: Entry) -> list[Partition]:
         await self._lineages.check(whole)

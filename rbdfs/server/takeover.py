@@ -41,6 +41,7 @@ import trio
 
 from rbdfs.errors import Failure, Fenced, ImageGone, NotPermitted
 from rbdfs.files.keeping import OpenFile
+from rbdfs.files.reopening import Checks
 from rbdfs.fuse.inherited_inodes import InheritedInodes
 from rbdfs.keeper.estate import Kind
 from rbdfs.keeper.remains import remains_of
@@ -186,7 +187,8 @@ async def _open(
 ) -> None:
     for file in files:
         mounted.handles.restore(file, lost.get(file.entry.whole_key))
-    await mounted.handles.reopen(nursery, partial(_check_copied, mounted.lineages, moved))
+    copied = partial(_check_copied, mounted.lineages, moved)
+    await mounted.handles.reopen(nursery, Checks(copied, mounted.check_places))
     log.info("%d open files taken over", len(files))
 
 

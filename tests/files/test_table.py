@@ -22,6 +22,7 @@ from rbdfs.files.claim import Claims
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.handle import Handle, Use
 from rbdfs.files.keeping import OpenFile, Unremembered
+from rbdfs.files.reopening import Checks
 from rbdfs.files.shared_image import SharedImage
 from rbdfs.files.table import HandleTable
 from rbdfs.model.entry import Entry, Key
@@ -688,8 +689,11 @@ def left(entry: Entry, fh: int, *, writable: bool, length: int | None = None) ->
     return OpenFile(fh, 1, entry, writable, length=length)
 
 
-async def unhindered(_entry: Entry) -> None:
-    """A check that lets every image be opened."""
+async def passes(_checked: Entry | SharedImage) -> None:
+    """A check that lets every image pass."""
+
+
+UNHINDERED = Checks(passes, passes)
 
 
 async def test_restored_files_of_an_image_open_it_once(client: Client, images: Images) -> None:
@@ -698,7 +702,7 @@ async def test_restored_files_of_an_image_open_it_once(client: Client, images: I
         table.restore(left(entry, fh, writable=fh == 3), None)
     assert client.data_path.served == {}
     async with trio.open_nursery() as nursery:
-        await table.reopen(nursery, unhindered)
+        await table.reopen(nursery, UNHINDERED)
         # A newcomer waits for the same.
         newcomer = await table.open(entry, 1, writable=True)
         assert newcomer.fh not in (3, 5, 7)
@@ -719,7 +723,7 @@ async def test_a_restored_file_of_which_another_handle_has_grown_it_more(
         table.restore(left(entry, fh, writable=True, length=length), None)
     assert table.length(entry) == SIZE - 5
     async with trio.open_nursery() as nursery:
-        await table.reopen(nursery, unhindered)
+        await table.reopen(nursery, UNHINDERED)
         assert (await table.ready(3)).length == SIZE - 5
     for fh in (1, 2, 3):
         await table.release(fh)
@@ -732,7 +736,7 @@ async def test_a_restored_file_that_cannot_be_opened(table: HandleTable, images:
     table.restore(left(entry, 1, writable=False), None)
     table.restore(left(other, 2, writable=True), OSError(errno.EIO, "lost"))
     async with trio.open_nursery() as nursery:
-        await table.reopen(nursery, unhindered)
+        await table.reopen(nursery, UNHINDERED)
         with pytest.raises(OSError, match="was removed") as caught:
             await (await table.ready(1)).read(0, 8)
         assert caught.value.errno == errno.ESTALE
@@ -763,20 +767,29 @@ async def test_what_is_lost_is_told_once(
     assert len(caplog.records) == 2
 
 
-async def test_a_restored_file_that_a_check_refuses(table: HandleTable, images: Images) -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_restored_file_that_a_check_refuses(
+    table: HandleTable, images: Images, when: str
+) -> None:
     entry, other = images.create(), images.create()
     table.restore(left(entry, 1, writable=False), None)
     table.restore(left(other, 2, writable=False), None)
 
-    async def check(checked: Entry) -> None:
-        if checked.key == entry.key:
+    async def check(checked: Entry | SharedImage) -> None:
+        seen = checked.entry if isinstance(checked, SharedImage) else checked
+        if seen.key == entry.key:
             raise OSError(errno.ESTALE, "not now")
 
+    checks = Checks(check, passes) if when == "before" else Checks(passes, check)
+
     async with trio.open_nursery() as nursery:
-        await table.reopen(nursery, check)
+        await table.reopen(nursery, checks)
         with pytest.raises(OSError, match="not now"):
             await (await table.ready(1)).read(0, 8)
         assert await (await table.ready(2)).read(0, 8) == PATTERN[:8]
+    await table.release(1)
+    newcomer = await table.open(entry, 1, writable=True)
+    assert await newcomer.read(0, 8) == PATTERN[:8]
 
 
 async def test_a_restored_file_is_released_before_it_is_open(
@@ -786,7 +799,7 @@ async def test_a_restored_file_is_released_before_it_is_open(
     table.restore(left(entry, 1, writable=True), None)
     table.restore(left(entry, 2, writable=True), None)
     async with trio.open_nursery() as nursery:
-        await table.reopen(nursery, unhindered)
+        await table.reopen(nursery, UNHINDERED)
         await table.release(1)
         await table.release(2)
     assert len(table) == 0

@@ -17,6 +17,7 @@ from tests.support.images import MIB, export_image, import_image
 from tests.support.loops import loop_device
 from tests.support.mounts import opened, opened_and_lost
 from tests.support.refusals import refusal
+from tests.support.servers import kill_server, wait_for_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SIZE = 32 * MIB
 # What is kept of a partition table is kept for five seconds.
 SEEN_S = 8.0
+LOST_PLACE = r"WARNING .*open: .*-part1 is not at 1048576~8388608 any more"
 # Numbers, and (offset, length) in MiB.
 TABLES = {
     "gpt": (
@@ -300,6 +302,117 @@ def test_table_that_is_written_through_the_mount(
     # Another client moves it: an open file stays inside what it was opened as, or says so.
     run("sfdisk", "-q", str(path), stdin=b"label: gpt\n1: start=2MiB,size=3MiB\n")
     eventually(lambda: part.stat().st_size == 3 * MIB, SEEN_S, "the new table")
+
+
+@pytest.fixture
+def moved_table(tmp_path: Path) -> list[tuple[int, bytes]]:
+    """A table with the first partition at 2 MiB, of 3 MiB: offsets, and what belongs there."""
+    disk = tmp_path / "moved"
+    with disk.open("wb") as file:
+        file.truncate(SIZE)
+    run("sfdisk", "-q", str(disk), stdin=b"label: gpt\n1: start=2MiB,size=3MiB\n")
+    data = disk.read_bytes()
+    return [(0, data[:MIB]), (SIZE - MIB, data[-MIB:])]
+
+
+def opened_at_last(path: Path, flags: int) -> int:
+    """A file that nobody uses any more, when the kernel's RELEASE has come."""
+    found: list[int] = []
+
+    def try_it() -> bool:
+        try:
+            found.append(os.open(path, flags))
+        except OSError as exc:
+            if exc.errno != errno.EBUSY:
+                raise
+        return bool(found)
+
+    eventually(try_it, what="the last user's end")
+    return found[0]
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["here", "elsewhere"])
+def test_one_that_has_moved_is_opened_where_it_is(
+    ceph: Ceph,
+    pool: str,
+    ioctx: Any,
+    image_name: str,
+    mount: Mount,
+    make: Any,
+    moved_table: list[tuple[int, bytes]],
+    here: bool,
+) -> None:
+    """And not where the table had it that was read last."""
+    make(image_name, "gpt")
+    whole, part = mount.file(image_name), mount.file(f"{image_name}-part1")
+    eventually(part.exists, SEEN_S, "partitions")
+    assert part.stat().st_size == 8 * MIB
+    # open(2) itself asks for it by its name again.
+    mount.expect_log(LOST_PLACE)
+    with opened(part, os.O_RDONLY) as before:
+        assert os.pread(before, 11, 0) == b"partition 1"
+        if here:
+            with opened(whole, os.O_RDWR) as file:
+                for off, data in moved_table:
+                    assert os.pwrite(file, data, off) == len(data)
+        else:
+            with rbd.Image(ioctx, image_name) as image:
+                for off, data in moved_table:
+                    image.write(data, off)
+        # Who has it open goes on where it was.
+        assert os.pread(before, 11, 0) == b"partition 1"
+        with opened(part, os.O_RDONLY) as reader:
+            assert os.pread(reader, 11, 0) == bytes(11)
+        file = opened_at_last(part, os.O_RDWR)
+        assert os.pwrite(file, b"marker", 0) == 6
+        assert os.fstat(file).st_size == 3 * MIB
+        os.close(file)
+    data = export_image(ceph, f"{pool}/{image_name}")
+    assert data[MIB:].startswith(b"partition 1")
+    assert data[2 * MIB :].startswith(b"marker")
+
+
+def test_one_that_is_gone_is_not_opened(
+    ioctx: Any, image_name: str, mount: Mount, make: Any
+) -> None:
+    make(image_name, "gpt")
+    part = mount.file(f"{image_name}-part1")
+    eventually(part.exists, SEEN_S, "partitions")
+    mount.expect_log(LOST_PLACE)
+    with rbd.Image(ioctx, image_name) as image:
+        image.write(bytes(MIB), 0)
+        image.write(bytes(MIB), SIZE - MIB)
+    for flags in (os.O_RDONLY, os.O_RDWR):
+        assert code(part, flags) == "ENOENT"
+
+
+@pytest.mark.usefixtures("native")
+def test_one_that_has_moved_when_its_server_died(
+    ceph: Ceph,
+    pool: str,
+    ioctx: Any,
+    image_name: str,
+    mount: Mount,
+    moved_table: list[tuple[int, bytes]],
+) -> None:
+    """Without the exclusive lock nobody is kept out: who writes to it is told so."""
+    rbd.RBD().create(ioctx, image_name, SIZE, old_format=False, features=1)
+    whole, part = mount.file(image_name), mount.file(f"{image_name}-part1")
+    eventually(whole.exists, SEEN_S, "the image")
+    run("sfdisk", "-q", str(whole), stdin=TABLES["gpt"][0].encode())
+    eventually(part.exists, SEEN_S, "the partition")
+    file = opened_at_last(part, os.O_RDWR)
+    with rbd.Image(ioctx, image_name) as image:
+        for off, data in moved_table:
+            image.write(data, off)
+    mount.expect_log(r"ended with exit code -9", r"lost")
+    mount.allow_log(r"116")
+    kill_server(mount)
+    wait_for_server(mount, 2)
+    assert refusal(lambda: os.pwrite(file, b"marker", 0)) == "ESTALE"
+    with contextlib.suppress(OSError):
+        os.close(file)
+    assert export_image(ceph, f"{pool}/{image_name}")[MIB : MIB + 6] == bytes(6)
 
 
 def test_pages_of_a_removed_snapshot(
