@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from rbdfs.config.command_line import Request
     from rbdfs.config.mount_options import MountOptions
 
+# What no wheel of rbdfs brings along, and a server does not start without.
+_SERVERS = ("rados", "rbd", "pyfuse3")
+
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         request = parse(arguments)
         if request.options is None:
             return _command(request)
+        _require_modules()
         options = replace(request.options, mountpoint=resolve(request.options.mountpoint))
         starter.facts = {"source": str(options.source), "mountpoint": options.mountpoint}
         check_mountpoint(options)
@@ -98,12 +102,22 @@ def _command(request: Request) -> int:
     return 0
 
 
+def _require_modules() -> None:
+    """Raise UserError where this Python does not have what a server imports."""
+    # Looked for, not imported: librbd would come along, and the keeper is to stay small.
+    absent = [name for name in _SERVERS if importlib.util.find_spec(name) is None]
+    if absent:
+        raise UserError(
+            f"{sys.executable} has no {' and '.join(absent)}: rados and rbd are Debian's"
+            " python3-rados and python3-rbd, which a venv has with --system-site-packages"
+        )
+
+
 def _native(options: MountOptions) -> bool:
     """Whether the native data path is to serve the mount, and so a keeper can hold it.
 
     Raises UserError where it was asked for and is not built.
     """
-    # Looked for, not imported: librbd would come along, and the keeper is to stay small.
     built = importlib.util.find_spec("rbdfs.datapath.native") is not None
     if options.data_path == "native" and not built:
         raise UserError("the native data path was not built (contrib/setup builds it)")
