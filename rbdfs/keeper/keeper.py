@@ -283,7 +283,7 @@ class Keeper:
     def _end(self) -> None:
         if self._estate.fuse is not None and self._estate.mount is not None:
             try:
-                self._estate.mount.detach()
+                self._estate.mount.detach(self._estate.fuse)
             except OSError as exc:
                 log.error("%a stays mounted, and dead: %s", self._options.mountpoint, exc)
                 self._exit_code = EXIT_FAILURE

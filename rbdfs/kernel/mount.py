@@ -14,9 +14,10 @@ import os
 import re
 import struct
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rbdfs.kernel import connection
+from rbdfs.kernel import connection, raw_requests
 from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ _STATX_MNT_ID_UNIQUE = 0x4000
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 # struct statx: stx_mask, stx_attributes; stx_dev_major, stx_dev_minor, stx_mnt_id.
 _HEAD, _TAIL, _TAIL_AT, _STATX_BYTES = struct.Struct("=IIQ"), struct.Struct("=IIQ"), 136, 256
+
+# Where the kernel has a directory for each FUSE connection, if somebody has mounted it.
+_CONNECTIONS = Path("/sys/fs/fuse/connections")
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -151,11 +155,15 @@ class Mount:
         path: its mount point, which may have got another name since.
         device: MAJOR:MINOR of its file system; another one gets it when this one has gone.
         unique_id: what no other mount gets; 0 before Linux 6.8.
+        mount_id: what no other mount has while it is there; 0 where a server did not tell.
+        control: inode of the directory of its connection, which no other one gets; 0 without one.
     """
 
     path: str
     device: str
     unique_id: int
+    mount_id: int = 0
+    control: int = 0
 
     @classmethod
     def at(cls, path: str) -> Mount:
@@ -164,7 +172,8 @@ class Mount:
         entry = entry_of(where) if where.is_root else None
         if entry is None or entry.file_system != FILE_SYSTEM:
             raise OSError(errno.EINVAL, "no mount of rbdfs", path)
-        return cls(entry.mountpoint, where.device, where.unique_id)
+        control = _control_inode(where.device)
+        return cls(entry.mountpoint, where.device, where.unique_id, where.mount_id, control)
 
     @classmethod
     def found(cls, path: str) -> Mount:
@@ -183,33 +192,59 @@ class Mount:
         """Return the mount that record() has written, in this version or another one."""
         return cls(**known_fields(cls, record))
 
-    def where(self) -> str | None:
+    def where(self, fuse: int | None = None) -> str | None:
         """Return its mount point; None where it has gone, or where something is mounted over it.
 
-        What was detached lazily has gone, as has what lives on in another mount namespace.
+        What was detached lazily has gone, as has what lives on in another mount namespace. With
+        *fuse*, its connection, None also where what is there may be another mount.
         """
         for entry in self._listed():
             with contextlib.suppress(OSError):
                 found = place(entry.mountpoint)
-                same = (found.device, found.unique_id) == (self.device, self.unique_id)
-                if same and found.is_root:
-                    return entry.mountpoint
+                if found.is_root and self._is(found):
+                    return None if self._may_be_another(fuse) else entry.mountpoint
         return None
 
-    def unmount(self) -> None:
-        """Unmount it; raise OSError EBUSY while it is in use, EINVAL where it has gone."""
-        connection.unmount(self._there())
+    def unmount(self, fuse: int | None = None) -> None:
+        """Unmount it; with *fuse*, its connection, nothing that may be another mount.
 
-    def detach(self) -> None:
+        Raises OSError EBUSY while it is in use, EINVAL where it has gone.
+        """
+        path = self.where(fuse)
+        if path is None:
+            raise OSError(errno.EINVAL, "not mounted any more", self.path)
+        connection.unmount(path)
+
+    def detach(self, fuse: int | None = None) -> None:
         """Take it from its mount point, if it is there; open files keep its server working.
 
-        Raises OSError EBUSY where something else is mounted over it, which would go along.
+        With *fuse*, its connection, nothing is taken that may be another mount. Raises OSError
+        EBUSY where something else is mounted over it, which would go along.
         """
-        path = self.where()
+        path = self.where(fuse)
         if path is not None:
             connection.unmount(path, lazy=True)
-        elif (covered := self._covered()) is not None:
+            return
+        covered = self._covered()
+        if covered is not None and not self._may_be_another(fuse):
             raise OSError(errno.EBUSY, "something else is mounted over it", covered)
+
+    def _is(self, found: Place) -> bool:
+        """Tell whether *found* is in this mount, or in a later one that has got its numbers."""
+        if (found.device, found.unique_id) != (self.device, self.unique_id):
+            return False
+        # A copy that was made with --bind has the same device.
+        return bool(self.unique_id) or self.mount_id in (0, found.mount_id)
+
+    def _may_be_another(self, fuse: int | None) -> bool:
+        """Tell whether a mount that was seen just now with the numbers of this one may be another.
+
+        Before Linux 6.8 that is to be feared: the kernel gives the lowest numbers that are free.
+        But it ends the connection of a mount and removes its directory before it frees them.
+        """
+        if self.unique_id or fuse is None or not raw_requests.is_over(fuse):
+            return False
+        return not self.control or _control_inode(self.device) != self.control
 
     def _covered(self) -> str | None:
         """Return its mount point where something else is mounted over it."""
@@ -227,8 +262,9 @@ class Mount:
             if entry.device == self.device and entry.file_system == FILE_SYSTEM
         ]
 
-    def _there(self) -> str:
-        path = self.where()
-        if path is None:
-            raise OSError(errno.EINVAL, "not mounted any more", self.path)
-        return path
+
+def _control_inode(device: str) -> int:
+    try:
+        return os.stat(_CONNECTIONS / device.partition(":")[2]).st_ino
+    except OSError:
+        return 0

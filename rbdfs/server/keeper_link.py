@@ -42,8 +42,8 @@ class Link(Keeping, Protocol):
     def mount(self) -> tuple[int, Mount | None]:
         """Mount; return the kernel's descriptor and which mount it is. Raises UserError. Blocks."""
 
-    def detach(self, mount: Mount) -> None:
-        """Take *mount* away, where that is not the keeper's business."""
+    def detach(self, mount: Mount, fuse: int) -> None:
+        """Take *mount*, whose connection is *fuse*, away, if that is not the keeper's business."""
 
     def gave_up(self, message: str) -> None:
         """Say why this process ends before it can serve: the cluster does not answer."""
@@ -68,9 +68,9 @@ class Unkept(Unremembered):
     def mount(self) -> tuple[int, Mount | None]:
         return mountpoint.mount(self._options)
 
-    def detach(self, mount: Mount) -> None:
+    def detach(self, mount: Mount, fuse: int) -> None:
         try:
-            mount.detach()
+            mount.detach(fuse)
         except OSError as exc:
             log.error("%a stays mounted, and dead: %s", mount.path, exc.strerror)
             raise UserError(f"{mount.path!a} stays mounted, and dead: {exc.strerror}") from exc
@@ -204,7 +204,7 @@ class KeeperLink:
         mount = answer.get("mount")
         return descriptors[0], None if mount is None else Mount.from_record(mount)
 
-    def detach(self, mount: Mount) -> None:
+    def detach(self, mount: Mount, fuse: int) -> None:
         """Nothing to do: the keeper ends the mount, or has another server go on with it."""
 
     def rooted(self, root: Entry) -> None:

@@ -285,7 +285,7 @@ async def _device(
         yield descriptor, mount
     finally:
         with trio.CancelScope(shield=True):
-            await in_own_thread(keeping.detach, mount)
+            await in_own_thread(keeping.detach, mount, descriptor)
         os.close(descriptor)
 
 

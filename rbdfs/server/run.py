@@ -260,10 +260,11 @@ class Serving:
         pyfuse3.terminate()
 
     def _unmount(self) -> None:
+        device = self._operations.mounted.device
         try:
-            self._mount.unmount()
+            self._mount.unmount(device)
         except OSError as exc:
             log.info("%a is busy (%s): it will be detached", self._mount.path, exc.strerror)
             # What mmap made dirty is written while requests are still answered.
-            if (path := self._mount.where()) is not None:
+            if (path := self._mount.where(device)) is not None:
                 mountpoint.sync(path)

@@ -10,11 +10,13 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import old_kernel
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import (
@@ -23,6 +25,7 @@ from tests.support.mounts import (
     force_unmount,
     mounted,
     opened,
+    opened_and_lost,
     processes_naming,
     wait_for_end,
 )
@@ -36,6 +39,10 @@ if TYPE_CHECKING:
 
     from tests.support.ceph import Ceph
     from tests.support.mounts import Mounting
+
+
+THIS_KERNEL = [str(RBDFS)]
+OLD_KERNEL = [sys.executable, old_kernel.__file__]
 
 
 @pytest.fixture
@@ -141,21 +148,36 @@ def test_what_is_mounted_over_it_stays(
 
 
 @pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("program", [THIS_KERNEL, OLD_KERNEL], ids=["numbered", "before 6.8"])
 def test_another_mount_of_rbdfs_in_its_place_stays(
-    pool: str, image: str, mounting: Mounting, mountpoint: Path
+    pool: str, image: str, mounting: Mounting, mountpoint: Path, program: list[str]
 ) -> None:
-    """The one before is ending still, and held nothing back: umount, then mount, at once."""
-    with mounting(pool, mountpoint=mountpoint) as mount:
+    """The one before is ending still, and held nothing back: umount, then mount, at once.
+
+    The other has the same device number, if nobody else was quicker.
+    """
+    with mounting(pool, mountpoint=mountpoint, program=program) as mount:
         server = server_of(mount)
         assert server is not None
         with stopped(server):
             # Plain umount(8) would look at the mount point first, and wait for the server.
             subprocess.run(["umount", "-c", mountpoint], check=True, timeout=TIMEOUT_S)
-            succeed(mounting.command(pool, mountpoint))
+            succeed([*program, *mounting.command(pool, mountpoint)[1:]])
             assert image in os.listdir(mountpoint)
         assert mount.wait() == 0
         assert image in os.listdir(mountpoint)
         subprocess.run(["umount", mountpoint], check=True)
+
+
+@pytest.mark.parametrize("data_path", ["native", "python"])
+def test_a_mount_that_is_busy_is_detached_on_an_old_kernel_too(
+    pool: str, image: str, mounting: Mounting, data_path: str
+) -> None:
+    with mounting(pool, "-o", f"datapath={data_path}", program=OLD_KERNEL) as mount:
+        with opened_and_lost(mount.file(image), os.O_RDONLY):
+            mount.signal(signal.SIGTERM)
+            assert mount.wait() == 0
+        assert not mounted(mount.path)
 
 
 def test_mounting_while_old_files_are_open(
