@@ -13,21 +13,23 @@ if TYPE_CHECKING:
     import rados
 
 # CephContext's CryptoHandler, of common/ceph_crypto and auth/Crypto.h: a key begins with its type.
-_AES = 1
-_NAMES = {2: "aes256k"}
+_AES, _AES256K = 1, 2
+# A setting that came with keys of that type.
+_AES256K_SETTING = "mon_auth_allow_insecure_key"
 
 
 def foreign_key_type(client: rados.Rados, user: str) -> str | None:
-    """Return the type of the key of *user* that *client* is configured with; None for an old one.
+    """Return the type of the key of *user* that *client* has; None for one that librados knows.
 
-    "" is a type that has no name yet. What cannot be read is taken for an old one: connecting says
+    "" is a type that has no name yet. What cannot be read is taken for a known one: connecting says
     what is wrong with it.
     """
     key = _key(client, user)
     with contextlib.suppress(binascii.Error, ValueError):
         kind = int.from_bytes(base64.b64decode(key, validate=True)[:2], "little")
-        if key and kind > _AES:
-            return _NAMES.get(kind, "")
+        known = _AES if client.conf_get(_AES256K_SETTING) is None else _AES256K
+        if key and kind > known:
+            return "aes256k" if kind == _AES256K else ""
     return None
 
 

@@ -54,7 +54,10 @@ def connect(client: rados.Rados, settings: CephSettings) -> None:
         client.connect()
     except rados.ObjectNotFound as exc:
         # librados says "error calling conf_read_file" or nothing useful: this is what it means.
-        raise UserError(f"no monitor address or no keyring found for {user}") from exc
+        # Since version 20 it is also what it says to a key that it does not understand.
+        raise UserError(
+            _foreign_key(client, settings) or f"no monitor address or no keyring found for {user}"
+        ) from exc
     except rados.TimedOut as exc:
         raise ClusterAway("the cluster did not answer in time: are the monitors up?") from exc
     except (rados.PermissionDeniedError, rados.PermissionError) as exc:
@@ -66,16 +69,23 @@ def connect(client: rados.Rados, settings: CephSettings) -> None:
 
 
 def _why(client: rados.Rados, settings: CephSettings, exc: rados.Error) -> str:
+    if foreign := _foreign_key(client, settings):
+        return foreign
     user = f"client.{user_of(settings)}"
-    kind = foreign_key_type(client, user_of(settings))
-    if kind is not None:
-        return (
-            f"the key of {user} is of a type that this librados does not know"
-            f" ({kind or 'a newer one'}): it takes a newer librados, or a key of type aes"
-        )
     if getattr(exc, "errno", None) == errno.EIO:
         return f"authentication of {user} failed: wrong key?"
     return f"cannot connect as {user}: {_reason(exc)}"
+
+
+def _foreign_key(client: rados.Rados, settings: CephSettings) -> str:
+    """Return what is wrong where it is the type of the key, or ""."""
+    kind = foreign_key_type(client, user_of(settings))
+    if kind is None:
+        return ""
+    return (
+        f"the key of client.{user_of(settings)} is of a type that this librados does not know"
+        f" ({kind or 'a newer one'}): it takes a newer librados, or a key of type aes"
+    )
 
 
 def _reason(exc: rados.Error) -> str:
