@@ -209,7 +209,7 @@ cdef class Mux:
         self._wait(timeout, True)
 
     def stop(self, double timeout):
-        """Stop reading, wait until librbd is done, end the threads, unregister all files.
+        """Stop reading, unregister all files, wait until librbd is done, end the threads.
 
         Call it after pyfuse3.main() has ended, because the sockets are shut down.  ETIMEDOUT after
         `timeout` s: requests are still under way, the images cannot be closed, the memory stays;

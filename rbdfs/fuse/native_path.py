@@ -53,6 +53,7 @@ class NativePath:
         self._ledger, self._killed = ledger, killed
         self._ignore_sync = ignore_sync
         self._mux: native.Mux | None = None
+        self._stopping = False
         self._registered: dict[int, _Registration] = {}
 
     def serve(self, handle: Handle) -> None:
@@ -61,7 +62,7 @@ class NativePath:
         That is also where a file goes that the data path does not take, so nothing is raised.
         """
         wanted, known = _wanted(handle), self._registered.get(handle.fh)
-        if wanted == known or self._mux is None:
+        if wanted == known or self._mux is None or self._stopping:
             return
         try:
             if wanted is not None and known is not None and wanted.image is known.image:
@@ -111,7 +112,7 @@ class NativePath:
     ) -> AsyncIterator[str]:
         """Stand between the kernel, at *descriptor*, and pyfuse3, which gets the yielded path.
 
-        At the end all requests are complete, or it raises OSError ETIMEDOUT.
+        At the end all requests are complete, which are waited for as long as it takes.
         With *init_request* the connection goes on that a server before this one had.
         """
         pair, extra_pair = connection.socket_pair(), connection.socket_pair()
@@ -140,9 +141,10 @@ class NativePath:
                     yield f"/dev/fd/{os.dup(pair.theirs.fileno())}"
                     nursery.cancel_scope.cancel()
             finally:
-                mux, self._mux = self._mux, None
+                self._stopping = True
                 with trio.CancelScope(shield=True):
-                    await in_own_thread(mux.stop, _STOP_S)
+                    await _stop(self._mux)
+                self._mux = None
 
     def init_request(self) -> bytes:
         """Return how the kernel introduced itself, for the next server."""
@@ -194,7 +196,7 @@ class NativePath:
 _AUTO_INVAL_DATA = 1 << 12
 # No file has set-user-ID bits or capabilities to lose: the kernel need not ask before each write.
 _HANDLE_KILLPRIV_V2 = 1 << 28
-# How long requests may take at the end, in seconds.
+# How long requests may take at the end before the log tells of them, in seconds.
 _STOP_S = 30.0
 # A durable write is the longest request: its data and what stands before them.
 _MESSAGE_BYTES = native.MAX_WRITE + 4096
@@ -209,6 +211,22 @@ def _wanted(handle: Handle) -> _Registration | None:
     binding = shared.image.binding
     assert isinstance(binding, native.Image)
     return _Registration(binding, handle.length)
+
+
+async def _stop(mux: native.Mux) -> None:
+    """Return when librbd has no request any more.
+
+    Nobody may want the answer: but until then the image cannot be closed, nor what was acknowledged
+    be flushed. Whoever ends the mount by a signal, or replaces the server, waits for so long only.
+    """
+    told = False
+    while True:
+        try:
+            return await in_own_thread(mux.stop, _STOP_S)
+        except TimeoutError as exc:
+            if not told:
+                log.warning("the cluster does not answer what is under way: %s", exc.strerror)
+            told = True
 
 
 async def _end_with(mux: native.Mux) -> None:

@@ -3,7 +3,8 @@
 `notice` is how long, in seconds, a source that was copied stays for the sake of other mounts;
 `retry` how long a step that failed waits for its next try; `threads` how many calls without a
 limiter of their own may run at once; `failing` the errno that every copy comes to, or 0 for an
-exception that nobody expects. The ARGUMENTS are those of rbdfs.
+exception that nobody expects; `stop` how long requests may take at the end before the log tells of
+them. The ARGUMENTS are those of rbdfs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def change(
 def _main() -> int:
     text = sys.argv.pop(1)
     settings = {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
-    threads = settings.pop("threads", None)
+    threads, stop = settings.pop("threads", None), settings.pop("stop", None)
     change(**settings)
     if sys.argv[1] != "rbdfs.server":
         from rbdfs.cli import main
@@ -53,6 +54,10 @@ def _main() -> int:
     from rbdfs.server import __main__ as server
     from rbdfs.server import lifecycle
 
+    if stop is not None:
+        from rbdfs.fuse import native_path
+
+        native_path._STOP_S = stop
     serve = lifecycle.serve
 
     async def serving(*arguments: object) -> object:

@@ -201,6 +201,9 @@ int mux_stop(struct mux *mux, const struct timespec *deadline)
 {
     int error = mux_drain(mux, false, deadline);
 
+    /* Requests hold what they need of them: an image that still has some is waited for by its
+     * close, which would be refused otherwise. */
+    table_clear(&mux->table);
     outlet_close(&mux->pyfuse3);
     outlet_close(&mux->extra);
     outlet_close(&mux->notifier);
@@ -217,7 +220,5 @@ int mux_stop(struct mux *mux, const struct timespec *deadline)
     }
     if (!error)
         error = outlet_join(&mux->notifier, deadline);
-    if (!error)
-        table_clear(&mux->table);
     return error;
 }

@@ -23,11 +23,13 @@ void table_clear(struct table *table)
         pthread_mutex_lock(&table->lock);
         registration = table->buckets[i];
         table->buckets[i] = NULL;
+        for (struct registration *each = registration; each; each = each->next) {
+            table->count--;
+            open_image_unregister(each->image);
+        }
         pthread_mutex_unlock(&table->lock);
         while (registration) {
             struct registration *next = registration->next;
-            table->count--;
-            open_image_unregister(registration->image);
             registration_unref(registration);
             registration = next;
         }
