@@ -126,14 +126,14 @@ def test_interrupted_start_leaves_no_daemon(
     command = mounting.command(pool, path, *log)
     with ceph.stalled("osd.0"):
         if end == "timeout":
-            command = ["timeout", "3", *command]
+            command = ["timeout", "600", *command]
         start = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         # The one who waits, and the keeper whose server is connecting, or the one that connects.
         alone = "datapath=python" in mounting.options
         daemon = eventually(lambda: daemon_of(start.pid, path, alone=alone), what="the daemon")
         assert daemon is not None
-        if end != "timeout":
-            start.send_signal(signal.Signals[end])
+        # The alarm is what timeout(1) waits for itself.
+        start.send_signal(signal.SIGALRM if end == "timeout" else signal.Signals[end])
         out, err = start.communicate(timeout=TIMEOUT_S)
         assert start.returncode != 0
         assert out == b""
