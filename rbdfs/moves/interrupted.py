@@ -18,7 +18,8 @@ import trio
 
 from rbdfs.ceph import live_migration
 from rbdfs.ceph.blocking_image import encoded
-from rbdfs.errors import BadArgument, InUse, Missing
+from rbdfs.errors import BadArgument, Exists, InUse, Missing
+from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.image_header import omap_reader
 from rbdfs.metadata.image_meta import image_name
 from rbdfs.metadata.migration_record import (
@@ -243,10 +244,27 @@ async def undo(migration: Migration) -> None:
         remove = partial(live_migration.remove_unwritten, ioctx, target)
         await migration.in_thread("removing the target", remove)
     # Without a target librbd finds the migration by the source's name.
+    await _refuse_namesake(migration)
     ioctx = await migration.ioctx(migration.source)
     abort = partial(live_migration.abort, ioctx, migration.source.image)
     await migration.in_thread("aborting", abort)
     migration.state = None
+
+
+async def _refuse_namesake(migration: Migration) -> None:
+    """Raise OSError where librbd would find another migration by the name of the source.
+
+    Exists for an image that has the name, and may have come from elsewhere; InUse for one that had
+    it, too, and is being moved.
+    """
+    source, cluster = migration.source, migration.cluster
+    with contextlib.suppress(Missing):
+        place = (source.pool, source.namespace, source.image)
+        if await MetadataCache(cluster).image_id(*place) != migration.source_id:
+            raise Exists(f"{migration}: another image has the name of the source")
+    for other, other_id, _ in await _sources(cluster, source.pool, source.namespace):
+        if other == source and other_id != migration.source_id:
+            raise InUse(f"{migration}: another image that had this name is being moved")
 
 
 async def _remove_source(migration: Migration) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,10 @@ from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.metadata.cache import MetadataCache
+from rbdfs.metadata.encoding import encode_string
+from rbdfs.metadata.migration_record import State
 from rbdfs.model.file_name import ImageSpec
+from rbdfs.moves.interrupted import pending, undo
 from rbdfs.moves.migration import Migration
 from rbdfs.names.catalog import Catalog
 
@@ -111,3 +115,49 @@ async def test_what_got_the_name_of_an_unfinished_target_stays(
     live_migration.remove_unwritten(ioctx, target)
     with pytest.raises(rbd.ImageNotFound):
         rbd.Image(ioctx, image_id=target.image_id, read_only=True)
+
+
+def prepare_halfway(ioctx: Any, name: str, target: Any) -> None:
+    """Leave a migration whose client died before there was a target: it has its source's name."""
+    rbd.RBD().create(ioctx, name, MIB)
+    with rbd.Image(ioctx, name, read_only=True) as image:
+        oid = f"rbd_header.{image.id()}"
+    rbd.RBD().migration_prepare(ioctx, name, target, name)
+    with rbd.Image(target, name, read_only=True) as image:
+        target_oid = f"rbd_header.{image.id()}"
+    target.execute(target_oid, "rbd", "migration_remove", b"")
+    rbd.RBD().remove(target, name)
+    preparing = bytes([State.PREPARING]) + encode_string(b"")
+    ioctx.execute(oid, "rbd", "migration_set_state", preparing)
+
+
+async def migrations(cluster: Cluster, pool: str, name: str) -> list[Migration]:
+    """Return those to images named *name*; there are others, of other tests."""
+    every = (await pending(cluster, pool)).migrations
+    return [migration for migration in every if migration.target.image == name]
+
+
+@pytest.mark.parametrize("as_source", [True, False], ids=["source", "target"])
+async def test_another_migration_that_got_the_name_of_one_is_not_undone(
+    ceph: Ceph, cluster: Cluster, pool: str, ioctx: Any, image_name: str, as_source: bool
+) -> None:
+    """Somebody may be writing to its target: librbd finds either by the name."""
+    with ceph.temporary_pool() as away, ceph.connect() as client, client.open_ioctx(away) as target:
+        prepare_halfway(ioctx, image_name, target)
+        (interrupted,) = await migrations(cluster, pool, image_name)
+        other, place = (image_name, target) if as_source else (f"{image_name}-other", ioctx)
+        rbd.RBD().create(ioctx, other, MIB)
+        rbd.RBD().migration_prepare(ioctx, other, place, image_name)
+        for _ in range(2):
+            with pytest.raises(OSError, match=image_name) as caught:
+                await undo(interrupted)
+            assert caught.value.errno == (errno.EBUSY if as_source else errno.EEXIST)
+        every = await migrations(cluster, pool, image_name)
+        assert sorted(each.state or 0 for each in every) == [State.PREPARING, State.PREPARED]
+        rbd.RBD().migration_abort(place, image_name)
+        # Until the name is free again.
+        rbd.RBD().rename(ioctx, other, f"{image_name}-free")
+        await undo(interrupted)
+        with rbd.Image(ioctx, image_name, read_only=True) as image:
+            assert image.id() == interrupted.source_id
+        assert await migrations(cluster, pool, image_name) == []
