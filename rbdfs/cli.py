@@ -82,6 +82,9 @@ def _leave_the_caller() -> None:
 def _command(request: Request) -> int:
     # As any command in a pipe: `rbdfs status MNT | head -3` is no failure.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # Nor is Ctrl-C while it waits, for whoever has not had it ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # A mount has no use for any of it.
     if request.command == "mounts":
         from rbdfs.keeper.mount_list import mounts, table

@@ -143,8 +143,11 @@ def test_one_that_takes_long(pool: str, image: str, mounting: Mounting) -> None:
 
 
 @contextlib.contextmanager
-def waiting(mount: Mount, message: str) -> Iterator[int]:
-    """`rbdfs umount` while the server stands still, as its process id; how it fails in the end."""
+def waiting(mount: Mount, message: str, exit_code: int = 1) -> Iterator[tuple[int, int]]:
+    """`rbdfs umount` and the server, which stands still, by their process ids.
+
+    In the end it fails with the exit code and a line that has the message.
+    """
     server = server_of(mount)
     assert server is not None
     os.kill(server, signal.SIGSTOP)
@@ -152,11 +155,12 @@ def waiting(mount: Mount, message: str) -> Iterator[int]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             eventually(lambda: not mounted(mount.path), what="the end of the mount")
-            yield server
+            yield process.pid, server
             _, shown = process.communicate(timeout=TIMEOUT_S)
         finally:
             process.kill()
-    assert (process.returncode, message in shown) == (1, True), shown
+    assert (process.returncode, message in shown) == (exit_code, True), shown
+    assert shown.count("\n") == (1 if message else 0), shown
 
 
 def test_one_that_ends_badly(pool: str, mounting: Mounting) -> None:
@@ -171,13 +175,22 @@ def test_one_that_ends_badly(pool: str, mounting: Mounting) -> None:
         mount.allow_log("ended with exit code -9")
 
 
+def test_who_waits_may_leave(pool: str, mounting: Mounting) -> None:
+    with mounting(pool) as mount:
+        with waiting(mount, "", -signal.SIGINT) as (pid, server):
+            os.kill(pid, signal.SIGINT)
+        os.kill(server, signal.SIGCONT)
+        assert mount.wait() == 0
+
+
 def test_a_keeper_that_is_killed_meanwhile(pool: str, mounting: Mounting) -> None:
     with mounting(pool, exit_code=None) as mount:
-        with waiting(mount, "is unmounted, but its keeper has gone without a word") as server:
+        with waiting(mount, "is unmounted, but its keeper has gone without a word") as (_, server):
             mount.signal(signal.SIGKILL)
         # It is continued when the keeper dies.
         wait_for_end(server)
-        mount.allow_log("the keeper is gone")
+        # What a server says that has lost its keeper is for other tests.
+        mount.allow_log(".")
 
 
 def test_a_dead_one(pool: str, mounting: Mounting) -> None:
