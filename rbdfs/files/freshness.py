@@ -6,6 +6,7 @@ image nothing: it would go on with the old size, and answer reads of a removed s
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import trio
 
 from rbdfs.config.logging_setup import repeats
 from rbdfs.errors import Fenced, Gone, ImageGone, NotOpen, TimedOut
+from rbdfs.files.gate import Gate
 from rbdfs.files.lost_images import failure_of
 from rbdfs.files.rota import Rota
 
@@ -70,6 +72,8 @@ class Freshness:
         self._slots: dict[str, trio.Semaphore] = {}
         # Where the data was of what is being opened anew.
         self._before: dict[SharedImage, Lineage] = {}
+        # What changes here, and is not told to the kernel yet, passes it.
+        self._changes, self._quiesced = Gate(), contextlib.ExitStack()
         # What was locked, and cannot be any more.
         self._unguarded: WeakSet[Image | None] = WeakSet()
 
@@ -92,6 +96,14 @@ class Freshness:
                     nursery.start_soon(self._look, shared)
                 self._report_waiting()
 
+    async def quiesce(self) -> None:
+        """Change nothing any more; return when the kernel knows of all that was changed.
+
+        What is found from then on, the next server finds.
+        """
+        self._quiesced.enter_context(self._changes.frozen())
+        await self._changes.drained()
+
     def waits_s(self, shared: SharedImage) -> float:
         """Return for how long the cluster has not answered what was asked of *shared*, in seconds.
 
@@ -109,7 +121,8 @@ class Freshness:
 
     async def _drop_pages(self, entry: Entry) -> None:
         try:
-            await self._invalidate(entry)
+            async with self._changes.passed():
+                await self._invalidate(entry)
         except OSError as exc:
             log.warning("pages of %s may be old: %s", entry.spec, exc)
 
@@ -188,15 +201,17 @@ class Freshness:
             # This mount moves it: the files follow.
             if shared.gate.is_frozen or shared.entry is not known:
                 return
-            await self._lose(shared, reason)
+            async with self._changes.passed():
+                await self._lose(shared, reason)
         else:
-            opened_anew = await self._open_anew(shared, lineage)
-            resized = await shared.follow(size)
-            if resized:
-                log.info("%s has %d bytes now", known.spec, size)
-            if opened_anew or resized or shared.image in self._unguarded:
-                # What was read since the change may be zeros, or beyond the end, or old.
-                await self._invalidate(shared.entry)
+            async with self._changes.passed():
+                opened_anew = await self._open_anew(shared, lineage)
+                resized = await shared.follow(size)
+                if resized:
+                    log.info("%s has %d bytes now", known.spec, size)
+                if opened_anew or resized or shared.image in self._unguarded:
+                    # What was read since the change may be zeros, or beyond the end, or old.
+                    await self._invalidate(shared.entry)
 
     async def _check_lock(self, shared: SharedImage, image: Image) -> None:
         held = image.lock_held

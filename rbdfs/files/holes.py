@@ -9,6 +9,7 @@ written since: this mount has the lock, and has completed no change.
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -81,6 +82,13 @@ class _Learnt:
 def _state_of(image: Image, *, fixed: bool) -> _State:
     # What is complete after this is not in what is learnt after it, or may not be.
     return image, image.size, 0 if fixed else image.changes
+
+
+def seek_in_data(handle: Handle, off: int, whence: int) -> int:
+    """Return what a seek finds in a file of which nobody can tell but that all may be data."""
+    if off >= handle.length:
+        raise PastEnd(f"{handle.entry.spec}: seek to {off} is past the end")
+    return off if whence == os.SEEK_DATA else handle.length
 
 
 class Holes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from rbdfs.errors import BadArgument, NoSpace, NotOpen, NotSupported
+from rbdfs.files.holes import seek_in_data
 from rbdfs.fuse import trail
 from rbdfs.fuse.begun_requests import OPEN, unmarked
 from rbdfs.kernel.extra_requests import FH_DIRECT
@@ -105,12 +106,13 @@ class FileOperations(pyfuse3.Operations):
         """
         handle = await self.mounted.handles.ready(fh)
         await handle.check()
-        await self._write_back(handle)
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise BadArgument(f"lseek whence {whence}")
+        if not await self._write_back(handle):
+            return seek_in_data(handle, off, whence)
         if whence == os.SEEK_DATA:
             return await self.mounted.holes.seek_data(handle, off)
-        if whence == os.SEEK_HOLE:
-            return await self.mounted.holes.seek_hole(handle, off)
-        raise BadArgument(f"lseek whence {whence}")
+        return await self.mounted.holes.seek_hole(handle, off)
 
     async def copy_file_range(
         self, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int
@@ -125,17 +127,21 @@ class FileOperations(pyfuse3.Operations):
             raise NotOpen(f"{target.entry.spec} is not open for writing")
         await source.check()
         await target.check()
-        await self._write_back(source)
+        if not await self._write_back(source):
+            # The kernel does it by itself then, from its pages.
+            raise NotSupported(f"{source.entry.spec}: another server is to go on")
         return await self.mounted.copies.copy_range(source, off_in, target, off_out, length)
 
-    async def _write_back(self, handle: Handle) -> None:
+    async def _write_back(self, handle: Handle) -> bool:
         """Have the kernel write back what mmap(2) has made dirty in the image that *handle* is on.
 
-        It does not so before it asks for holes, nor for what copy_file_range(2) copies.
+        It does not so before it asks for holes, nor for what copy_file_range(2) copies. Returns
+        False where it is not asked, as another server is to go on.
         """
         sharing = self.mounted.handles.sharing(handle.shared)
         if any(each.writable and not each.direct_io for each in sharing):
-            await self.mounted.invalidate(handle.entry)
+            return await self.mounted.pages.write_back(handle.entry)
+        return True
 
     async def close_refused(self, unique: int) -> None:
         """Close what a server that is gone has opened for a request that is refused now.

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
-from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import Fenced, Gone, InUse, NotPermitted, ReadOnly
 from rbdfs.files.freshness import Freshness
 from rbdfs.fuse import resizing
 from rbdfs.fuse.copy_range import RangeCopies
+from rbdfs.fuse.page_cache import PageCache
 from rbdfs.fuse.stat import entry_attributes
-from rbdfs.kernel.raw_requests import invalidate_inode
 
 if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_INVALIDATING_A_POOL = 8
 # How often a size is asked for that changes as fast as it is read.
 _LOOKS = 3
 # What a QEMU copy-on-write image of version 2 or 3 begins with.
@@ -65,10 +63,9 @@ class Mounted:
         inherited: finds inodes that the kernel knows from another server; None without one.
         closing: set while the mount is being ended: nothing is opened any more.
         freshness: looks after what is open.
-        device: the kernel's descriptor, once there is one.
         warned: images of which was said that a crash may lose writes to them.
         copies: copies between files of the mount.
-        invalidating: threads in which the kernel drops pages, and waits for those that are dirty.
+        pages: the kernel's page cache.
     """
 
     options: MountOptions
@@ -90,16 +87,15 @@ class Mounted:
     closing: bool = False
     freshness: Freshness = field(init=False)
     copies: RangeCopies = field(init=False)
-    invalidating: PoolThreads = field(init=False)
-    device: int = -1
+    pages: PageCache = field(init=False)
     warned: set[Key] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.pages = PageCache(self.inodes)
         self.freshness = Freshness(
-            self.catalog, self.lineages, self.handles, self.invalidate, self.timestamps
+            self.catalog, self.lineages, self.handles, self.pages.drop, self.timestamps
         )
         self.copies = RangeCopies(self.holes)
-        self.invalidating = PoolThreads(_INVALIDATING_A_POOL)
 
     async def entry(self, inode: int) -> Entry:
         """Return what *inode* stands for; raise OSError ESTALE where nothing does (any more)."""
@@ -270,14 +266,3 @@ class Mounted:
     def _direct_io(self, flags: int) -> bool:
         # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
         return self.options.direct_io or bool(flags & os.O_DIRECT)
-
-    async def invalidate(self, entry: Entry) -> None:
-        """Make the kernel forget pages and attributes of the image or snapshot of *entry*.
-
-        Of its partitions too, which have pages of their own. Waits until the kernel has written
-        back what is dirty.
-        """
-        for number in self.inodes.numbers_of(entry.whole_key):
-            # The kernel does not know every inode, and then has nothing to forget.
-            with contextlib.suppress(FileNotFoundError):
-                await self.invalidating.run(entry.pool, invalidate_inode, self.device, number)

@@ -103,7 +103,7 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         operations = Operations(mounted, keeping)
         device = _device(options, keeping, predecessor)
         descriptor, mount = await stack.enter_async_context(device)
-        mounted.device = descriptor
+        mounted.pages.device = descriptor
         _look_around(mounted, nursery, cluster, cache, new=predecessor is None)
         init = b"" if predecessor is None else predecessor.init
         device_name = await stack.enter_async_context(path.connected(descriptor, operations, init))
@@ -124,7 +124,7 @@ def _look_around(
         nursery.start_soon(takeover.warn_unless_fencing_is_allowed, cluster)
     if mounted.management is not None:
         # The last server may not have come far.
-        known = (cluster, mounted.catalog, cache, mounted.handles, mounted.invalidate)
+        known = (cluster, mounted.catalog, cache, mounted.handles, mounted.pages.drop)
         mounted.unfinished = UnfinishedFiles(*known, exclusive=mounted.options.exclusive)
         nursery.start_soon(mounted.unfinished.finish, mounted.inodes.entry(pyfuse3.ROOT_INODE))
 

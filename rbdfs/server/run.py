@@ -173,6 +173,9 @@ class Serving:
             # They would keep the requests to all other files waiting as well.
             self._be_fenced("requests to an image that is being moved wait for its copy")
         _after(DRAIN_S, self._be_fenced, f"no end within {DRAIN_S:g} s")
+        # What the kernel drops may have to be written first: while its requests are still read.
+        await self._freshness.quiesce()
+        await mounted.pages.quiesce()
         try:
             await self._path.drain(DRAIN_S)
             # Closing flushes too, but has nobody to tell where that fails.
@@ -260,7 +263,7 @@ class Serving:
         pyfuse3.terminate()
 
     def _unmount(self) -> None:
-        device = self._operations.mounted.device
+        device = self._operations.mounted.pages.device
         try:
             self._mount.unmount(device)
         except OSError as exc:
