@@ -224,8 +224,9 @@ static void make_header(struct stage *stage, struct fuse_in_header *in, uint8_t 
         in->len += (int8_t)number(stage, 1);
     if (flags & (RESENT | THIRD_TIME))
         in->unique |= FUSE_UNIQUE_RESEND;
-    for (int i = 1; flags & THIRD_TIME && has_reply(in->opcode) && i < RESENDS_MAX; i++)
-        ledger_note(&stage->mux->ledger, in->unique);
+    if (flags & THIRD_TIME && has_reply(in->opcode))
+        for (unsigned i = 1; i * stage->mux->ledger.weight < SUSPICION_MAX; i++)
+            ledger_note(&stage->mux->ledger, in->unique);
 }
 
 /* A message of the kernel: flags, an opcode, a node, and a chunk for its body. */
