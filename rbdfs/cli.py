@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rbdfs.config.absolute_path import absolute
 from rbdfs.config.command_line import asks_for_json, hinted, parse
 from rbdfs.config.logging_setup import configure_logging, finish, flush, leave
 from rbdfs.config.secrets import conceal_arguments
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         if request.options is None:
             return _command(request)
         _require_modules()
+        _keep_ceph_conf(request.options)
         options = replace(request.options, mountpoint=resolve(request.options.mountpoint))
         starter.facts = {"source": str(options.source), "mountpoint": options.mountpoint}
         check_mountpoint(options)
@@ -66,17 +68,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _leave_the_caller() -> None:
-    """Keep nothing of the caller's: no descriptor, and no path that its directory explains."""
+    """Keep no descriptor of the caller's."""
     # An image that is open on one would stay locked for as long as this mount lives.
     for descriptor in sorted(int(name) for name in os.listdir("/proc/self/fd")):
         if descriptor > 2:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-    # librados reads it when the cluster is reached, and a daemon has left the directory by then.
-    if paths := os.environ.get("CEPH_CONF"):
-        os.environ["CEPH_CONF"] = ",".join(
-            os.path.join(os.getcwd(), path) for path in paths.split(",")
-        )
+
+
+def _keep_ceph_conf(options: MountOptions) -> None:
+    """Have CEPH_CONF mean the same in a daemon; raise UserError where it means nothing here."""
+    # librados reads it when the cluster is reached, where no file was named in another way.
+    if options.ceph.conf is None and (paths := os.environ.get("CEPH_CONF")):
+        os.environ["CEPH_CONF"] = ",".join(map(absolute, paths.split(",")))
 
 
 def _command(request: Request) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import rbdfs
+from rbdfs.config.absolute_path import absolute
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.mount_options import MountOptions, apply_options
 from rbdfs.config.option_values import parse_seconds
@@ -192,7 +192,7 @@ def _parsed_mount(
         named, mountpoint = _few(words, parser, "POOL (or --all-pools)", "MOUNTPOINT")
     options = _mount_options(parsed, directory)
     source, ceph = resolve_source(named, options.ceph, directory)
-    where = _absolute(directory, mountpoint)
+    where = mountpoint and absolute(mountpoint, directory)
     return replace(options, source=source, mountpoint=where, ceph=ceph), parsed.json
 
 
@@ -202,12 +202,12 @@ def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
     if parsed.mon_host:
         pairs.append(("mon_host", parsed.mon_host))
     if parsed.keyring:
-        pairs.append(("keyring", str((directory / parsed.keyring).absolute())))
+        pairs.append(("keyring", str(Path(absolute(parsed.keyring, directory)))))
     options = apply_options(MountOptions(), parsed.options)
     conf = parsed.conf or options.ceph.conf
     ceph = CephSettings(
         user=parsed.id or options.ceph.user,
-        conf=conf and (directory / conf).absolute(),
+        conf=conf and Path(absolute(conf, directory)),
         cluster=parsed.cluster or options.ceph.cluster,
         pairs=(*pairs, *options.ceph.pairs),
     )
@@ -217,12 +217,6 @@ def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
         read_only=options.read_only or parsed.read_only,
         foreground=parsed.foreground,
         debug=parsed.debug,
-        log_file=parsed.log_file and (directory / parsed.log_file).absolute(),
+        log_file=parsed.log_file and Path(absolute(parsed.log_file, directory)),
         connect_timeout_s=parsed.connect_timeout or options.connect_timeout_s,
     )
-
-
-def _absolute(directory: Path, mountpoint: str) -> str:
-    # os.path, not Path: "" and a trailing slash are the user's, to be told of. Nor abspath(): what
-    # is above a symbolic link only the kernel knows.
-    return os.path.join(directory.absolute(), mountpoint) if mountpoint else ""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbdfs.config.absolute_path import absolute
 from rbdfs.errors import EXIT_USAGE, UserError
 from rbdfs.model.file_name import FileName, parse_source
 from rbdfs.model.qemu_filename import parse_qemu_filename
 from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rbdfs.config.ceph_settings import CephSettings
 
 
@@ -77,7 +77,7 @@ def resolve_source(
     settings = replace(
         settings,
         user=settings.user or name.id,
-        conf=settings.conf or (None if name.conf is None else (directory / name.conf).absolute()),
+        conf=settings.conf or (None if name.conf is None else Path(absolute(name.conf, directory))),
         pairs=(*name.options, *settings.pairs),
     )
     return Source(name.pool, name.namespace, FileName(name.image, name.snap)), settings

@@ -5,6 +5,7 @@ Whoever can name the mount finds its keeper. What it says is taken on trust no m
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -140,6 +141,10 @@ def _addresses(path: str, entry: Entry) -> Iterator[bytes | str]:
     for directory in dict.fromkeys([*([own] if own else []), *theirs]):
         yield os.fsencode(socket_path(directory, entry.device))
     # A keeper of version 1, which goes on after an upgrade: an abstract address made of the path.
-    for mountpoint in dict.fromkeys((os.path.abspath(path), entry.mountpoint)):
+    paths = [entry.mountpoint]
+    # Of a relative path, where the working directory has gone, nothing more is known.
+    with contextlib.suppress(OSError):
+        paths.insert(0, os.path.abspath(path))
+    for mountpoint in dict.fromkeys(paths):
         digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:32]
         yield f"\0rbdfs-keeper-{digest}"

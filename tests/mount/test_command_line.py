@@ -308,3 +308,65 @@ def test_what_is_above_a_link_is_above_where_it_leads(
             subprocess.run(["umount", there / "mnt"], check=True)
     assert "is ready" in (there / "log-file").read_text()
     assert not (tmp_path / "log-file").exists()
+
+
+def in_a_lost_directory(
+    tmp_path: Path, command: list[str], **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """What a command says whose working directory was removed before it began."""
+    script = 'mkdir lost; cd lost; rmdir ../lost; exec "$@"'
+    return rbdfs_output(
+        ["sh", "-c", script, "sh", *command], cwd=tmp_path, env={**os.environ, **environment}
+    )
+
+
+def test_a_working_directory_that_has_gone(
+    ceph: Ceph, mounting: Mounting, mountpoint: Path, tmp_path: Path
+) -> None:
+    """As of who stands in a mount that was detached: it is needed for relative paths only."""
+    for command, environment in (
+        (mounting.command("rbd", mountpoint), {"CEPH_CONF": "no.conf"}),
+        ([str(RBDFS), "rbd", str(mountpoint)], {"CEPH_CONF": f"/nowhere,{ceph.conf}"}),
+    ):
+        done = in_a_lost_directory(tmp_path, command, **environment)
+        try:
+            assert (done.returncode, done.stderr) == (0, "")
+            assert mounted(mountpoint)
+            told = in_a_lost_directory(tmp_path, [str(RBDFS), "mounts"], CEPH_CONF="no.conf")
+            assert (told.returncode, told.stderr) == (0, "")
+            assert str(mountpoint) in told.stdout
+        finally:
+            subprocess.run(["umount", mountpoint], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "conf"),
+    [
+        ("rbd mnt", "/nowhere"),
+        ("-k key.ring rbd /mnt", "/nowhere"),
+        ("--log-file log rbd /mnt", "/nowhere"),
+        ("-c a.conf rbd /mnt", "/nowhere"),
+        ("rbd:rbd/image:conf=a.conf /mnt", "/nowhere"),
+        ("rbd /mnt", "/nowhere,a.conf"),
+    ],
+)
+def test_a_relative_path_without_a_working_directory(
+    tmp_path: Path, arguments: str, conf: str
+) -> None:
+    done = in_a_lost_directory(tmp_path, [str(RBDFS), *arguments.split()], CEPH_CONF=conf)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"rbdfs: '(mnt|key\.ring|log|a\.conf)' is relative, and the working directory is not to"
+        r" be found: No such file or directory\n",
+        done.stderr,
+    ), done.stderr
+
+
+def test_a_command_in_a_directory_of_the_mount_that_has_gone(
+    pool: str, mounting: Mounting, tmp_path: Path
+) -> None:
+    with mounting(pool, "-o", "manage,datapath=python") as mount:
+        script = 'cd "$1"; mkdir lost; cd lost; rmdir ../lost; exec "$2" status .'
+        done = rbdfs_output(["sh", "-c", script, "sh", str(mount.path), str(RBDFS)], cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "rbdfs: '.': no keeper answers for it\n"
