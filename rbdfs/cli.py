@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -89,6 +90,9 @@ def _command(request: Request) -> int:
     # Nor is Ctrl-C while it waits, for whoever has not had it ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A name that the locale has no characters for is told of in escapes, as stderr does by itself.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # A mount has no use for any of it.
     if request.command == "mounts":
         from rbdfs.keeper.mount_list import mounts, table

@@ -15,6 +15,8 @@ from rbdfs.kernel.mountpoint import ALIVE, DEAD, life
 # How long a keeper, and a mount without one, may take to answer, in seconds.
 _ANSWER_S = 2.0
 _AT_ONCE = 64
+# What a keeper says of itself, which may be anybody's. No other word of it is told.
+_STATES = ("serving", "no server", "given up")
 
 
 def mounts() -> list[dict[str, Any]]:
@@ -56,20 +58,27 @@ def _described(entry: Entry) -> dict[str, Any]:
         state = _without_keeper(entry, gone=isinstance(exc, Gone))
     except UserError:
         state = "unknown"
-    files = answer.get("open_files")
     return {
         "source": entry.source,
         "mountpoint": entry.mountpoint,
         "state": state,
         "keeper": answer.get("keeper"),
-        "open_files": files if isinstance(files, int) else None,
+        "open_files": _open_files(answer),
     }
 
 
 def _state(answer: dict[str, Any]) -> str:
     # While one is started, there is a server that does not serve.
     starting = answer["state"] == "no server" and answer.get("server") is not None
-    return "restarting" if starting else str(answer["state"])
+    if starting:
+        return "restarting"
+    return str(answer["state"]) if answer["state"] in _STATES else "unknown"
+
+
+def _open_files(answer: dict[str, Any]) -> int | None:
+    files = answer.get("open_files")
+    # A bool is an int to isinstance().
+    return files if type(files) is int and 0 <= files < 1 << 31 else None
 
 
 def _without_keeper(entry: Entry, *, gone: bool) -> str:

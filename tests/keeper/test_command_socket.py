@@ -187,6 +187,26 @@ def test_answers_that_are_none(
         path.unlink()
 
 
+@pytest.mark.parametrize("state", ["\x1b[2J", "serving\nrbd  /mnt  serving", "\ud800"], ids=ascii)
+def test_a_state_that_is_none(pool: str, mounting: Mounting, state: str) -> None:
+    """Anybody's keeper is asked for the list of all mounts."""
+    with mounting(pool) as mount:
+        path = socket_of(mount)
+        path.unlink()
+        with impostor(str(path), 0, json.dumps(json.loads(ANSWER) | {"state": state})):
+            done = subprocess.run(
+                [str(RBDFS), "mounts"], capture_output=True, text=True, timeout=TIMEOUT_S
+            )
+        path.unlink()
+        assert (done.returncode, done.stderr) == (0, "")
+        listed = done.stdout.split("\n")
+        assert all(line.isprintable() for line in listed)
+        assert [line.split() for line in listed if f" {mount.path} " in line] == [
+            [pool, str(mount.path), "unknown", "-"]
+        ]
+        assert not any(line.startswith("rbd  /mnt ") for line in listed)
+
+
 @pytest.mark.parametrize("uid", [0, 65534])
 def test_keeper_of_the_version_before(
     pool: str, mounting: Mounting, tmp_path: Path, uid: int

@@ -109,10 +109,29 @@ def test_a_dead_one(pool: str, mounting: Mounting) -> None:
         ({"state": "no server", "server": 7}, "restarting"),
         ({"state": "no server", "server": None}, "no server"),
         ({"state": "given up", "server": None}, "given up"),
+        ({"state": "\x1b[2J", "server": 7}, "unknown"),
+        ({"state": "dead", "server": 7}, "unknown"),
     ],
 )
 def test_what_a_keeper_says(answer: dict[str, Any], state: str) -> None:
     assert mount_list._state(answer) == state
+
+
+@pytest.mark.parametrize(
+    ("told", "files"),
+    [(7, 7), (0, 0), (-1, None), (True, None), (2**40, None), ("7", None), (None, None)],
+)
+def test_how_many_files_a_keeper_tells_of(told: object, files: int | None) -> None:
+    assert mount_list._open_files({"open_files": told}) == files
+
+
+def test_a_terminal_that_does_not_know_a_character(
+    mounting: Mounting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody has named his mount point does not keep the others from being listed."""
+    with mounting("rbd", mountpoint=mounting.mountpoint("\u20ac")):
+        monkeypatch.setenv("PYTHONIOENCODING", "iso-8859-1")
+        assert any("/\\u20ac  serving" in line for line in lines())
 
 
 def test_no_mounts(tmp_path: Path) -> None:
