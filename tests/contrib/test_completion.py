@@ -157,6 +157,26 @@ def test_mount_options(rados: Path) -> None:
     assert fish("rbdfs -o data_pool=v", rados) == ["data_pool=vms"]
 
 
+def test_pools_that_a_shell_would_obey(rados: Path) -> None:
+    """Whoever makes pools writes nothing on a command line but their names."""
+    rados.write_text("#!/bin/sh\nprintf '%s\\n' 'a b' 'x;touch y' '$(id)' 'q,r' ' =' \"it's\"\n")
+    quoted = ["a\\ b", "x\\;touch\\ y", "\\$\\(id\\)", "q,r", "\\ =", "it\\'s"]
+    assert bash("rbdfs mount ", rados) == quoted
+    # In a list of options a comma is written with a backslash.
+    listed = [name.replace(",", "\\\\,") for name in quoted]
+    assert bash("rbdfs -o data_pool=", rados) == listed
+    assert bash("rbdfs -o ro,data_pool=x", rados) == [quoted[1]]
+    # What is quoted already is no end of a word, and so is replaced with the rest.
+    for typed_so_far in ("a\\ ", "a\\ b"):
+        assert bash(f"rbdfs mount {typed_so_far}", rados) == [quoted[0]]
+    assert bash("rbdfs -- x\\;to", rados) == [quoted[1]]
+    assert bash("rbdfs -o data_pool=x\\;to", rados) == [quoted[1]]
+    assert bash("rbdfs -o data_pool=a\\ b,notr", rados) == ["a\\ b,notrim"]
+    # In a quoted word a backslash means something else.
+    assert bash("rbdfs mount 'a ", rados) == bash('rbdfs mount -o data_pool="a ', rados) == []
+    assert fish("rbdfs mount ", rados) == ["a b", "x;touch y", "$(id)", "q,r", " =", "it's"]
+
+
 def test_a_cluster_that_does_not_answer(rados: Path) -> None:
     """Its pools are not offered, and nothing is said of it."""
     rados.write_text("#!/bin/sh\ntrap '' TERM\nsleep 1000\n")
@@ -207,6 +227,7 @@ def test_a_shell_on_a_terminal(shell: str, rados: Path) -> None:
         "HOME": str(rados.parent),
         "LC_ALL": "C.UTF-8",
     }
+    rados.write_text("#!/bin/sh\nprintf '%s\\n' vms 'x;touch y'\n")
     with terminal(COMMAND_LINES[shell], environment) as descriptor:
         typed(descriptor, SETUP[shell] + "echo be''gun\n", "begun")
         for line, awaited in (
@@ -214,6 +235,9 @@ def test_a_shell_on_a_terminal(shell: str, rados: Path) -> None:
             ("rbdfs v\t", "rbdfs vms "),
             ("rbdfs mount --conn\t", "--connect-timeout"),
             ("rbdfs -o ro,snapsh\thid\t", "ro,snapshots=hidden"),
+            ("rbdfs x\t", "rbdfs x\\;touch\\ y "),
+            ("rbdfs x\\;t\t", "rbdfs x\\;touch\\ y "),
+            ("rbdfs -o ro,data_pool=x\t", "data_pool=x\\;touch\\ y"),
         ):
             typed(descriptor, line, awaited)
             typed(descriptor, "\x15echo ne''xt\n", "next")

@@ -17,7 +17,7 @@ _rbdfs_pools() {
 
 _rbdfs_setting() {
     case $1 in
-        data_pool=*) _rbdfs_pools "${cluster[@]}" | sed 's/^/data_pool=/' ;;
+        data_pool=*) _rbdfs_pools "${cluster[@]}" | sed 's/[\\,]/\\&/g; s/^/data_pool=/' ;;
 @CHOICES@
         *) printf '%s\n' @SETTINGS@ ;;
     esac
@@ -34,7 +34,7 @@ _rbdfs_candidates() {
     case $expected in
         -o)
             local before=${current%"${current##*,}"}
-            _rbdfs_setting "${current##*,}" | while read -r word; do
+            _rbdfs_setting "${current##*,}" | while IFS= read -r word; do
                 printf '%s\n' "$before$word"
             done
             ;;
@@ -54,11 +54,14 @@ _rbdfs_candidates() {
 
 _rbdfs() {
     local IFS=$' \t\n' line=${COMP_LINE:0:COMP_POINT}
+    # Nothing in a quoted word: a backslash means something else there.
+    local closed=$'^([^"\']|"[^"]*"|\'[^\']*\')*$'
+    [[ ${line//\\?/} =~ $closed ]] || return
     local current word command='' expected='' ended='' all='' words=() found=() cluster=()
     # Not COMP_WORDS, in which a word ends at each = and :.
     # shellcheck disable=SC2162 # without -r, for spaces behind a backslash
     read -a words <<<"$line"
-    [[ $line != *[[:space:]] ]] || words+=('')
+    [[ $line != *[[:space:]] || $line == *\\[[:space:]] ]] || words+=('')
     current=${words[-1]}
     for word in "${words[@]:1:${#words[@]}-2}"; do
         if [[ $expected ]]; then
@@ -88,20 +91,21 @@ _rbdfs() {
         return
     fi
     compopt +o default 2>/dev/null
-    # What of the word bash has by itself.
-    local breaks=${COMP_WORDBREAKS//[[:space:]]/} candidate
+    # What of the word bash has by itself. It ends at none of these behind a backslash.
+    local breaks=${COMP_WORDBREAKS//[[:space:]\"\'<>;|&()]/} candidate
     local before=${current%"${current##*[${breaks:-=}]}"}
-    while read -r candidate; do
+    while IFS= read -r candidate; do
         [[ $candidate == "$current"* ]] || continue
-        if [[ $candidate == *= ]]; then
+        if [[ $expected == -o && $candidate == *= ]]; then
             # A value has to follow, which nobody knows.
             [[ $candidate != "$current" ]] || continue
             compopt -o nospace 2>/dev/null
         fi
         candidate=${candidate#"$before"}
-        # A mount point may be called anything; in the rest there is nothing to quote.
-        [[ ${command:-mount} == mount ]] || printf -v candidate %q "$candidate"
-        COMPREPLY+=("$candidate")
+        # Mount points and pools may be called anything.
+        printf -v candidate %q "$candidate"
+        # A comma is quoted for fear of braces, which are quoted themselves.
+        COMPREPLY+=("${candidate//\\,/,}")
     done < <(_rbdfs_candidates 2>/dev/null)
 }
 
