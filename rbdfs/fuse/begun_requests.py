@@ -114,8 +114,8 @@ class BegunRequests:
         self._data_path = data_path
         self._keeping = keeping
         self._left = dict(left)
-        # Those that were answered, or never will be: the oldest is forgotten for a new one.
-        self._answered = deque(self._left)
+        # Of those that were answered the oldest is forgotten for a new one.
+        self._answered: deque[int] = deque()
 
     @contextlib.contextmanager
     def request(self, inode: int, pid: int, *opcodes: int) -> Iterator[BegunRequest]:
@@ -123,9 +123,6 @@ class BegunRequests:
         numbers = (self._data_path.take_request(opcode, inode, pid) for opcode in opcodes)
         number = next(filter(None, numbers), 0)
         left = self._left.pop(unmarked(number), None) if number & _RESENT else None
-        if left is not None:
-            # It is carried out again, however many others are answered meanwhile.
-            self._answered.remove(unmarked(number))
         request = BegunRequest(unmarked(number), left, self._keeping, self._client)
         try:
             yield request
@@ -134,3 +131,12 @@ class BegunRequests:
                 self._answered.append(request.number)
             while len(self._answered) > _REMEMBERED:
                 self._keeping.answered(self._answered.popleft())
+
+    def forget_left(self) -> None:
+        """Forget what the last server has left and the kernel has not sent again by now.
+
+        Its caller has gone; or it was answered just before that server ended.
+        """
+        for number in self._left:
+            self._keeping.answered(number)
+        self._left.clear()

@@ -98,10 +98,16 @@ class Serving:
     async def run(self) -> int | None:
         """Serve; return the exit code, or None where another server is to go on."""
         trio.lowlevel.add_instrument(self._lag)
-        with collected_in_parts():
-            await self._serve()
-        # A signal that comes while files are being closed finds no nursery any more.
-        self._over = True
+        try:
+            with collected_in_parts():
+                await self._serve()
+        except BaseException:
+            # What is under way is waited for on the way out, and meanwhile nobody serves the mount.
+            _after(DRAIN_S, self._be_fenced, "it has failed, and the cluster does not answer")
+            raise
+        finally:
+            # A signal that comes while files are being closed finds no nursery any more.
+            self._over = True
         if self._orphaned:
             return EXIT_FAILURE
         if self._replaced:
@@ -134,6 +140,8 @@ class Serving:
         await self._operations.ready.wait()
         await trio.sleep(_PROVEN_S)
         self._path.acquit()
+        # What the kernel sends again comes before everything else.
+        self._operations.mounted.requests.forget_left()
 
     async def _report_ready(self) -> None:
         await self._operations.ready.wait()

@@ -38,17 +38,24 @@ def test_what_replaces_nothing() -> None:
     assert len(told) == 2
 
 
-def test_what_is_carried_out_again_is_remembered_until_its_end() -> None:
+def test_what_was_left_is_remembered_until_it_is_carried_out() -> None:
     """However many others end before: should this server die as well, the next one has to know."""
-    numbers = iter([2 | 1 << 63, *range(4, 204, 2)])
+    numbers = iter([4 | 1 << 63, *range(1000, 1200, 2), 2 | 1 << 63])
     answered: list[int] = []
     path: Any = SimpleNamespace(take_request=lambda *_: next(numbers))
     keeping: Any = SimpleNamespace(begun=lambda *_: None, answered=answered.append)
-    requests = BegunRequests(path, keeping, {2: {}})
+    requests = BegunRequests(path, keeping, {number: {} for number in range(2, 202, 2)})
     with requests.request(1, 1, CREATE) as again:
         assert again.left == {}
         for _ in range(100):
             with requests.request(1, 1, CREATE) as other:
                 other.begin()
-        assert 2 not in answered
         assert answered
+        assert min(answered) >= 1000
+        with requests.request(1, 1, CREATE) as late:
+            assert late.left == {}
+    answered.clear()
+    requests.forget_left()
+    assert answered == list(range(6, 202, 2))
+    requests.forget_left()
+    assert len(answered) == 98
