@@ -197,7 +197,9 @@ class Handle:
 
     async def closing(self) -> None:
         """Do what close(2) shall report: flush what was written, trim what has grown."""
+        # A file that is trimmed is the data path's from then on, and whether it is dirty as well.
+        dirty = self.dirty
         if self.writable:
             await self.shared.trim()
-        if self.dirty:
+        if dirty or self.dirty:
             await self.flush()

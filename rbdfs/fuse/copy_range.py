@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _CHUNK = 4 << 20
 _PARALLEL = 8
-# Pieces in memory for each pool that is written to, however many callers there are: where it
-# stands still, or is full, they all wait with what they have read.
-_A_POOL = 32
+# Pieces in memory for each pair of pools, however many callers there are: where the one that is
+# written to stands still, or is full, they all wait with what they have read.
+_A_PAIR = 32
 # One call copies no more: its caller cannot be interrupted meanwhile.
 _MOST = 1 << 30
 
@@ -31,7 +31,7 @@ class RangeCopies:
 
     def __init__(self, holes: Holes) -> None:
         self._holes = holes
-        self._slots = PoolLimiters(_A_POOL)
+        self._slots = PoolLimiters(_A_PAIR)
 
     async def copy_range(
         self, source: Handle, off_in: int, target: Handle, off_out: int, length: int
@@ -43,12 +43,14 @@ class RangeCopies:
         length = _clipped(source, off_in, target, off_out, length)
         if length <= 0:
             return 0
-        slots, of_pool = trio.CapacityLimiter(_PARALLEL), self._slots.of(target.entry.pool)
+        slots = trio.CapacityLimiter(_PARALLEL)
+        # By both: one that is read from may stand still as well.
+        of_pools = self._slots.of(f"{source.entry.pool}/{target.entry.pool}")
         errors: list[OSError] = []
 
         async def copy_piece(start: int, end: int, copy: _Copy) -> None:
             try:
-                async with slots, of_pool:
+                async with slots, of_pools:
                     await copy(source, start, target, start - off_in + off_out, end - start)
             except OSError as exc:
                 errors.append(exc)

@@ -866,6 +866,22 @@ async def test_a_write_beside_a_flush_stays_dirty() -> None:
         assert handle.dirty
 
 
+async def test_closing_a_file_that_the_data_path_gets_when_it_is_trimmed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mark that it is dirty goes with it; close(2) has to tell of the flush all the same."""
+    with fake_handle() as (handle, fake):
+
+        async def trim() -> None:
+            handle.dirty = False
+
+        monkeypatch.setattr(SharedImage, "trim", lambda _shared: trim())
+        await handle.write(0, b"x")
+        fake.errors["flush"] = errno.ENOSPC
+        with pytest.raises(OSError, match="pool/vm1: flush: "):
+            await handle.closing()
+
+
 async def test_closing_a_file_that_wrote_nothing_flushes_nothing() -> None:
     with fake_handle() as (handle, fake):
         await handle.closing()
