@@ -33,6 +33,8 @@ _PEER = struct.Struct("3i")
 # How long who has connected may say nothing, in seconds.
 _SILENT_S = 1.0
 _CALLERS = 64
+# What may wait to be done: each in the backlog to be accepted, and then to be heard.
+_EVENTS = 512
 
 
 def socket_path(directory: Path, device: str) -> Path:
@@ -142,6 +144,13 @@ class CommandSocket:
                 return self._hear(self._callers[descriptor])
             self._accept()
         return None
+
+    def receive_waiting(self) -> None:
+        """Hear all who have spoken so far, for close() to answer; no flood of them keeps it."""
+        for _ in range(_EVENTS):
+            if not self._events.poll(0, 1):
+                return
+            self.receive()
 
     def drop_silent(self) -> None:
         """Drop those who have connected a second ago and have not said anything since."""

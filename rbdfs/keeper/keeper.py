@@ -289,6 +289,8 @@ class Keeper:
                 self._exit_code = EXIT_FAILURE
             os.close(self._estate.fuse)
         self._remains.close()
+        # The server's word of the end may be read before the question of who waits for it.
+        self._commands.receive_waiting()
         # The server has flushed and closed what was open, or nobody will.
         self._commands.answer("wait", self._facts() | {"exit_code": self._exit_code})
         self._commands.close()  # Whoever starts anew need not wait for the server's end.

@@ -56,6 +56,8 @@ def _unmount(path: str, mount: Mount) -> None:
     try:
         mount.unmount()
     except OSError as exc:
+        if exc.errno == errno.EINVAL:
+            raise UserError(f"{path!a} was unmounted by somebody else meanwhile") from exc
         if exc.errno != errno.EBUSY:
             raise UserError(f"{path!a} stays mounted: {exc.strerror}") from exc
         users = users_of(mount.path, mount.device)

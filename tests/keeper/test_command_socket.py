@@ -294,3 +294,29 @@ def test_a_keeper_that_comes_late_hears_what_was_said(
         assert silent.recv(1) == b""
         commands.answer("status", {"state": "serving"})
         assert json.loads(asking.recv(256)) == {"state": "serving"}
+
+
+def test_those_who_have_spoken_are_heard_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is answered, whoever is silent among them."""
+    monkeypatch.setattr(command_socket, "runtime_directory", lambda: tmp_path)
+    with CommandSocket() as commands, contextlib.ExitStack() as stack:
+        commands.listen("0:77")
+        callers = [
+            stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            for _ in range(4)
+        ]
+        for caller in callers:
+            caller.settimeout(TIMEOUT_S)
+            caller.connect(str(socket_path(tmp_path, "0:77")))
+        for caller, command in zip(callers, (b"wait", b"", b"status", b"wait"), strict=True):
+            if command:
+                caller.send(command)
+        commands.receive_waiting()
+        commands.answer("wait", {"exit_code": 0})
+        commands.close()
+        over = {"error": "the mount is over"}
+        answers = ({"exit_code": 0}, None, over, {"exit_code": 0})
+        for caller, told in zip(callers, answers, strict=True):
+            assert caller.recv(256) == (b"" if told is None else json.dumps(told).encode())

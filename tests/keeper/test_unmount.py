@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rbdfs.errors import UserError
+from rbdfs.keeper import unmount
 from tests.support.ceph import run
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
@@ -20,6 +22,7 @@ from tests.support.mounts import RBDFS, TIMEOUT_S, mounted, wait_for_end
 from tests.support.servers import kill_keeper_and_server, server_of
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -173,6 +176,43 @@ def test_one_that_ends_badly(pool: str, mounting: Mounting) -> None:
         mount.wait()
         mount.expect_log("second signal")
         mount.allow_log("ended with exit code -9")
+
+
+def test_a_keeper_that_hears_of_the_end_before_the_question(
+    pool: str, image: str, mounting: Mounting
+) -> None:
+    """Who has asked in time is answered, whichever of both it gets to first."""
+    with mounting(pool) as mount:
+        server = server_of(mount)
+        assert server is not None
+        mount.signal(signal.SIGSTOP)
+        # What it is told of the file is before the question.
+        mount.file(image).read_bytes()
+        command = [str(RBDFS), "umount", str(mount.path)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                wait_for_end(server)
+                mount.signal(signal.SIGCONT)
+                _, shown = process.communicate(timeout=TIMEOUT_S)
+            finally:
+                process.kill()
+        assert (process.returncode, shown) == (0, "")
+        assert not mounted(mount.path)
+
+
+def test_somebody_else_is_first(
+    pool: str, mounting: Mounting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mounting(pool) as mount:
+
+        def connected(path: str, *_arguments: object) -> socket.socket:
+            run("umount", path)
+            raise UserError("not in time")
+
+        monkeypatch.setattr(unmount, "connected", connected)
+        with pytest.raises(UserError, match=r"^'.*' was unmounted by somebody else meanwhile$"):
+            unmount.unmount(str(mount.path), TIMEOUT_S)
+        assert mount.wait() == 0
 
 
 def test_who_waits_may_leave(pool: str, mounting: Mounting) -> None:
