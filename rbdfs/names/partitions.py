@@ -57,7 +57,7 @@ class PartitionTables:
         self._of_images.invalidate(entry.whole_key)
 
     async def check_place(self, entry: Entry, image: Image) -> None:
-        """Raise OSError ESTALE unless partition *entry* is where the table of open *image* has it.
+        """Raise OSError ESTALE unless partition *entry* is where its table has it; *image* is open.
 
         What was known may be seconds old, and whoever is to write has the image by now. Then the
         table is forgotten, and whoever looks for the partition finds it where it is.
@@ -65,11 +65,21 @@ class PartitionTables:
         if not entry.key.partition or entry.is_snapshot:
             return
         place = (entry.key.partition, entry.offset, entry.size)
-        for found in await read_partitions_async(image.size, image.read, self._sector):
-            if (found.number, found.offset, found.length) == place:
-                return
-        self.changed(entry)
-        raise Gone(f"{entry.spec} is not at {entry.offset}~{entry.size} any more")
+        for table in await self._tables_now(entry.whole, image):
+            if place not in [(found.number, found.offset, found.length) for found in table]:
+                self.changed(entry)
+                raise Gone(f"{entry.spec} is not at {entry.offset}~{entry.size} any more")
+
+    async def _tables_now(self, whole: Entry, image: Image) -> list[list[Partition]]:
+        """Return the table of *whole*, which is open as *image*, by every way that can tell it."""
+        tables = []
+        if not image.read_only:
+            # librbd may not have sent yet what was written here.
+            tables.append(await read_partitions_async(image.size, image.read, self._sector))
+        if not image.lock_held:
+            # Others may write, which neither librbd's cache nor the size that it knows tells of.
+            tables.append(await self._of_images.get_newer(whole.key, lambda: self._read(whole)))
+        return tables
 
     async def _read(self, whole: Entry) -> list[Partition]:
         await self._lineages.check(whole)
