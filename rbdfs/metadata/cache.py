@@ -18,7 +18,7 @@ import trio
 
 from rbdfs.ceph.monitors import PoolUsage
 from rbdfs.ceph.single_flight import SingleFlight
-from rbdfs.errors import Fenced, Gone, Missing, NotUnderstood, TimedOut
+from rbdfs.errors import Fenced, Gone, ImageGone, Missing, NotUnderstood, PoolGone, TimedOut
 from rbdfs.metadata.encoding import LaterVersion
 from rbdfs.metadata.image_header import MAX_DEPTH, omap_reader, read_header, read_parent
 from rbdfs.metadata.migration_record import MIGRATING, read_migration
@@ -163,11 +163,16 @@ class MetadataCache(NameCache):
     async def _check_parents(self, where: Entry, image_id: str) -> None:
         """Raise OSError unless librbd comes to an end of the parents when it opens an image."""
         key = where.key._replace(image_id=image_id, snap_id=0, partition=0)
-        for _ in range(MAX_DEPTH):
-            ioctx = await self._cluster.ioctx_of(
-                replace(where, key=key, namespace=key.namespace or "")
-            )
-            parent = await read_parent(omap_reader(self._cluster.bridge, ioctx), key.image_id)
+        for depth in range(MAX_DEPTH):
+            entry = replace(where, key=key, namespace=key.namespace or "")
+            try:
+                ioctx = await self._cluster.ioctx_of(entry)
+                parent = await read_parent(omap_reader(self._cluster.bridge, ioctx), key.image_id)
+            except (Missing, PoolGone) as exc:
+                if depth == 0:
+                    raise
+                # Not the pool of the image itself, which all that is listed beside it is in too.
+                raise ImageGone(f"image {image_id}: parent {key.image_id} is gone") from exc
             if parent is None:
                 return
             key = Key(parent.pool_id, parent.pool_namespace, parent.image_id)

@@ -136,15 +136,28 @@ class Lineages:
         """
         await self._line(entry)
 
-    async def _line(self, entry: Entry, *, newer: bool = False) -> list[_Ancestor]:
-        """Return the image of *entry* and all that it was cloned from, as of() says."""
+    async def _line(
+        self,
+        entry: Entry,
+        *,
+        newer: bool = False,
+        depth: int = 0,
+        checked: set[Key] | None = None,
+    ) -> list[_Ancestor]:
+        """Return the image of *entry* and all that it was cloned from, as of() says.
+
+        It is *depth* parents away from the image that was asked for; the sources of migrations
+        that are *checked* are not asked for again.
+        """
+        checked = set() if checked is None else checked
         spec, line = entry.spec, [await self._ancestor(entry, entry.image)]
         while True:
+            await self._check_source(line[-1], depth + len(line) - 1, checked)
             attributes = line[-1].attributes
             parent = attributes.parent or attributes.snap_parent
             if parent is None:
                 return line
-            if len(line) == MAX_DEPTH:
+            if depth + len(line) >= MAX_DEPTH:
                 raise NotUnderstood(f"{spec}: more than {MAX_DEPTH} parents, or a circle")
             key = Key(parent.pool_id, parent.pool_namespace, parent.image_id)
             entry = Entry(key, await self._pool(parent.pool_id), parent.pool_namespace)
@@ -165,26 +178,35 @@ class Lineages:
             migration = await self._cache.migration(entry, attributes)
             if migration is None and attributes.features & MIGRATING:
                 raise NotUnderstood(f"{entry.spec} is being moved, but not from or to anywhere")
-        if migration is not None and not migration.is_source:
-            await self._check_source(entry, migration)
         return _Ancestor(entry, snap_id, attributes, migration)
 
-    async def _check_source(self, target: Entry, migration: MigrationHeader) -> None:
-        """Raise NotUnderstood unless the source that librbd opens with *target* can be opened."""
+    async def _check_source(self, ancestor: _Ancestor, depth: int, checked: set[Key]) -> None:
+        """Raise NotUnderstood unless librbd can open the source of the migration to *ancestor*.
+
+        The source has the parents that the target has. One of them may be the target itself: only
+        a *depth* that is counted through sources comes to an end there. What they all have in
+        common is *checked* once; otherwise each migration on the way would double it.
+        """
+        target, migration = ancestor.entry, ancestor.migration
+        if migration is None or migration.is_source:
+            return
         if migration.pool_id < 0 or not migration.image_id:
             return  # an import from elsewhere; format 1, which has no parents and no records
         key = Key(migration.pool_id, migration.namespace, migration.image_id)
         source = Entry(key, await self._pool(key.pool_id), migration.namespace, migration.image)
         if key == target.image_key:
             raise NotUnderstood(f"{target.spec} is to be moved onto itself")
+        if key in checked:
+            return
         try:
             attributes = await self._cache.attributes(source, source.image, migration.image_id)
             other = await self._cache.migration(source, attributes)
             if other is not None and not other.is_source:
                 raise NotUnderstood(f"{target.spec} is moved from what is moved from elsewhere")
-            await self._line(source)
+            await self._line(source, depth=depth, checked=checked)
         except (Missing, Gone) as exc:
             raise NotUnderstood(f"{target.spec} is moved from an image that is not there") from exc
+        checked.add(key)
 
     async def _pool(self, pool_id: int) -> str:
         """Return the name of a pool, which messages have; of one that is gone, its number."""

@@ -184,8 +184,9 @@ class Contents:
         A host or a cluster that cannot answer now says nothing of *what*: a listing without it
         would be a lie that a mirror takes for a deletion.
         """
-        # A thread that cannot be started is a RuntimeError.
-        if isinstance(exc, (MemoryError, RuntimeError)):
+        # A thread that cannot be started is a RuntimeError. So is a recursion too deep, which is a
+        # mistake of ours, and will be one tomorrow.
+        if isinstance(exc, (MemoryError, RuntimeError)) and not isinstance(exc, RecursionError):
             raise NoMemory(f"{what}: {exc or type(exc).__name__}") from exc
         if isinstance(exc, (Fenced, PoolGone)):
             raise exc

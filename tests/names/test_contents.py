@@ -47,6 +47,7 @@ LASTING: list[Exception] = [
     NotPermitted("not yours"),
     Failure("a scrub error"),
     ZeroDivisionError("a mistake of ours"),
+    RecursionError("another one"),
 ]
 
 

@@ -123,6 +123,12 @@ def craft_headers(crafting: Crafting) -> None:
         parent=parent(pool_id, image_id, SNAP_ID),
         snapshot_0000000000000007=versioned(99, b"?" * 40),
     )
+    for what, pool, gone in (("pool", 2**62, "abc"), ("image", pool_id, "0badc0de")):
+        header(
+            f"bad-later-and-no-parent-{what}",
+            parent=parent(pool, gone, 1),
+            snapshot_0000000000000007=versioned(99, b"?" * 40),
+        )
 
 
 def craft_listed(crafting: Crafting) -> None:
@@ -149,6 +155,9 @@ def craft_listed(crafting: Crafting) -> None:
     record = target_of(pool_id, image_id)
     crafting.set(f"rbd_header.{image_id}", features=migrating, migration=record)
     header("migrating-from-a-circle", features=migrating, migration=target_of(pool_id, first))
+    target, source = crafting.image("migrating-in-a-ring"), crafting.image("circle-of-migration")
+    crafting.set(f"rbd_header.{target}", features=migrating, migration=target_of(pool_id, source))
+    crafting.set(f"rbd_header.{source}", parent=parent(pool_id, target, SNAP_ID))
     image_id = crafting.image("circle-of-snapshot")
     own = parent(pool_id, image_id, SNAP_ID)
     crafting.set(f"rbd_header.{image_id}", snapshot_0000000000000007=old_snapshot(own))
@@ -156,6 +165,7 @@ def craft_listed(crafting: Crafting) -> None:
 
 LISTED = {
     "circle-first",
+    "circle-of-migration",
     "circle-of-one",
     "circle-of-snapshot",
     "circle-of-snapshot@s",
@@ -164,6 +174,7 @@ LISTED = {
     "migrating-from-itself",
     "migrating-from-nothing",
     "migrating-from-nowhere",
+    "migrating-in-a-ring",
     "odd-data-pool",
     "odd-features",
     "odd-parent-gone",
@@ -214,7 +225,10 @@ def mount(
     with module_mounting(crafted, "-o", options) as mount:
         yield mount
         mount.allow_log(
-            "left out of", r"\w+: .*(circle|migrating|odd|bad|id)-", r"/it: more than 16 parents"
+            "left out of",
+            r"\w+: .*(circle|migrating|odd|bad|id)-",
+            r"/it: more than 16 parents",
+            r"parent (abc|0badc0de) is gone",
         )
 
 
@@ -356,6 +370,9 @@ def test_what_is_left_out_fails_alone(mount: Mount) -> None:
     ):
         for attempt in attempts(mount.file(f"bad-{name}")):
             assert refusal(attempt) in ("EIO", "ENOENT"), (name, attempt)
+    for what in ("pool", "image"):
+        for attempt in attempts(mount.file(f"bad-later-and-no-parent-{what}")):
+            assert refusal(attempt) in ("ESTALE", "ENOENT"), (what, attempt)
     for name in ("id-not-ascii", "id-empty", "id-of-another-kind", "id-with-nul"):
         assert refusal(mount.file(name).stat) in ("EIO", "ENOENT")
 
