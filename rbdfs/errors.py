@@ -123,6 +123,12 @@ class NotPermitted(Failure, PermissionError):
     code = errno.EPERM
 
 
+class Interrupted(Failure, InterruptedError):
+    """Nobody waits for it any more."""
+
+    code = errno.EINTR
+
+
 class NotSupported(Failure):
     """A request that rbdfs does not carry out. Never ENOSYS: the kernel would not ask again."""
 

@@ -159,7 +159,12 @@ static void take_message(struct stage *stage, size_t length, char passed_to)
 
     CHECK(length >= sizeof *in && in->len == length);
     asked = find(stage, in->unique);
-    if (asked) {
+    if (in->opcode & OPCODE_ABANDONED) {
+        /* Python does so, if it has not been answered. */
+        CHECK(asked && passed_to == PYTHON);
+        if (interrupt_take(stage->mux, in->unique))
+            interrupt_answer(stage->mux, in->unique);
+    } else if (asked) {
         CHECK(!asked->passed_to);
         asked->passed_to = passed_to;
     } else if (has_reply(in->opcode)) {

@@ -47,6 +47,9 @@ def _extra(message: bytes) -> None:
     except MalformedRequestError as exc:
         answered = exc.unique
     else:
+        # It is no request of the kernel's, and has no answer.
+        if isinstance(request, extra_requests.Abandoned):
+            return
         answered = _carried_out(request)
     # What has no header cannot be answered, and what has one must be.
     assert answered == (unique if len(message) >= _HEADER_BYTES else 0)

@@ -95,8 +95,12 @@ cdef extern from "src/mux.h" nogil:
     struct callers:
         pass
 
+    struct pending:
+        pass
+
     struct mux:
         callers callers
+        pending pending
         ledger ledger
         int ended, ended_fd
         mux_stats stats
@@ -104,10 +108,15 @@ cdef extern from "src/mux.h" nogil:
         size_t init_length
         char *init
 
+    bint pending_was_answered(pending *pending, uint64_t unique)
     uint64_t callers_take(callers *callers, uint32_t opcode, uint64_t nodeid, uint32_t pid)
     mux_gauges mux_read_gauges(mux *mux)
     int mux_register(mux *mux, open_image *image, const registration_options *options)
     int mux_set_length(mux *mux, uint64_t fh, uint64_t length)
+
+cdef extern from "src/interrupts.h" nogil:
+    bint interrupt_take(mux *mux, uint64_t unique)
+    void interrupt_answer(mux *mux, uint64_t unique)
 
 cdef extern from "src/reply.h" nogil:
     int mux_reply_extra(mux *mux, const char *message, size_t length)

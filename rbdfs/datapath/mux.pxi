@@ -25,7 +25,7 @@ cdef class Mux:
     `fuse_fd` is the kernel's device (or a SOCK_SEQPACKET socket in its place), `pyfuse3_socket` and
     `extra_socket` are ends of SOCK_SEQPACKET pairs.  All three are duplicated; an int or an object
     with fileno().  The other end of extra_socket gets FALLOCATE, LSEEK, COPY_FILE_RANGE, and of
-    what the Mux does not carry out large READs and WRITEs with O_DSYNC, as the kernel sent them: `extra_requests.parse()` reads them, reply() answers.
+    what the Mux does not carry out READs and WRITEs with O_DSYNC, as the kernel sent them: `extra_requests.parse()` reads them, reply() answers.
 
     `max_write` bounds a request in bytes (what `connection.socket_pair()` says), `max_background` the
     number of asynchronous ones in the whole connection, `page_bytes` is the kernel's page.  One image has `image_requests` requests and
@@ -165,10 +165,28 @@ cdef class Mux:
 
     def take_request(self, uint32_t opcode, uint64_t inode, uint32_t pid):
         """The number of the request that thread `pid` waits for, of those that must not run twice: OPEN,
-        OPENDIR, CREATE, LINK, UNLINK, RENAME, MKDIR and RMDIR on `inode`; 0 if there is none, or once it
-        was taken.  With bit 63 (FUSE_UNIQUE_RESEND) where the kernel has sent it before.
+        OPENDIR, CREATE, LINK, UNLINK, RENAME, MKDIR and RMDIR on `inode`, and of those that change
+        nothing; 0 if there is none, or once it was taken.  With bit 63 (FUSE_UNIQUE_RESEND) where the
+        kernel has sent it before.  Of READDIRPLUS it goes by the file handle and 0, of STATFS by 0 and
+        the thread.
         """
         return c_mux.callers_take(&self.mux.callers, opcode, inode, pid)
+
+    def take_over(self, uint64_t unique):
+        """Take over the answering of a request that came as `extra_requests.Abandoned`: True, and
+        interrupt() has to be called; or False: it has been answered.  What whoever has it answers, the
+        kernel never hears of, and what that has opened is closed.
+        """
+        return c_mux.interrupt_take(self.mux, unique)
+
+    def interrupt(self, uint64_t unique):
+        """Answer a request that was taken over: EINTR."""
+        with nogil:
+            c_mux.interrupt_answer(self.mux, unique)
+
+    def is_taken_over(self, uint64_t unique):
+        """Whether whoever has a request works for nobody."""
+        return c_mux.pending_was_answered(&self.mux.pending, unique)
 
     def acquit(self):
         """Forget what was sent again: no server has died of it.  On any thread."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from rbdfs.ceph.opener import Opener
     from rbdfs.files.handle import Handle
@@ -45,7 +45,14 @@ class DataPath(Protocol):
         """Return the kernel's number of the request that thread *pid* waits for at *inode*.
 
         Each is told once, and 0 where there is none; bit 63 marks one that is sent again. Of
-        requests that must not run twice only: see fuse/begun_requests.py.
+        requests that must not run twice and those that change nothing: see fuse/begun_requests.py.
+        """
+
+    def interruptible(self, number: int) -> AbstractContextManager[None]:
+        """Carry out the request of this *number*, or of 0, within the context.
+
+        If its caller is not to wait for it any longer, the context is cancelled, and raises
+        Interrupted; only requests that change nothing are.
         """
 
     def acquit(self) -> None:
@@ -88,6 +95,10 @@ class PythonDataPath:
     def take_request(self, opcode: int, inode: int, pid: int) -> int:
         """Return 0: there is no keeper, and so no server that requests are sent to again."""
         return 0
+
+    def interruptible(self, number: int) -> AbstractContextManager[None]:
+        """Never cancel: libfuse would have to tell of the end of callers, and does not."""
+        return contextlib.nullcontext()
 
     def acquit(self) -> None:
         """Nothing to do: see take_request()."""

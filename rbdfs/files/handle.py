@@ -48,6 +48,7 @@ class Handle:
             is not known, of one that a server of an older version has opened.
         dirty: written to since its last flush.
         request: the kernel's number of the request that opened it, or 0 where nobody counts.
+        abandoned: whether its caller never heard of it, so that nobody will ask for its end.
         doubt: why what was read by it may be wrong, if it may: for close(2) to tell.
     """
 
@@ -70,7 +71,21 @@ class Handle:
         self.direct_io: bool | None = None
         self.dirty = False
         self.request = 0
+        self.abandoned = False
         self.doubt: OSError | None = None
+
+    @classmethod
+    def restored(
+        cls, left: OpenFile, shared: SharedImage, use: Use, grown: Callable[[int, int], None]
+    ) -> Handle:
+        """Return the file that another server has *left*."""
+        handle = cls(left.fh, left.inode, left.entry, shared, use, grown)
+        handle.sync, handle.direct_io, handle.abandoned = left.sync, left.direct_io, left.abandoned
+        # Should the request be sent again, it is to open a file that its caller hears of.
+        handle.request = 0 if left.abandoned else left.request
+        # A file that grew has room at its end to give back; what else was acknowledged is there.
+        handle.dirty = left.length is not None
+        return handle
 
     def left(self) -> OpenFile:
         """Return what another server needs to open this file again."""
@@ -86,6 +101,7 @@ class Handle:
             volatile=None if self.shared.image is None else self.shared.image.volatile,
             request=self.request,
             direct_io=self.direct_io,
+            abandoned=self.abandoned,
         )
 
     @property

@@ -36,6 +36,7 @@ class OpenFile:
         volatile: whether librbd may keep acknowledged writes in memory; None where nobody asked.
         request: the kernel's number of the OPEN or CREATE that it was opened by, or 0.
         direct_io: whether the kernel uses no page cache for it; None where that is not known.
+        abandoned: whether its caller never heard of it, so that nobody will ask for its end.
     """
 
     fh: int
@@ -48,6 +49,7 @@ class OpenFile:
     volatile: bool | None = None
     request: int = 0
     direct_io: bool | None = None
+    abandoned: bool = False
 
     def record(self) -> dict[str, Any]:
         """Return what is to be known beside its number, fit for JSON."""

@@ -42,6 +42,7 @@ class SharedImage:
         error: why every request is refused, if it is: the image or snapshot is gone.
         told: whether the log says that its files are lost.
         gate: what requests pass.
+        leaving: how many wait for their turn to see whether they were the last.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class SharedImage:
         self.lineage: Lineage | None = None
         self.growth: Growth | None = None
         self.error: OSError | None = None
-        self.told, self.gate = False, Gate()
+        self.told, self.gate, self.leaving = False, Gate(), 0
         self._claims, self._changed = claims, changed
         self._lineages, self._mark = lineages, mark
         self._last_length: int | None = None
@@ -123,16 +124,23 @@ class SharedImage:
                 # A writer that waits for its turn must not make this reader fail for it.
                 if self.image is None or (use is not Use.READ and self.image.read_only):
                     await self._reopen(read_only=use is Use.READ)
+            # Who was interrupted hears of nothing that is opened from now on.
+            await trio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await self.put(use)
+            self._users[use] -= 1
+            # Who waits to leave does it for all: there may be thousands, in a pool that is stuck.
+            if not self.leaving:
+                with trio.CancelScope(shield=True):
+                    await self.put()
             raise
 
     async def put(self, *uses: Use) -> None:
         """Stop being users; the last one closes the image, the last writer makes it read-only."""
         for use in uses:
             self._users[use] -= 1
+        self.leaving += 1
         async with self._changing:
+            self.leaving -= 1
             if self.growth is not None and not self.writers:
                 # What is lost, others may have written to.
                 if self.image is not None and self.error is None:

@@ -132,14 +132,19 @@ class HandleTable:
         handle = self._handles.opened_by(request)
         return None if handle is None else await self.ready(handle.fh)
 
+    def abandon(self, request: int) -> None:
+        """Have the next server close what this request has opened, if anything."""
+        if (handle := self._handles.opened_by(request)) is not None:
+            handle.abandoned = True
+            self._keeping.opened(handle)
+
     def restore(self, left: OpenFile, error: OSError | None) -> None:
         """Have a file open as it was *left* by another server, under its old number.
 
         Its image is opened by reopen(). One for which *error* is given is lost: it answers every
         request with that error, until it is closed.
         """
-        entry = left.entry
-        use = Use.of(entry, writable=left.writable)
+        entry, use = left.entry, Use.of(left.entry, writable=left.writable)
         # Until it is open, or lost, the keeper knows of it what was *left*.
         if left.error is not None:
             error = failure(left.error, f"{entry.spec} was lost to the server before")
@@ -149,11 +154,7 @@ class HandleTable:
             self._shared[entry.whole_key] = shared
             self._reopenings.add(shared, left.length)
         shared.expect(use)
-        handle = Handle(left.fh, left.inode, entry, shared, use, self._keeping.grown)
-        handle.sync, handle.request, handle.direct_io = left.sync, left.request, left.direct_io
-        # A file that grew has room at its end to give back; what else was acknowledged is there.
-        handle.dirty = left.length is not None
-        self._handles.add(handle)
+        self._handles.add(Handle.restored(left, shared, use, self._keeping.grown))
         if error is not None:
             # What was lost before, the server before has told.
             shared.told = left.error is not None or self.lost.has(entry.whole_key, error)
@@ -218,8 +219,7 @@ class HandleTable:
     async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
         """Open the image of *entry*, as open() does, for one operation without a file."""
         entry = await self.relocations.where(entry)
-        use = Use.of(entry, writable=writable)
-        shared = await self._acquire(entry, use)
+        shared = await self._acquire(entry, use := Use.of(entry, writable=writable))
         try:
             yield shared
         finally:
@@ -294,7 +294,7 @@ class HandleTable:
             self._data_path.serve(handle)
 
     def _drop_unused(self, shared: SharedImage) -> None:
-        if shared.unused:
+        if shared.unused and not shared.leaving:
             self.lost.forget(shared)
             if self._shared.get(shared.entry.whole_key) is shared:
                 del self._shared[shared.entry.whole_key]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rbdfs.model.entry import Key
 
 # Opcodes of linux/fuse.h.
+LOOKUP, GETATTR, STATFS, GETXATTR, LISTXATTR, READDIRPLUS = 1, 3, 17, 22, 23, 44
 LINK, OPEN, OPENDIR, CREATE = 13, 14, 27, 35
 MKDIR, UNLINK, RMDIR, RENAME, RENAME2 = 9, 10, 11, 12, 45
 
@@ -117,6 +118,15 @@ class BegunRequests:
         # Of those that were answered the oldest is forgotten for a new one.
         self._answered: deque[int] = deque()
 
+    def constant(
+        self, opcode: int, inode: int = 0, pid: int = 0
+    ) -> contextlib.AbstractContextManager[None]:
+        """Carry out a request that changes nothing, while somebody waits for it.
+
+        It is found by what is known of it, see datapath/src/callers.h. Raises Interrupted.
+        """
+        return self._data_path.interruptible(self._data_path.take_request(opcode, inode, pid))
+
     @contextlib.contextmanager
     def request(self, inode: int, pid: int, *opcodes: int) -> Iterator[BegunRequest]:
         """Yield the request of thread *pid* that is being carried out: one of *opcodes*."""
@@ -125,7 +135,8 @@ class BegunRequests:
         left = self._left.pop(unmarked(number), None) if number & _RESENT else None
         request = BegunRequest(unmarked(number), left, self._keeping, self._client)
         try:
-            yield request
+            with self._data_path.interruptible(number):
+                yield request
         finally:
             if request.begun:
                 self._answered.append(request.number)

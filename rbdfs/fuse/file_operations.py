@@ -156,6 +156,17 @@ class FileOperations(pyfuse3.Operations):
         if handle is not None:
             await self.release(pyfuse3.FileHandleT(handle.fh))
 
+    async def abandon(self, unique: int) -> None:
+        """Have nothing be left open by request *unique*, of which its caller never hears.
+
+        What it has opened is closed; until then the keeper knows that the next server has to do
+        it, which nobody would ask. For the data path.
+        """
+        directory = self.mounted.directories.opened_by(unmarked(unique))
+        if directory is not None:
+            self.mounted.directories.release(directory)
+        self.mounted.handles.abandon(unmarked(unique))
+
     async def release(self, fh: FileHandleT) -> None:
         try:
             handle = await self.mounted.handles.release(fh)

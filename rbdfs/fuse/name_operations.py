@@ -11,7 +11,15 @@ import pyfuse3
 from rbdfs.errors import BadArgument, Gone, Missing
 from rbdfs.files.interplay import settled
 from rbdfs.fuse import ownership, resizing, trail
-from rbdfs.fuse.begun_requests import OPENDIR
+from rbdfs.fuse.begun_requests import (
+    GETATTR,
+    GETXATTR,
+    LISTXATTR,
+    LOOKUP,
+    OPENDIR,
+    READDIRPLUS,
+    STATFS,
+)
 from rbdfs.fuse.stat import BLOCK_BYTES, file_mode
 from rbdfs.model.ownership import NOT_ASKED_FOR
 from rbdfs.names.xattrs import check_user_attribute
@@ -34,8 +42,9 @@ class NameOperations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
     ) -> pyfuse3.EntryAttributes:
         mounted = self.mounted
-        entry = await mounted.catalog.find(await mounted.entry(parent_inode), name, known=True)
-        entry = await mounted.told(entry)
+        with mounted.requests.constant(LOOKUP, parent_inode, ctx.pid):
+            entry = await mounted.catalog.find(await mounted.entry(parent_inode), name, known=True)
+            entry = await mounted.told(entry)
         return mounted.attributes(entry, mounted.inodes.remember(entry))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -43,8 +52,9 @@ class NameOperations(pyfuse3.Operations):
             self.mounted.inodes.forget(inode, count)
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
-        entry = await self.mounted.catalog.current(await self.mounted.entry(inode), known=True)
-        entry = await self.mounted.told(entry)
+        with self.mounted.requests.constant(GETATTR, inode, ctx.pid):
+            entry = await self.mounted.catalog.current(await self.mounted.entry(inode), known=True)
+            entry = await self.mounted.told(entry)
         self.mounted.inodes.refresh(entry)
         return self.mounted.attributes(entry, inode)
 
@@ -88,7 +98,8 @@ class NameOperations(pyfuse3.Operations):
 
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         root = self.mounted.inodes.entry(pyfuse3.ROOT_INODE)
-        used, available = await self.mounted.catalog.usage(root)
+        with self.mounted.requests.constant(STATFS, pid=ctx.pid):
+            used, available = await self.mounted.catalog.usage(root)
         stat = pyfuse3.StatvfsData()
         stat.f_bsize = stat.f_frsize = BLOCK_BYTES
         stat.f_blocks = (used + available) // BLOCK_BYTES
@@ -110,12 +121,14 @@ class NameOperations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         directory, names = self.mounted.directories.directory(fh), list[bytes]()
         try:
-            first = await directory.index(start_id)
-            for index in itertools.count(first):
-                item = await directory.listing.item(index)
-                if item is None or not await self._add(token, item, directory.offset(index + 1)):
-                    break
-                names.append(item[0])
+            with self.mounted.requests.constant(READDIRPLUS, fh):
+                first = await directory.index(start_id)
+                for index in itertools.count(first):
+                    item = await directory.listing.item(index)
+                    offset = directory.offset(index + 1)
+                    if item is None or not await self._add(token, item, offset):
+                        break
+                    names.append(item[0])
         except Missing as exc:
             # The C library takes ENOENT for the end of a directory, and a mirror would take what
             # is gone with its pool for deleted.
@@ -143,10 +156,12 @@ class NameOperations(pyfuse3.Operations):
     # Extended attributes. Never ENOSYS: the kernel would turn the request off for the mount.
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        return await self.mounted.xattrs.value(await self.mounted.entry(inode), name)
+        with self.mounted.requests.constant(GETXATTR, inode, ctx.pid):
+            return await self.mounted.xattrs.value(await self.mounted.entry(inode), name)
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        names = await self.mounted.xattrs.names(await self.mounted.entry(inode))
+        with self.mounted.requests.constant(LISTXATTR, inode, ctx.pid):
+            names = await self.mounted.xattrs.names(await self.mounted.entry(inode))
         return [pyfuse3.XAttrNameT(name) for name in names]
 
     async def setxattr(

@@ -13,11 +13,14 @@ import trio
 
 from rbdfs.ceph.pool_threads import in_own_thread
 from rbdfs.datapath import native
-from rbdfs.errors import Failure
+from rbdfs.errors import Failure, Interrupted
+from rbdfs.fuse.extra_operations import carry_out
+from rbdfs.fuse.interruption import Interruptions
 from rbdfs.kernel import connection, extra_requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from contextlib import AbstractContextManager
 
     from rbdfs.ceph.native_opener import NativeOpener
     from rbdfs.files.handle import Handle
@@ -55,6 +58,7 @@ class NativePath:
         self._mux: native.Mux | None = None
         self._stopping = False
         self._registered: dict[int, _Registration] = {}
+        self._interruptions = Interruptions()
 
     def serve(self, handle: Handle) -> None:
         """Register *handle* as it is now; what is not for the data path goes through pyfuse3.
@@ -162,6 +166,24 @@ class NativePath:
         """Return the kernel's number of the request that thread *pid* waits for at *inode*."""
         return self._mux.take_request(opcode, inode, pid) if self._mux is not None else 0
 
+    def interruptible(self, number: int) -> AbstractContextManager[None]:
+        """Carry out a request, as DataPath.interruptible() says."""
+        if not number or self._mux is None:
+            return contextlib.nullcontext()
+        # Perhaps it was given up before it has begun.
+        return self._interruptions.scope(number, given_up=self._mux.is_taken_over(number))
+
+    async def _give_up(self, number: int, operations: Operations) -> None:
+        """Answer a request with EINTR, and have nobody work for it any longer."""
+        mux = self._mux
+        if mux is None or not mux.take_over(number):
+            return
+        self._interruptions.give_up(number)
+        try:
+            await operations.abandon(number)
+        finally:
+            mux.interrupt(number)
+
     def acquit(self) -> None:
         """Forget that requests are suspect, under which servers have ended. On any thread."""
         if (mux := self._mux) is not None:
@@ -180,7 +202,17 @@ class NativePath:
 
     async def _answer(self, message: bytes, operations: Operations) -> None:
         try:
-            reply: bytes | None = await _carry_out(extra_requests.parse(message), operations)
+            request = extra_requests.parse(message)
+            if isinstance(request, extra_requests.Abandoned):
+                await self._give_up(request.unique, operations)
+                return
+            reply: bytes | None
+            try:
+                with self.interruptible(request.unique):
+                    reply = await carry_out(request, operations)
+            except Interrupted:
+                # The caller has had it already.
+                reply = extra_requests.error_reply(request.unique, errno.EINTR)
         except extra_requests.MalformedRequestError as exc:
             log.error("the kernel sent what makes no sense: %s", exc)
             reply = extra_requests.error_reply(exc.unique, errno.EINVAL) if exc.unique else None
@@ -240,39 +272,3 @@ async def _end_with(mux: native.Mux) -> None:
         raise Failure(f"the kernel's requests cannot be read: {reason}", mux.ended)
     # libfuse cannot be told by its socket, on which it would take the end for an error.
     pyfuse3.terminate()
-
-
-async def _carry_out(request: extra_requests.AnyRequest, operations: Operations) -> bytes:
-    try:
-        match request:
-            case extra_requests.Refused():
-                log.error(
-                    "servers have ended with a request of process %d under way (opcode %d on inode"
-                    " %d), sent again each time: it fails with EIO",
-                    *(request.pid, request.opcode, request.nodeid),
-                )
-                await operations.close_refused(request.unique)
-                return extra_requests.error_reply(request.unique, errno.EIO)
-            case extra_requests.LargeRead():
-                data = await operations.read(request.fh, request.offset, request.size)
-                return extra_requests.read_reply(request, data)
-            case extra_requests.DurableWrite():
-                count = await operations.write_durably(request.fh, request.offset, request.data)
-                return extra_requests.write_reply(request, count)
-            case extra_requests.Fallocate():
-                await operations.fallocate(request.fh, request.mode, request.offset, request.length)
-                return extra_requests.empty_reply(request.unique)
-            case extra_requests.Lseek():
-                found = await operations.lseek(request.fh, request.offset, request.whence)
-                return extra_requests.lseek_reply(request, found)
-            case extra_requests.CopyFileRange():
-                count = await operations.copy_file_range(
-                    request.fh_in,
-                    request.offset_in,
-                    request.fh_out,
-                    request.offset_out,
-                    request.length,
-                )
-                return extra_requests.copy_reply(request, count)
-    except pyfuse3.FUSEError as exc:
-        return extra_requests.error_reply(request.unique, exc.errno)

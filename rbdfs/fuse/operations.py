@@ -39,7 +39,7 @@ Method = TypeVar("Method", bound="Callable[..., Awaitable[Any]]")
 _EXPECTED = frozenset(
     {errno.ENOENT, errno.ENODATA, errno.EROFS, errno.EPERM, errno.ENOSPC, errno.EBUSY}
     | {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.EOPNOTSUPP, errno.EEXIST}
-    | {errno.ENOTEMPTY, errno.EXDEV, errno.EINVAL, errno.EISDIR, errno.E2BIG}
+    | {errno.ENOTEMPTY, errno.EXDEV, errno.EINVAL, errno.EISDIR, errno.E2BIG, errno.EINTR}
 )
 
 

@@ -15,6 +15,8 @@ FUSE_FALLOCATE, FUSE_LSEEK, FUSE_COPY_FILE_RANGE = 43, 46, 47
 FUSE_COPY_FILE_RANGE_64 = 53
 # In the opcode of a request that is refused, of which there is the header alone.
 REFUSED = 1 << 31
+# In that of a header which tells that nobody is to wait for a request any longer.
+ABANDONED = 1 << 30
 # O_DIRECT of a WRITE, which pyfuse3 is not told, in a bit of its fh (datapath/src/abi.h).
 FH_DIRECT = 1 << 62
 
@@ -66,8 +68,8 @@ class Lseek(Request):
 
 
 @dataclass(frozen=True)
-class LargeRead(Request):
-    """read(2) whose answer is more than a packet holds for sure.  Answer: read_reply()."""
+class Read(Request):
+    """read(2).  Answer: read_reply()."""
 
     fh: int
     offset: int
@@ -104,10 +106,15 @@ class Refused(Request):
     opcode: int
 
 
-AnyRequest = Refused | LargeRead | DurableWrite | Fallocate | Lseek | CopyFileRange
+@dataclass(frozen=True)
+class Abandoned(Request):
+    """No request: `unique` is one that changes nothing, and is to be given up.  No answer."""
 
 
-def parse(message: bytes) -> AnyRequest:
+AnyRequest = Refused | Read | DurableWrite | Fallocate | Lseek | CopyFileRange
+
+
+def parse(message: bytes) -> AnyRequest | Abandoned:
     """The request in a message; MalformedRequestError if its form is wrong or it is another."""
     if len(message) < _IN.size:
         raise MalformedRequestError(f"{len(message)} bytes are no message")
@@ -117,10 +124,12 @@ def parse(message: bytes) -> AnyRequest:
     common = (unique, nodeid, uid, gid, pid)
     if opcode & REFUSED:
         return Refused(*common, opcode & ~REFUSED)
+    if opcode & ABANDONED:
+        return Abandoned(*common)
     if opcode == FUSE_READ:
         fh, offset, size, *_ = _body(_READ_WRITE, message, unique)
         _check_range(offset, size, unique)
-        return LargeRead(*common, fh, offset, size)
+        return Read(*common, fh, offset, size)
     if opcode == FUSE_WRITE:
         return _write(message, common)
     if opcode == FUSE_FALLOCATE:
@@ -184,7 +193,7 @@ def empty_reply(unique: int) -> bytes:
     return _reply(unique)
 
 
-def read_reply(request: LargeRead, data: bytes) -> bytes:
+def read_reply(request: Read, data: bytes) -> bytes:
     """`data` is at most request.size bytes."""
     return _reply(request.unique, data)
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Requests in work at once: a cluster that stands still must not keep ls from being read.
-_MAX_TASKS = 4096
+# Requests in work at once: as many as there are callers. Thousands may wait for a pool that stands
+# still, and must not keep those of other pools from being read.
+_MAX_TASKS = 1 << 20
 # A status names no more files than these, nor than a message has room for, in bytes: a name may be
 # all escapes, and what is wrong with a file may take some lines to say.
 _REPORTED_FILES = 256

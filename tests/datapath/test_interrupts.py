@@ -43,6 +43,18 @@ def interrupt(kernel: FakeKernel, unique: int) -> None:
     kernel.send(fuse.INTERRUPT, struct.pack("=Q", unique), unique | 1)
 
 
+def give_up(kernel: FakeKernel, unique: int) -> None:
+    """As Python, which is told that a request is to be given up."""
+    told = extra_requests.parse(kernel.extra.recv(2 << 20))
+    assert isinstance(told, extra_requests.Abandoned)
+    assert told.unique == unique
+    assert not kernel.mux.is_taken_over(unique)
+    assert kernel.mux.take_over(unique)
+    assert kernel.mux.is_taken_over(unique)
+    assert not kernel.mux.take_over(unique)
+    kernel.mux.interrupt(unique)
+
+
 def read_direct(offset: int = 0, fh: int = FH) -> bytes:
     """The body of a READ through O_DIRECT."""
     return struct.pack("=QQIIQII", fh, offset, 512, 0, 0, os.O_DIRECT, 0)
@@ -91,11 +103,15 @@ def test_a_page_fault_that_python_serves_is_not_interrupted(kernel: FakeKernel) 
     paged = kernel.send(fuse.READ, read_body(FH + 1, 0, 512))
     direct = kernel.send(fuse.READ, read_direct(fh=FH + 1))
     for unique in (paged, direct):
-        assert kernel.passed_on().unique == unique
+        assert kernel.passed_to_python().unique == unique
         interrupt(kernel, unique)
+    give_up(kernel, direct)
     assert kernel.receive() == (direct, errno.EINTR, b"")
     assert kernel.is_quiet(kernel.device)
-    kernel.answer(paged, b"data")
+    assert kernel.is_quiet(kernel.extra)
+    kernel.mux.reply(extra_requests.error_reply(direct, errno.EINTR))
+    request = extra_requests.Read(paged, 1, 0, 0, 0, FH + 1, 0, 512)
+    kernel.mux.reply(extra_requests.read_reply(request, b"data"))
     assert kernel.receive() == (paged, 0, b"data")
 
 
@@ -131,6 +147,7 @@ def interrupted(kernel: FakeKernel, opcode: int, body: bytes) -> int:
     unique = kernel.send(opcode, body)
     assert kernel.passed_on().unique == unique
     interrupt(kernel, unique)
+    give_up(kernel, unique)
     assert kernel.receive() == (unique, errno.EINTR, b"")
     return unique
 
@@ -194,8 +211,10 @@ def test_what_changes_something_is_never_interrupted(kernel: FakeKernel) -> None
     for unique in (*uniques, harmless):
         assert kernel.passed_on().unique == unique
         interrupt(kernel, unique)
+    give_up(kernel, harmless)
     assert kernel.receive()[:2] == (harmless, errno.EINTR)
     assert kernel.is_quiet(kernel.device)
+    assert kernel.is_quiet(kernel.extra)
     for unique in uniques:
         kernel.answer(unique, error=errno.EPERM)
         assert kernel.receive()[:2] == (unique, errno.EPERM)
@@ -207,6 +226,7 @@ def test_a_seek_is_interrupted_and_a_hole_is_punched_to_the_end(kernel: FakeKern
     for unique in (punched, sought):
         assert kernel.passed_to_python().unique == unique
         interrupt(kernel, unique)
+    give_up(kernel, sought)
     assert kernel.receive()[:2] == (sought, errno.EINTR)
     for unique in (sought, punched):
         kernel.mux.reply(extra_requests.empty_reply(unique))
@@ -214,6 +234,41 @@ def test_a_seek_is_interrupted_and_a_hole_is_punched_to_the_end(kernel: FakeKern
     with pytest.raises(FileNotFoundError):
         kernel.mux.reply(extra_requests.empty_reply(sought))
     kernel.mux.drain(fuse.TIMEOUT_S)
+
+
+def test_what_is_answered_meanwhile_is_not_taken_over(kernel: FakeKernel) -> None:
+    """Its caller has what it opened."""
+    unique = kernel.send(OPENDIR, bytes(8))
+    kernel.passed_on()
+    interrupt(kernel, unique)
+    assert kernel.passed_to_python().unique == unique
+    kernel.answer(unique, OPEN_OUT.pack(12, 0, 0))
+    assert kernel.receive()[:2] == (unique, 0)
+    assert not kernel.mux.take_over(unique)
+    assert kernel.is_quiet(kernel.pyfuse3)
+    kernel.mux.drain(fuse.TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "body", "known"),
+    [
+        (fuse.LOOKUP, b"name\0", (1, 12)),
+        (fuse.STATFS, b"", (0, 12)),
+        (READDIRPLUS, struct.pack("=Q32x", 7), (7, 0)),
+    ],
+)
+def test_a_request_is_found_by_what_is_known_of_it(
+    kernel: FakeKernel, opcode: int, body: bytes, known: tuple[int, int]
+) -> None:
+    """The oldest first, because pyfuse3 begins them in their order."""
+    uniques = [kernel.send(opcode, body, pid=12) for _ in range(2)]
+    for unique in uniques:
+        kernel.passed_on()
+        assert kernel.mux.take_request(opcode, *known) == unique
+    assert kernel.mux.take_request(opcode, *known) == 0
+    for unique in uniques:
+        kernel.answer(unique, error=errno.EIO)
+        kernel.receive()
 
 
 def test_an_interrupt_that_comes_too_late_is_nothing(kernel: FakeKernel) -> None:

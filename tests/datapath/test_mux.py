@@ -73,13 +73,11 @@ def test_write_across_the_end_goes_to_pyfuse3(kernel: FakeKernel, size: int) -> 
     assert kernel.receive() == (unique, 0, WRITE_OUT.pack(100))
 
 
-def test_what_a_handle_does_not_allow_goes_to_pyfuse3(kernel: FakeKernel, image: Image) -> None:
+def test_what_a_handle_does_not_allow_is_passed_on(kernel: FakeKernel, image: Image) -> None:
     kernel.mux.register(10, image, 0, SIZE, readable=True, writable=False)
     kernel.mux.register(11, image, 0, SIZE, readable=False, writable=True)
     for opcode, body in (
         (fuse.WRITE, write_body(10, 0, b"data")),
-        (fuse.READ, read_body(11, 0, 512)),
-        (fuse.READ, read_body(12, 0, 512)),
         (fuse.WRITE, write_body(12, 0, b"data")),
         (fuse.FSYNC, struct.pack("=QII", 12, 0, 0)),
         (fuse.FLUSH, struct.pack("=QIIQ", 12, 0, 0, 0)),
@@ -89,6 +87,11 @@ def test_what_a_handle_does_not_allow_goes_to_pyfuse3(kernel: FakeKernel, image:
         unique = kernel.send(opcode, body)
         assert kernel.passed_on() == (opcode, unique, body)
         kernel.answer(unique, error=errno.EBADF)
+        assert kernel.receive() == (unique, errno.EBADF, b"")
+    for fh in (11, 12):
+        unique = kernel.send(fuse.READ, body := read_body(fh, 0, 512))
+        assert kernel.passed_to_python() == (fuse.READ, unique, body)
+        kernel.mux.reply(extra_requests.error_reply(unique, errno.EBADF))
         assert kernel.receive() == (unique, errno.EBADF, b"")
     kernel.mux.drain(fuse.TIMEOUT_S)
 

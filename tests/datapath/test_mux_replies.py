@@ -20,7 +20,7 @@ from rbdfs.keeper import estate
 from rbdfs.kernel import extra_requests
 from tests.datapath.conftest import SIZE
 from tests.support import fake_kernel as fuse
-from tests.support.fake_kernel import FakeKernel, fake_kernel
+from tests.support.fake_kernel import FakeKernel, fake_kernel, write_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,15 +133,15 @@ def test_requests_that_must_not_run_twice_are_found_by_who_waits_for_them() -> N
         open_in = struct.pack("=II", 0, 0)
         first = kernel.send(fuse.OPEN, open_in, pid=11)
         again = kernel.send(fuse.OPEN, open_in, unique=RESENT | 1000, pid=12)
-        lookup = kernel.send(fuse.LOOKUP, b"name\0", pid=13)
-        for unique in (first, again, lookup):
+        written = kernel.send(fuse.WRITE, write_body(99, 0, b"data"), pid=13)
+        for unique in (first, again, written):
             assert kernel.passed_on().unique == unique
         assert kernel.mux.take_request(fuse.OPEN, 1, 12) == RESENT | 1000
         assert kernel.mux.take_request(fuse.OPEN, 1, 12) == 0
         assert kernel.mux.take_request(fuse.CREATE, 1, 11) == 0
         assert kernel.mux.take_request(fuse.OPEN, 2, 11) == 0
-        assert kernel.mux.take_request(fuse.LOOKUP, 1, 13) == 0
-        for unique in (first, again, lookup):
+        assert kernel.mux.take_request(fuse.WRITE, 1, 13) == 0
+        for unique in (first, again, written):
             kernel.answer(unique, error=2)
             kernel.receive()
         # What was answered is nobody's any more.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from rbdfs.errors import Failure
+from rbdfs.errors import Failure, Interrupted
 from rbdfs.fuse.native_path import NativePath
 from rbdfs.kernel import connection
 from tests.datapath.conftest import SIZE
 from tests.support import fake_kernel as fuse
+from tests.support.conditions import eventually_async
 from tests.support.fake_kernel import OUT, broken_device, read_body, write_body
 
 if TYPE_CHECKING:
@@ -59,6 +61,10 @@ async def connected(path: NativePath, **methods: Any) -> AsyncIterator[Kernel]:
             descriptor = int(device.rpartition("/")[2])
             with socket.socket(fileno=descriptor) as pyfuse3:
                 yield Kernel(pair.theirs, pyfuse3, pair.ours.fileno())
+
+
+async def drained(path: NativePath) -> bool:
+    return path.stats()["unreplied"] == 0
 
 
 def handle_on(image: Image, fh: int) -> Any:
@@ -122,18 +128,53 @@ async def test_a_file_that_thaws_is_as_dirty_and_direct_as_it_was(
     assert not handle.dirty
 
 
-async def test_what_the_data_path_cannot_take_goes_through_pyfuse3(image: Image) -> None:
+async def test_what_the_data_path_cannot_take_python_carries_out(image: Image) -> None:
+    async def read(fh: int, off: int, size: int) -> bytes:
+        return f"{fh} {off} {size}".encode()
+
     path = NativePath(NOTHING, ignore_sync=False)
     handle = handle_on(image, 1)
-    async with connected(path) as kernel:
+    async with connected(path, read=read) as kernel:
         path.serve(handle)
         handle.length = 1 << 63
         path.serve(handle)
-        body = read_body(handle.fh, 0, os.sysconf("SC_PAGE_SIZE"))
-        kernel.device.send(fuse.IN.pack(40 + len(body), fuse.READ, 6, 1, 0, 0, 0, 0, 0) + body)
-        await trio.lowlevel.wait_readable(kernel.pyfuse3)
-        assert kernel.pyfuse3.recv(2 << 20).endswith(body)
-        kernel.pyfuse3.send(OUT.pack(16, -5, 6))
+        assert await kernel.read(handle.fh, 4096, 512) == b"1 4096 512"
+
+
+async def test_who_carries_out_what_nobody_waits_for_is_cancelled() -> None:
+    """At once, or as soon as it begins, and EINTR goes out when the keeper knows."""
+    abandoned: list[int] = []
+
+    async def lseek(*_: int) -> int:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def abandon(unique: int) -> None:
+        abandoned.append(unique)
+
+    path = NativePath(NOTHING, ignore_sync=False)
+    async with connected(path, lseek=lseek, abandon=abandon) as kernel:
+
+        async def interrupt(unique: int, opcode: int, body: bytes) -> None:
+            kernel.device.send(
+                fuse.IN.pack(40 + len(body), opcode, unique, 1, 0, 0, 7, 0, 0) + body
+            )
+            sought = struct.pack("=Q", unique)
+            kernel.device.send(
+                fuse.IN.pack(48, fuse.INTERRUPT, unique | 1, 0, 0, 0, 0, 0, 0) + sought
+            )
+            await trio.lowlevel.wait_readable(kernel.device)
+            assert kernel.device.recv(4096) == OUT.pack(16, -errno.EINTR, unique)
+            assert abandoned.pop() == unique
+
+        await interrupt(6, fuse.LSEEK, struct.pack("=QQII", 1, 0, os.SEEK_DATA, 0))
+        await interrupt(8, fuse.LOOKUP, b"name\0")
+        number = path.take_request(fuse.LOOKUP, 1, 7)
+        assert number == 8
+        with pytest.raises(Interrupted), path.interruptible(number):
+            await trio.sleep_forever()
+        kernel.pyfuse3.send(OUT.pack(16, -errno.EINTR, 8))
+        await eventually_async(lambda: drained(path), what="no request is left")
 
 
 async def test_a_device_that_cannot_be_read_is_a_failure_of_the_server() -> None:

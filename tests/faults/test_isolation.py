@@ -6,6 +6,8 @@ Two OSDs, each with pools of its own.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -224,3 +226,60 @@ def test_server_killed_while_an_image_is_moved_out_of_a_stuck_pool(
         assert os.pwrite(moving, bytes(4096), 0) == 4096
     assert export_image(pools, "free/moved") == bytes(4096) + data[4096:]
     assert export_image(pools, "free/moved@before") == data
+
+
+CROWD = """
+import os, sys, threading
+threading.stack_size(1 << 16)
+directory, count = sys.argv[1], int(sys.argv[2])
+others = [
+    lambda: os.stat(f"{directory}/no-such-image"),
+    lambda: os.listdir(directory),
+    lambda: os.getxattr(f"{directory}/other", "user.rbd.meta.owner"),
+    lambda: os.getxattr(f"{directory}/other", "user.rbd.watchers"),
+    lambda: os.open(f"{directory}/image", os.O_RDWR),
+]
+calls = [lambda: os.open(f"{directory}/other", os.O_RDONLY)] * count + others * 40
+for call in calls:
+    threading.Thread(target=call).start()
+"""
+# More than would be carried out at once, with a limit of pyfuse3's in the thousands.
+CROWD_SIZE = 4200
+
+
+def test_killed_callers_leave_nothing_behind(pools: Ceph, tmp_path: Path) -> None:
+    """Nobody waits for their requests any more: not the server either."""
+    mounting = Mounting(pools, tmp_path)
+    with (
+        mounting(None, "-o", "manage", lifetime_s=150) as mount,
+        # Another one that opens it for writing looks whether it may grow.
+        opened(mount.path / "stuck/image", os.O_RDWR),
+    ):
+        stuck, free = mount.path / "stuck", mount.path / "free"
+        os.listdir(stuck)
+        names = sorted(os.listdir(free))
+
+        def waiting() -> int:
+            count: int = ask(mount, "status")["requests"]["unreplied"]
+            return count
+
+        def list_free() -> None:
+            # By another process: this one could not be ended while it waits.
+            listed = subprocess.run(["ls", free], capture_output=True, timeout=TIMEOUT_S)
+            assert sorted(listed.stdout.decode().split()) == names
+
+        with standing_still(pools, 1):
+            command = [sys.executable, "-c", CROWD, str(stuck), str(CROWD_SIZE)]
+            crowd = subprocess.Popen(command)
+            try:
+                eventually(lambda: waiting() >= CROWD_SIZE, 60.0, "all to wait")
+                list_free()
+            finally:
+                crowd.kill()
+                crowd.wait(TIMEOUT_S)
+            list_free()
+            # But for those within librbd, for which there are so many threads a pool.
+            eventually(lambda: waiting() < 60, what="the rest to be given up")
+        eventually(lambda: waiting() == 0, 60.0, "the end of all requests")
+        assert ask(mount, "status")["open_files"] == 1
+        assert (stuck / "other").read_bytes() == random_bytes(MIB, seed=1)

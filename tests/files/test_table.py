@@ -6,6 +6,7 @@ import contextlib
 import errno
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -526,6 +527,37 @@ async def test_a_cancelled_open_leaves_nothing(
         # Cancelled too late for anything but success: then there is a file, and it is whole.
         (handle,) = table
         assert await handle.read(0, 8) == PATTERN[:8]
+
+
+async def test_a_cancelled_open_waits_for_no_other(
+    ceph: Ceph, table: HandleTable, images: Images
+) -> None:
+    """Thousands may be cancelled while one of them is in librbd."""
+    entry, scopes = images.create(), [trio.CancelScope() for _ in range(20)]
+    waiting = len(scopes)
+
+    async def open_cancelled(scope: trio.CancelScope) -> None:
+        nonlocal waiting
+        with scope:
+            await table.open(entry, 1, writable=True)
+        waiting -= 1
+
+    async with trio.open_nursery() as nursery:
+        with ceph.stalled("osd.0"):
+            nursery.start_soon(partial(table.open, entry, 1, writable=False))
+            await trio.testing.wait_all_tasks_blocked()
+            for scope in scopes:
+                nursery.start_soon(open_cancelled, scope)
+            await trio.testing.wait_all_tasks_blocked()
+            for scope in scopes:
+                scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            assert waiting <= 1
+    (handle,) = table
+    assert await handle.read(0, 8) == PATTERN[:8]
+    await table.release(handle.fh)
+    assert table.images() == []
+    assert await images.watchers(entry) == []
 
 
 async def test_a_cancelled_release_closes_all_the_same(table: HandleTable, images: Images) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +43,9 @@ def test_what_was_left_is_remembered_until_it_is_carried_out() -> None:
     """However many others end before: should this server die as well, the next one has to know."""
     numbers = iter([4 | 1 << 63, *range(1000, 1200, 2), 2 | 1 << 63])
     answered: list[int] = []
-    path: Any = SimpleNamespace(take_request=lambda *_: next(numbers))
+    path: Any = SimpleNamespace(
+        take_request=lambda *_: next(numbers), interruptible=lambda _: contextlib.nullcontext()
+    )
     keeping: Any = SimpleNamespace(begun=lambda *_: None, answered=answered.append)
     requests = BegunRequests(path, keeping, {number: {} for number in range(2, 202, 2)})
     with requests.request(1, 1, CREATE) as again:

@@ -42,10 +42,10 @@ def test_lseek() -> None:
     assert extra_requests.lseek_reply(request, 1 << 40) == struct.pack("=IiQQ", 24, 0, 10, 1 << 40)
 
 
-def test_large_read() -> None:
+def test_read() -> None:
     body = struct.pack("=QQIIQII", 7, 4096, 1 << 20, 0, 0, 0, 0)
     request = extra_requests.parse(message(extra_requests.FUSE_READ, body))
-    assert isinstance(request, extra_requests.LargeRead)
+    assert isinstance(request, extra_requests.Read)
     assert (request.fh, request.offset, request.size) == (7, 4096, 1 << 20)
     assert extra_requests.read_reply(request, b"x") == struct.pack("=IiQ", 17, 0, 10) + b"x"
     with pytest.raises(MalformedRequestError, match="range"):

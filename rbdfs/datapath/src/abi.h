@@ -25,6 +25,10 @@
 /* Set in the opcode of what Python gets of a request that is refused: its header alone. */
 #define OPCODE_REFUSED 0x80000000u
 
+/* Set in the opcode of the header that tells Python of a request whose caller is not to wait for it
+ * any longer. It is no request itself. */
+#define OPCODE_ABANDONED 0x40000000u
+
 /* What stands before the data of a WRITE. The kernel refuses a read of the device that leaves no
  * room for this and max_write bytes. */
 #define WRITE_HEAD_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))

@@ -15,7 +15,7 @@ void callers_destroy(struct callers *callers)
     pthread_mutex_destroy(&callers->lock);
 }
 
-static bool runs_once(uint32_t opcode)
+bool runs_once(uint32_t opcode)
 {
     switch (opcode) {
     case FUSE_OPEN:
@@ -33,10 +33,23 @@ static bool runs_once(uint32_t opcode)
     }
 }
 
-void callers_add(struct callers *callers, const struct fuse_in_header *in)
+/* By what its operation knows of it. */
+static struct caller caller_of(const struct fuse_in_header *in, const void *body, size_t size)
 {
-    if (!runs_once(in->opcode))
-        return;
+    struct caller caller = {in->unique, in->nodeid, in->opcode, in->pid};
+
+    if (in->opcode == FUSE_STATFS)
+        caller.nodeid = 0;
+    if (in->opcode == FUSE_READDIRPLUS && size >= sizeof caller.nodeid) {
+        memcpy(&caller.nodeid, body, sizeof caller.nodeid);
+        caller.pid = 0;
+    }
+    return caller;
+}
+
+void callers_add(struct callers *callers, const struct fuse_in_header *in, const void *body,
+                 size_t size)
+{
     pthread_mutex_lock(&callers->lock);
     if (callers->count == callers->capacity) {
         size_t capacity = callers->capacity ? 2 * callers->capacity : 16;
@@ -48,8 +61,7 @@ void callers_add(struct callers *callers, const struct fuse_in_header *in)
         }
     }
     if (callers->count < callers->capacity)
-        callers->items[callers->count++] =
-            (struct caller){in->unique, in->nodeid, in->opcode, in->pid};
+        callers->items[callers->count++] = caller_of(in, body, size);
     pthread_mutex_unlock(&callers->lock);
 }
 

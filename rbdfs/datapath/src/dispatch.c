@@ -38,16 +38,6 @@ static void start(const struct arrival *arrival, struct registration *registrati
     request_start(request);
 }
 
-/* To Python. What pyfuse3 answers comes in a packet, and the kernel may have no memory for a large
- * one: libfuse drops it then, and its caller would wait for ever. */
-static void pass_on_read(const struct arrival *arrival, uint32_t size)
-{
-    if (size > SMALL_BYTES)
-        on_extra(arrival, 0);
-    else
-        pass_on(arrival);
-}
-
 static void on_read(const struct arrival *arrival)
 {
     const struct fuse_read_in *read = arrival->body;
@@ -63,7 +53,10 @@ static void on_read(const struct arrival *arrival)
     if (!registration || !registration->readable) {
         if (registration)
             registration_unref(registration);
-        pass_on_read(arrival, read->size);
+        /* To Python. What pyfuse3 answers comes in a packet, and the kernel may have no memory for a
+         * large one: libfuse drops it then, and its caller would wait for ever. Nor is pyfuse3 told
+         * who reads, and so what is not to be waited for any longer. */
+        on_extra(arrival, 0);
         return;
     }
     length = atomic_load(&registration->length);

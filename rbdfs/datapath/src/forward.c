@@ -79,7 +79,8 @@ void pass_on(const struct arrival *arrival)
     mux_count(&mux->stats.passed_on, 1);
     if (has_reply(arrival->in->opcode))
         mux_add_unreplied(mux, 1);
-    callers_add(&mux->callers, arrival->in);
+    if (is_constant(arrival) || runs_once(arrival->in->opcode))
+        callers_add(&mux->callers, arrival->in, arrival->body, arrival->size);
     /* Without memory a request cannot be interrupted, and an open gets no flags of ours. */
     if (is_constant(arrival) || is_open(arrival->in->opcode))
         add_pending(arrival, false);

@@ -49,7 +49,25 @@ static bool is_killed(uint32_t pid)
     return killed;
 }
 
-static void answer(struct mux *mux, uint64_t unique)
+static void tell_python(struct mux *mux, const struct pending_request *request)
+{
+    struct fuse_in_header in = {
+        .len = sizeof in,
+        .opcode = request->opcode | OPCODE_ABANDONED,
+        .unique = request->unique,
+        .nodeid = request->nodeid,
+        .pid = request->pid,
+    };
+
+    outlet_send(&mux->extra, (const void *)&in, sizeof in);
+}
+
+bool interrupt_take(struct mux *mux, uint64_t unique)
+{
+    return pending_answer(&mux->pending, unique);
+}
+
+void interrupt_answer(struct mux *mux, uint64_t unique)
 {
     mux_count(&mux->stats.interrupted, 1);
     mux_reply_error(mux, unique, EINTR);
@@ -69,8 +87,7 @@ static bool interrupt(struct mux *mux, uint64_t unique, bool waited)
     } else if (pending_find(&mux->pending, unique, &pending) && pending.constant) {
         if (!(waited && !pending.paged) && !is_killed(pending.pid))
             return true;
-        if (pending_answer(&mux->pending, unique))
-            answer(mux, unique);
+        tell_python(mux, &pending);
     }
     return false;
 }

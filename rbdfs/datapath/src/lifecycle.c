@@ -27,6 +27,9 @@ static void undelivered(void *arg, const char *data, size_t length, int error)
 
     (void)length; /* only whole messages are sent */
     mux_count(&mux->stats.undelivered, 1);
+    /* Whoever waits goes on waiting. */
+    if (in->opcode & OPCODE_ABANDONED)
+        return;
     known = pending_take(&mux->pending, in->unique, &request);
     callers_remove(&mux->callers, in->unique);
     if (!has_reply(in->opcode))

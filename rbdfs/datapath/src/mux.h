@@ -123,7 +123,7 @@ struct mux {
     struct interrupts interrupts;
     struct ledger ledger;
     atomic_ullong own_uniques; /* numbers of requests to pyfuse3 that are the mux's own */
-    struct callers callers; /* requests that pyfuse3 has, and that must not run twice */
+    struct callers callers; /* requests that pyfuse3 has, and may not have begun yet */
 
     pthread_mutex_t lock;
     pthread_cond_t drained;

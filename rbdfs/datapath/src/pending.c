@@ -75,6 +75,13 @@ bool pending_find(struct pending *pending, uint64_t unique, struct pending_reque
     return found;
 }
 
+bool pending_was_answered(struct pending *pending, uint64_t unique)
+{
+    struct pending_request request;
+
+    return pending_find(pending, unique, &request) && request.answered;
+}
+
 bool pending_answer(struct pending *pending, uint64_t unique)
 {
     struct pending_request *found;

@@ -39,6 +39,8 @@ bool pending_add(struct pending *pending, const struct pending_request *request)
 bool pending_take(struct pending *pending, uint64_t unique, struct pending_request *request);
 /* Copy it: false if there is none. */
 bool pending_find(struct pending *pending, uint64_t unique, struct pending_request *request);
+/* Whether it was answered for them. */
+bool pending_was_answered(struct pending *pending, uint64_t unique);
 /* Whoever gets true has to answer the request; its own answer will be dropped. */
 bool pending_answer(struct pending *pending, uint64_t unique);
 
