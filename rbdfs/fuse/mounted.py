@@ -263,6 +263,17 @@ class Mounted:
             keep_cache=handle.entry.is_snapshot,
         )
 
+    async def close_abandoned(self, fh: int) -> None:
+        """Close a file of which the kernel knows nothing: its caller was interrupted."""
+        try:
+            # Its image, opened again, takes the lock of the server that is gone, and gives it up.
+            await self.handles.ready(fh)
+            handle = await self.handles.release(fh)
+        except OSError:
+            log.exception("a file that nobody has open stays open")
+        else:
+            self.inodes.released(handle.inode)
+
     def _direct_io(self, flags: int) -> bool:
         # For O_DIRECT, too: its writes go in parallel then, and one across the end is short.
         return self.options.direct_io or bool(flags & os.O_DIRECT)

@@ -163,9 +163,8 @@ async def restore(
         # What has moved has kept a number that does not follow from its key.
         mounted.inodes.restore(file.entry, file.inode)
         mounted.inodes.opened(file.inode, file.entry)
-    inherited: list[Inherited] = []
-    if mounted.moves is not None:
-        inherited = mounted.moves.inheritance.inherit(estate.of_kind(Kind.MOVE))
+    moves = mounted.moves
+    inherited = [] if moves is None else moves.inheritance.inherit(estate.of_kind(Kind.MOVE))
     for one in inherited:
         moved = [file for file in files if one.move.concerns(file.entry)]
         files = [file for file in files if not one.move.concerns(file.entry)]
@@ -187,6 +186,8 @@ async def _open(
 ) -> None:
     for file in files:
         mounted.handles.restore(file, lost.get(file.entry.whole_key))
+        if file.abandoned:
+            nursery.start_soon(mounted.close_abandoned, file.fh)
     copied = partial(_check_copied, mounted.lineages, moved)
     await mounted.handles.reopen(nursery, Checks(copied, mounted.check_places))
     log.info("%d open files taken over", len(files))

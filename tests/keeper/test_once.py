@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -341,6 +342,31 @@ def test_what_a_refused_request_has_opened_is_closed(
             r"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code -6",
             r"sent again each time: it fails with EIO",
         )
+
+
+def test_what_an_interrupted_open_has_opened_the_next_server_closes(
+    ceph: Ceph, place: str, mounting: Mounting
+) -> None:
+    """The kernel sends neither the open again nor a close: it knows of no file."""
+    control = mounting.directory / "step"
+    control.write_text("hold rbdfs.fuse.mounted:Mounted.let_grow")
+    program = [sys.executable, crashes.__file__, str(control)]
+    with mounting(place, program=program) as mount:
+        opening = f"import os; os.open({str(mount.file('vm1'))!r}, os.O_RDWR)"
+        caller = subprocess.Popen([sys.executable, "-c", opening])
+        try:
+            eventually(lambda: ask(mount, "status")["open_files"] == 1, what="the file is open")
+        finally:
+            caller.kill()
+        caller.wait(30)
+        kill_server(mount)
+        control.unlink()
+        mount.expect_log(ENDED)
+        wait_for_server(mount, 2)
+        assert_nothing_is_open(mount)
+        eventually(lambda: ceph.lock_owners(f"{place}/vm1") == [], what="no lock is kept")
+        with opened(mount.file("vm1"), os.O_RDWR) as file:
+            assert os.pread(file, MIB, 0) == random_bytes(MIB)
 
 
 def test_a_request_that_waits_outlives_servers_that_are_killed(
