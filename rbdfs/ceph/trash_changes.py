@@ -59,13 +59,26 @@ def move_to_trash(
         if getattr(exc, "errno", None) != errno.EMLINK:
             raise
         _refuse_member(ioctx, entry, action)
-    if entry.image_id is None:
+    if entry.image_id is not None:
+        _check_moved(ioctx, entry, action, begun)
+
+
+def _check_moved(ioctx: rados.Ioctx, entry: Entry, action: str, begun: int) -> None:
+    """Raise Missing unless it is the image of *entry* that was moved since *begun*, in ns.
+
+    Another one comes back. That the image is in the trash does not tell, as somebody else may have
+    been quicker; when it came there does. Only where that was not now, all of the trash is looked
+    through, which may have thousands: nobody has the name meanwhile.
+    """
+    assert entry.image_id is not None
+    name, ended = encoded(entry.image), time.time_ns()
+    left = directory_name(ioctx, entry.image_id) is None
+    if left and _is_of(_record(ioctx, entry.image_id), name, begun, ended):
         return
-    # That the image is in the trash does not tell: somebody else may have been quicker.
-    wrong = _trashed_since(ioctx, name, begun) - {entry.image_id}
+    wrong = _trashed(ioctx, name, begun, ended) - {entry.image_id}
     for image_id in wrong:
         _bring_back(ioctx, image_id, entry)
-    if wrong or directory_name(ioctx, entry.image_id) is not None:
+    if wrong or not left:
         raise Missing(f"{action}: another image has this name now")
 
 
@@ -100,13 +113,14 @@ def _refuse_member(ioctx: rados.Ioctx, entry: Entry, action: str) -> NoReturn:
     raise InUse(f"{action}: it is in group {where}")
 
 
-def _is_in_trash(ioctx: rados.Ioctx, entry: Entry) -> bool:
-    """Tell whether the image of *entry* is in the trash, where none is of format 1."""
+def _record(ioctx: rados.Ioctx, image_id: str | None) -> bytes:
+    """Return the record of an image in the trash, where none is of format 1; b"" of no image."""
+    key = f"id_{image_id}"
     try:
-        return bool(omap_values(ioctx, _TRASH, (f"id_{entry.image_id}",)))
+        return omap_values(ioctx, _TRASH, (key,)).get(key, b"")
     except rados.ObjectNotFound:
         # Nothing ever was.
-        return False
+        return b""
 
 
 def restore_from_trash(ioctx: rados.Ioctx, entry: Entry) -> bool:
@@ -114,30 +128,35 @@ def restore_from_trash(ioctx: rados.Ioctx, entry: Entry) -> bool:
 
     Raises rbd.ImageExists where something else has the name now.
     """
-    if not _is_in_trash(ioctx, entry):
+    if not _record(ioctx, entry.image_id):
         return False
     rbd.RBD().trash_restore(ioctx, entry.image_id, encoded(entry.image))
     return True
 
 
-def _trashed_since(ioctx: rados.Ioctx, name: bytes, begun: int) -> set[str]:
-    """Return the ids of what this host has moved to the trash under *name* since *begun*, in ns.
+def _trashed(ioctx: rados.Ioctx, name: bytes, begun: int, ended: int) -> set[str]:
+    """Return the ids of all in the trash whose records are as _is_of() says."""
+    found, last = set(), ""
+    while page := _omap_page(ioctx, _TRASH, last):
+        found |= {
+            key.removeprefix("id_")
+            for key, value in page.items()
+            if _is_of(value, name, begun, ended)
+        }
+        last = max(page)
+    return found
+
+
+def _is_of(record: bytes, name: bytes, begun: int, ended: int) -> bool:
+    """Tell whether *record* is of what had *name* when a user moved it, *begun* to *ended*, in ns.
 
     A clock of somebody else may be ahead: what is to come was not now.
     """
-    found, last, ended = set(), "", time.time_ns()
-    while page := _omap_page(ioctx, _TRASH, last):
-        for key, value in page.items():
-            # A cls::rbd::TrashImageSpec: version, compat, length; source, name, deletion time.
-            end = 11 + int.from_bytes(value[7:11], "little")
-            seconds, nanoseconds = (
-                int.from_bytes(value[at : at + 4], "little") for at in (end, end + 4)
-            )
-            named = value[6:7] == _BY_USER and value[11:end] == name
-            if named and begun <= seconds * _NS_A_SECOND + nanoseconds <= ended:
-                found.add(key.removeprefix("id_"))
-        last = max(page)
-    return found
+    # A cls::rbd::TrashImageSpec: version, compat, length; source, name, deletion time.
+    end = 11 + int.from_bytes(record[7:11], "little")
+    seconds, nanoseconds = (int.from_bytes(record[at : at + 4], "little") for at in (end, end + 4))
+    named = record[6:7] == _BY_USER and record[11:end] == name
+    return named and begun <= seconds * _NS_A_SECOND + nanoseconds <= ended
 
 
 def _omap_page(ioctx: rados.Ioctx, oid: str, last: str) -> dict[str, bytes]:

@@ -246,12 +246,36 @@ async def test_an_image_is_removed_again_and_again(
     assert trash == removed
 
 
+async def test_nobody_reads_all_of_the_trash_for_one_image(
+    managed: Managed, image_name: str, monkeypatch: Any
+) -> None:
+    """It may have thousands, and be read for each of them that a script removes."""
+    pages: list[object] = []
+    omap_page = trash_changes._omap_page
+
+    def counted(*args: Any) -> Any:
+        pages.append(args)
+        return omap_page(*args)
+
+    monkeypatch.setattr(trash_changes, "_omap_page", counted)
+    await managed.create(image_name)
+    await managed.unlink(image_name)
+    old, new = await managed.create(image_name), await managed.create(f"{image_name}-new")
+    name, parent = os.fsencode(image_name), managed.parent
+    replaced = await managed.management.replaced_by(new, parent, name, 0)
+    assert replaced is not None
+    assert replaced.key == old.key
+    await managed.management.rename(new, parent, name, 0, replaced)
+    assert (await managed.find(image_name)).key == new.key
+    assert pages == []
+
+
 async def test_a_name_that_a_third_one_has_when_the_wrong_one_comes_back(
     managed: Managed, ioctx: Any, image_name: str, monkeypatch: Any, caplog: Any
 ) -> None:
     """It stays in the trash, and the log says so."""
     entry = await managed.create(image_name)
-    trashed_since = trash_changes._trashed_since
+    directory_name = directory_changes.directory_name
 
     def swap(*_args: Any) -> None:
         put_into_the_trash(ioctx, image_name)
@@ -259,10 +283,10 @@ async def test_a_name_that_a_third_one_has_when_the_wrong_one_comes_back(
 
     def take_the_name(*args: Any) -> Any:
         rbd.RBD().create(ioctx, image_name, 2 * MIB)
-        return trashed_since(*args)
+        return directory_name(*args)
 
     monkeypatch.setattr(trash_changes, "refuse_renamed", swap)
-    monkeypatch.setattr(trash_changes, "_trashed_since", take_the_name)
+    monkeypatch.setattr(trash_changes, "directory_name", take_the_name)
     with refused(errno.ENOENT):
         await managed.management.unlink(entry)
     assert (await managed.find(image_name)).size == 2 * MIB
