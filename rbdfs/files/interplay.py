@@ -1,6 +1,6 @@
 """What open files do for those who change names: close, trim, or let an image go for a moment.
 
-That is rm, rename, snapshots of files that grow.
+That is rm, rename, moves, snapshots of files that grow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.files.table import HandleTable
-    from rbdfs.model.entry import Entry
+    from rbdfs.model.entry import Entry, Key
 
 
 async def settled(handles: HandleTable, entry: Entry) -> None:
@@ -50,6 +50,21 @@ async def trimmed(handles: HandleTable, entry: Entry) -> AsyncIterator[None]:
         if shared.growth is not None and shared.image is not None:
             await shared.growth.trim(shared.image)
         yield
+
+
+@contextlib.asynccontextmanager
+async def quiesced(handles: HandleTable, image: Key) -> AsyncIterator[list[SharedImage]]:
+    """Keep an image and its snapshots quiesced for the time of the context.
+
+    No request to them begins, nothing of them is opened and nothing closed. Yields those that are
+    open. What waits is thawed at the end, and goes on where HandleTable.relocate() has said to.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(handles.relocations.quiesced(image))
+        images = [shared for shared in handles.images() if shared.entry.image_key == image]
+        for shared in images:
+            await stack.enter_async_context(shared.quiesced())
+        yield [shared for shared in images if not shared.unused]
 
 
 @contextlib.asynccontextmanager

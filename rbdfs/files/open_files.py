@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from rbdfs.errors import NotOpen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from rbdfs.files.handle import Handle
+    from rbdfs.files.handle import Handle, Use
     from rbdfs.files.shared_image import SharedImage
 
 
@@ -69,3 +69,13 @@ class OpenFiles:
             del self._sharing[handle.shared]
         if self._opened_by.get(handle.request) is handle:
             del self._opened_by[handle.request]
+
+    def move(self, handles: Iterable[Handle], shared: SharedImage) -> list[Use]:
+        """Have those of *handles* that are open be files of *shared*; return how they use it."""
+        moved = [handle for handle in handles if handle.fh in self._handles]
+        for handle in moved:
+            self.remove(handle)
+            handle.shared = shared
+            shared.expect(handle.use)
+            self.add(handle)
+        return [handle.use for handle in moved]

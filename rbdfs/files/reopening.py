@@ -13,6 +13,7 @@ from rbdfs.errors import Failure, ImageGone, Missing
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from rbdfs.files.handle import Handle
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.model.entry import Entry
 
@@ -20,20 +21,29 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Failed(NamedTuple):
+    """Files that are lost by themselves, of an image that is open, and why."""
+
+    handles: list[Handle]
+    error: OSError
+
+
 class Checks(NamedTuple):
     """What an image has to pass, or its files are lost: each raises an OSError.
 
     Attributes:
         before: called before it is opened.
-        after: called when it is open, before a request is let go on.
+        after: called with the files when it is open, before a request to them is let go on;
+            returns those that cannot go on where the others can.
     """
 
     before: Callable[[Entry], Awaitable[None]]
-    after: Callable[[SharedImage], Awaitable[None]]
+    after: Callable[[list[Handle]], Awaitable[list[Failed]]]
 
 
 @dataclass(slots=True)
 class _Reopening:
+    handles: list[Handle] = field(default_factory=list)
     over: trio.Event = field(default_factory=trio.Event)
     length: int | None = None
     begun: bool = False
@@ -62,28 +72,37 @@ class Latecomers:
 
 
 class Reopenings:
-    """What there is to open; *opened* is called with each image, and with why it cannot be.
+    """What there is to open; *opened* is called with each image, and with what of it is lost.
+
+    That is all of it, by an error, or some of its files.
 
     One that does not answer keeps those waiting who use it, and nobody else.
     """
 
-    def __init__(self, opened: Callable[[SharedImage, OSError | None], None]) -> None:
+    def __init__(
+        self, opened: Callable[[SharedImage, OSError | None, list[Failed]], Awaitable[None]]
+    ) -> None:
         self._opened = opened
         self._reopenings: dict[SharedImage, _Reopening] = {}
 
     def __contains__(self, shared: SharedImage) -> bool:
         return shared in self._reopenings
 
-    def add(self, shared: SharedImage, length: int | None) -> None:
-        """Have *shared* opened by run(); its file grows, if it has a *length*, and is so long."""
-        reopening = self._reopenings.setdefault(shared, _Reopening())
+    def add(self, handle: Handle, length: int | None) -> None:
+        """Have the image of *handle* opened by run().
+
+        Its file grows, if it has a *length*, and is so long.
+        """
+        reopening = self._reopenings.setdefault(handle.shared, _Reopening())
+        reopening.handles.append(handle)
         # Each file handle knows how far it has written itself.
         lengths = [known for known in (reopening.length, length) if known is not None]
         reopening.length = max(lengths, default=None)
 
     def length(self, shared: SharedImage) -> int | None:
-        """Return how long the file on *shared* is, if it is one that grows."""
-        return self._reopenings[shared].length
+        """Return how long the file on *shared* is; None where only the header can tell."""
+        reopening = self._reopenings.get(shared)
+        return shared.known_length if reopening is None else reopening.length
 
     async def over(self, shared: SharedImage) -> None:
         """Return when *shared* is open, or known to be lost."""
@@ -108,10 +127,11 @@ class Reopenings:
     ) -> None:
         reopening = self._reopenings[shared]
         error: OSError | None = None
+        failed: list[Failed] = []
         task_status.started()
         try:
             await shared.take_over(reopening.length, checks.before)
-            await checks.after(shared)
+            failed = await checks.after(reopening.handles)
         except Missing:
             error = ImageGone(f"{shared.entry.spec} was removed")
         except OSError as exc:
@@ -121,5 +141,6 @@ class Reopenings:
             log.exception("%s cannot be taken over", shared.entry.spec)
             error = Failure(f"{type(exc).__name__}: {exc}")
         del self._reopenings[shared]
-        self._opened(shared, error)
+        with trio.CancelScope(shield=True):
+            await self._opened(shared, error, failed)
         reopening.over.set()

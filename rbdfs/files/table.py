@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.growth import Mark
     from rbdfs.files.keeping import Keeping, OpenFile
-    from rbdfs.files.reopening import Checks
+    from rbdfs.files.reopening import Checks, Failed
     from rbdfs.files.timestamps import Timestamps
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Entry, Key
@@ -83,9 +83,7 @@ class HandleTable:
         shared = self._shared.get(entry.whole_key)
         if shared is None or entry.key.partition:
             return None
-        if shared in self._reopenings:
-            return self._reopenings.length(shared)
-        return shared.known_length
+        return self._reopenings.length(shared)
 
     async def ready(self, fh: int) -> Handle:
         """Return the open file *fh* once its image is open, or known to be lost; as [] does."""
@@ -152,10 +150,12 @@ class HandleTable:
         shared = known or self._new_shared(entry)
         if error is None:
             self._shared[entry.whole_key] = shared
-            self._reopenings.add(shared, left.length)
         shared.expect(use)
-        self._handles.add(Handle.restored(left, shared, use, self._keeping.grown))
-        if error is not None:
+        handle = Handle.restored(left, shared, use, self._keeping.grown)
+        self._handles.add(handle)
+        if error is None:
+            self._reopenings.add(handle, left.length)
+        else:
             # What was lost before, the server before has told.
             shared.told = left.error is not None or self.lost.has(entry.whole_key, error)
             self.lose(shared, error)
@@ -167,14 +167,28 @@ class HandleTable:
         """
         await self._reopenings.run(nursery, checks)
 
-    def _reopened(self, shared: SharedImage, error: OSError | None) -> None:
-        if error is None:
-            self.lost.reopened(shared)
-            if self._timestamps is not None:
-                self._timestamps.suspect(shared)
-            self._changed(shared)
-        else:
+    async def _reopened(
+        self, shared: SharedImage, error: OSError | None, failed: list[Failed]
+    ) -> None:
+        if error is not None:
             self.lose(shared, error)
+            return
+        # Before the data path hears that the image is open.
+        lost = [use for some in failed for use in self._lose_some(some)]
+        self.lost.reopened(shared)
+        if self._timestamps is not None:
+            self._timestamps.suspect(shared)
+        self._changed(shared)
+        if lost:
+            await self._put(shared, *lost)
+
+    def _lose_some(self, failed: Failed) -> list[Use]:
+        """Have files be lost, and no other of their image; return how they used that."""
+        lost = self._new_shared(failed.handles[0].entry)
+        uses = self._handles.move(failed.handles, lost)
+        if uses:
+            self.lose(lost, failed.error)
+        return uses
 
     def lose(self, shared: SharedImage, error: OSError) -> None:
         """Refuse all that is asked of the files of *shared*, until they are opened anew."""
@@ -225,20 +239,6 @@ class HandleTable:
         finally:
             with trio.CancelScope(shield=True):
                 await self._put(shared, use)
-
-    @contextlib.asynccontextmanager
-    async def quiesced(self, image: Key) -> AsyncIterator[list[SharedImage]]:
-        """Keep an image and its snapshots quiesced for the time of the context.
-
-        No request to them begins, nothing of them is opened and nothing closed. Yields those that
-        are open. What waits is thawed at the end, and goes on where relocate() has said to.
-        """
-        async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(self.relocations.quiesced(image))
-            images = [shared for shared in self.images() if shared.entry.image_key == image]
-            for shared in images:
-                await stack.enter_async_context(shared.quiesced())
-            yield [shared for shared in images if not shared.unused]
 
     def relocate(self, relocation: Relocation) -> None:
         """Have the open files of a quiesced image be open where it has gone, or come back to."""

@@ -18,6 +18,7 @@ from rbdfs.ceph.blocking_image import (
 )
 from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import InUse, Missing
+from rbdfs.files.interplay import quiesced
 from rbdfs.files.lost_images import failure_of
 from rbdfs.metadata.stamps import GROWING
 from rbdfs.model.entry import image_entry
@@ -199,7 +200,7 @@ class UnfinishedFiles:
         if where.image_key != image.image_key:
             raise Missing(f"{image.spec} has moved")
         # Whoever opens it here meanwhile waits.
-        async with self._handles.quiesced(image.image_key) as opened:
+        async with quiesced(self._handles, image.image_key) as opened:
             if any(shared.writers for shared in opened):
                 raise InUse(f"{image.spec} is open here for writing")
             await self._catalog.check_openable(image)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
-from rbdfs.errors import Fenced, Gone, InUse, NotPermitted, ReadOnly
+from rbdfs.errors import Fenced, Gone, InUse, Missing, NotPermitted, ReadOnly
 from rbdfs.files.freshness import Freshness
+from rbdfs.files.reopening import Failed
 from rbdfs.fuse import resizing
 from rbdfs.fuse.copy_range import RangeCopies
 from rbdfs.fuse.page_cache import PageCache
@@ -211,11 +212,23 @@ class Mounted:
                     self.inodes.refresh(await self.catalog.current(handle.entry))
                 raise
 
-    async def check_places(self, shared: SharedImage) -> None:
-        """Raise OSError ESTALE where a partition was moved that is open for writing."""
-        for handle in self.handles.sharing(shared):
+    async def check_places(self, handles: list[Handle]) -> list[Failed]:
+        """Return those of one image's *handles* that are to write to a partition that was moved."""
+        by_place: dict[tuple[Key, int, int], list[Handle]] = {}
+        for handle in handles:
             if handle.writable:
-                await self._check_place(handle)
+                entry = handle.entry
+                by_place.setdefault((entry.key, entry.offset, entry.size), []).append(handle)
+        failed = []
+        for some in by_place.values():
+            try:
+                await self._check_place(some[0])
+            except Missing:
+                # The image is gone, and not a partition of it.
+                raise
+            except OSError as exc:
+                failed.append(Failed(some, exc))
+        return failed
 
     async def _check_truncation(self, entry: Entry) -> None:
         """Raise OSError EPERM where O_TRUNC is not allowed, before the image is opened for it."""

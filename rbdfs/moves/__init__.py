@@ -5,6 +5,6 @@ executor), what is left of one that was interrupted (inheritance for those of th
 interrupted for everybody else's), and the clients that copy. It must not know pyfuse3: rename(2) is
 answered by fuse/ when a move says that it has been switched over.
 
-It has no locks of its own. It quiesces an image by HandleTable.quiesced(), which takes each shared
-image's ``_changing`` and freezes its gate, and gives both back in the reverse order.
+It has no locks of its own. It quiesces an image by quiesced() of files/interplay, which takes each
+shared image's ``_changing`` and freezes its gate, and gives both back in the reverse order.
 """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from rbdfs.files.interplay import quiesced
 from rbdfs.files.lost_images import tell
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class Quiescence:
     """An image that a task of its own keeps quiesced, until somebody has it thawed.
 
-    The task that runs hold() owns it: it alone enters HandleTable.quiesced(), and leaves it. Who
+    The task that runs hold() owns it: it alone enters interplay.quiesced(), and leaves it. Who
     moves the image, and the end of the mount, ask for the thaw by one event and wait for another.
 
     Attributes:
@@ -43,7 +44,7 @@ class Quiescence:
         Raises InUse, before it starts, for an image that is quiesced already.
         """
         try:
-            async with self._handles.quiesced(self._image) as self.images:
+            async with quiesced(self._handles, self._image) as self.images:
                 task_status.started()
                 await self._wanted.wait()
         finally:

@@ -23,7 +23,7 @@ from rbdfs.files.claim import Claims
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.handle import Handle, Use
 from rbdfs.files.keeping import OpenFile, Unremembered
-from rbdfs.files.reopening import Checks
+from rbdfs.files.reopening import Checks, Failed
 from rbdfs.files.shared_image import SharedImage
 from rbdfs.files.table import HandleTable
 from rbdfs.model.entry import Entry, Key
@@ -721,11 +721,16 @@ def left(entry: Entry, fh: int, *, writable: bool, length: int | None = None) ->
     return OpenFile(fh, 1, entry, writable, length=length)
 
 
-async def passes(_checked: Entry | SharedImage) -> None:
+async def passes(_entry: Entry) -> None:
     """A check that lets every image pass."""
 
 
-UNHINDERED = Checks(passes, passes)
+async def all_pass(_handles: list[Handle]) -> list[Failed]:
+    """A check that lets every file pass."""
+    return []
+
+
+UNHINDERED = Checks(passes, all_pass)
 
 
 async def test_restored_files_of_an_image_open_it_once(client: Client, images: Images) -> None:
@@ -807,12 +812,15 @@ async def test_a_restored_file_that_a_check_refuses(
     table.restore(left(entry, 1, writable=False), None)
     table.restore(left(other, 2, writable=False), None)
 
-    async def check(checked: Entry | SharedImage) -> None:
-        seen = checked.entry if isinstance(checked, SharedImage) else checked
-        if seen.key == entry.key:
+    async def check(checked: Entry) -> None:
+        if checked.key == entry.key:
             raise OSError(errno.ESTALE, "not now")
 
-    checks = Checks(check, passes) if when == "before" else Checks(passes, check)
+    async def check_opened(handles: list[Handle]) -> list[Failed]:
+        await check(handles[0].entry)
+        return []
+
+    checks = Checks(check, all_pass) if when == "before" else Checks(passes, check_opened)
 
     async with trio.open_nursery() as nursery:
         await table.reopen(nursery, checks)
@@ -822,6 +830,41 @@ async def test_a_restored_file_that_a_check_refuses(
     await table.release(1)
     newcomer = await table.open(entry, 1, writable=True)
     assert await newcomer.read(0, 8) == PATTERN[:8]
+
+
+async def test_restored_files_that_a_check_refuses_beside_others(
+    client: Client, images: Images
+) -> None:
+    """Who reads, and who opens the image meanwhile, goes on without them."""
+    table, entry = client.table, images.create()
+    part = replace(entry, key=entry.key._replace(partition=1), offset=BLOCK, size=BLOCK)
+    for fh in (1, 2):
+        table.restore(left(part, fh, writable=True), None)
+    table.restore(left(entry, 3, writable=False), None)
+    newcomers: list[Handle] = []
+
+    async def check(handles: list[Handle]) -> list[Failed]:
+        assert [handle.fh for handle in handles] == [1, 2, 3]
+        newcomers.append(await table.open(entry, 1, writable=False))
+        # The kernel does not wait for a RELEASE, and so it may come at any time.
+        await table.release(2)
+        assert await images.watchers(entry) != []
+        return [Failed(handles[:2], OSError(errno.ESTALE, "moved"))]
+
+    async with trio.open_nursery() as nursery:
+        await table.reopen(nursery, Checks(passes, check))
+        lost = await table.ready(1)
+    with pytest.raises(OSError, match="moved"):
+        await lost.write(0, b"x")
+    assert lost.left().error == errno.ESTALE
+    # Nobody writes any more.
+    assert await images.watchers(entry) == []
+    for fh in (3, newcomers[0].fh):
+        assert await (await table.ready(fh)).read(0, 8) == PATTERN[:8]
+    assert client.data_path.served[1] is None
+    await table.release(1)
+    assert [shared.entry.key for shared in table.images()] == [entry.key]
+    assert await (await table.open(part, 1, writable=True)).write(0, b"x") == 1
 
 
 async def test_a_restored_file_is_released_before_it_is_open(

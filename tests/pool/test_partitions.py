@@ -430,23 +430,30 @@ def test_one_that_has_moved_when_its_server_died(
     mount: Mount,
     moved_table: list[tuple[int, bytes]],
 ) -> None:
-    """Without the exclusive lock nobody is kept out: who writes to it is told so."""
+    """Without the exclusive lock nobody is kept out: who writes to it is told so, and he alone."""
     rbd.RBD().create(ioctx, image_name, SIZE, old_format=False, features=1)
     whole, part = mount.file(image_name), mount.file(f"{image_name}-part1")
     eventually(whole.exists, SEEN_S, "the image")
     run("sfdisk", "-q", str(whole), stdin=TABLES["gpt"][0].encode())
     eventually(part.exists, SEEN_S, "the partition")
     file = opened_at_last(part, os.O_RDWR)
-    with rbd.Image(ioctx, image_name) as image:
-        for off, data in moved_table:
-            image.write(data, off)
-    mount.expect_log(r"ended with exit code -9", r"lost")
-    mount.allow_log(r"116")
-    kill_server(mount)
-    wait_for_server(mount, 2)
-    assert refusal(lambda: os.pwrite(file, b"marker", 0)) == "ESTALE"
-    with contextlib.suppress(OSError):
-        os.close(file)
+    with (
+        opened(mount.file(f"{image_name}-part2"), os.O_RDWR) as stays,
+        opened(whole, os.O_RDONLY) as backup,
+    ):
+        with rbd.Image(ioctx, image_name) as image:
+            for off, data in moved_table:
+                image.write(data, off)
+        mount.expect_log(r"ended with exit code -9", r"are lost: .*-part1 is not at")
+        mount.allow_log(r"116")
+        kill_server(mount)
+        wait_for_server(mount, 2)
+        assert refusal(lambda: os.pwrite(file, b"marker", 0)) == "ESTALE"
+        with contextlib.suppress(OSError):
+            os.close(file)
+        assert os.pwrite(stays, b"marker", 0) == 6
+        os.fsync(stays)
+        assert os.pread(backup, 6, 9 * MIB) == b"marker"
     assert export_image(ceph, f"{pool}/{image_name}")[MIB : MIB + 6] == bytes(6)
 
 
