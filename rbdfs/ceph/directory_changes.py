@@ -4,8 +4,9 @@ Every function raises rbd.Error, rados.Error and OSError: the caller has blockin
 translate them. *action* begins the message of a refusal: what is done to which image.
 
 librbd renames by name only. Between the look at an image, by its id, and the change another client
-can have given its name to another image: which one it was is looked at afterwards, and undone if it
-was the wrong one.
+can have given its name to another image: which one it was is looked at afterwards. A move to the
+trash is undone if it was the wrong one. A renaming is not: what has the new name afterwards may
+have been given it since.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from rbdfs.ceph.blocking_image import (
     opened_for_change,
     refuse_advisory_lock,
 )
-from rbdfs.errors import InUse, Missing
+from rbdfs.errors import InUse, Missing, NotUnderstood
 
 if TYPE_CHECKING:
     from rbdfs.model.entry import Entry
 
 _DIRECTORY = "rbd_directory"
+_ID_BYTES = 4096
 # So many clones are named in a message.
 _TOLD = 10
 
@@ -139,6 +141,30 @@ def directory_name(ioctx: rados.Ioctx, image_id: str) -> bytes | None:
     return None if value is None else value[4:]
 
 
+def listed_id(ioctx: rados.Ioctx, name: bytes) -> str | None:
+    """Return the id that the directory has for *name*; None where it has none."""
+    try:
+        # The binding takes no key of a name that is not UTF-8.
+        _, value = ioctx.execute(_DIRECTORY, "rbd", "dir_get_id", encode_string(name), _ID_BYTES)
+    except rados.ObjectNotFound:
+        return None
+    return decode_id(value, f"{_DIRECTORY}: {name!r}")
+
+
+def encode_string(value: bytes) -> bytes:
+    return len(value).to_bytes(4, "little") + value
+
+
+def decode_id(value: bytes, where: str) -> str:
+    """Return the id in an encoded string; what is taken for another one would have no header."""
+    image_id = value[4:]
+    if not image_id or int.from_bytes(value[:4], "little") != len(image_id):
+        raise NotUnderstood(f"{where}: {value[:32]!r} is no id")
+    if not image_id.isascii() or b"\0" in image_id:
+        raise NotUnderstood(f"{where}: {image_id[:32]!r} is no id of librbd's")
+    return image_id.decode()
+
+
 def refuse_renamed(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
     """Raise Missing where the image of *entry* does not have its name any more.
 
@@ -157,20 +183,24 @@ def refuse_locked(ioctx: rados.Ioctx, entry: Entry, action: str) -> None:
 def rename_image(ioctx: rados.Ioctx, entry: Entry, name: str, action: str) -> None:
     """Rename the image of *entry* to *name*, within its namespace.
 
-    Raises Missing where another image has its name.
+    Raises Missing where another image has its name, or *name* afterwards: that may be one that was
+    given the old name at the last moment, and is renamed now. It may as well have come after the
+    renaming, when this image was renamed once more: nothing is changed on a guess.
     """
     refuse_locked(ioctx, entry, action)
     refuse_renamed(ioctx, entry, action)
-    old, new = encoded(entry.image), encoded(name)
-    rbd.RBD().rename(ioctx, old, new)
+    new = encoded(name)
+    rbd.RBD().rename(ioctx, encoded(entry.image), new)
     if entry.image_id is None or directory_name(ioctx, entry.image_id) == new:
         return
-    try:
-        rbd.RBD().rename(ioctx, new, old)
-    except rbd.Error as exc:
-        log.error(
-            "%s: another image had this name meanwhile, and keeps the new one: %s", action, exc
-        )
+    # Where nothing has the name, it was this image that got it, and it went on to another one.
+    if (other := listed_id(ioctx, new)) in (None, entry.image_id):
+        return
+    log.error(
+        "%s: image %s has the new name: if that had the old one, `rbd rename` gives it back",
+        action,
+        other,
+    )
     raise Missing(f"{action}: another image has this name now")
 
 

@@ -19,8 +19,12 @@ from dataclasses import dataclass
 import rados
 
 from rbdfs.ceph.blocking_image import encoded, is_utf8
-from rbdfs.ceph.directory_changes import directory_name
-from rbdfs.errors import NotUnderstood
+from rbdfs.ceph.directory_changes import (
+    decode_id,
+    directory_name,
+    encode_string,
+    listed_id,
+)
 
 _DIRECTORY = "rbd_directory"
 _ID_BYTES = 4096
@@ -49,7 +53,7 @@ def half_made(ioctx: rados.Ioctx, name: str, maker: str | None) -> Half | None:
         image_id
         if image_id and made_by(image_id, maker) and not _has_header(ioctx, image_id)
         else None
-        for image_id in (_noted_id(ioctx, name), _listed_id(ioctx, encoded(name)))
+        for image_id in (_noted_id(ioctx, name), listed_id(ioctx, encoded(name)))
     )
     return Half(noted, listed) if noted or listed else None
 
@@ -67,12 +71,12 @@ def remove_half(ioctx: rados.Ioctx, name: str, half: Half) -> None:
     """Remove *half* of what *name* has, where it is still that."""
     if half.noted is not None:
         with rados.WriteOpCtx() as operation:
-            operation.cmpext(_string(half.noted.encode()), 0)
+            operation.cmpext(encode_string(half.noted.encode()), 0)
             operation.remove()
             _operate(ioctx, operation, _id_object(name))
     # In this order: nobody makes an image of the name while the directory has it.
     if half.listed is not None:
-        argument = _string(encoded(name)) + _string(half.listed.encode())
+        argument = encode_string(encoded(name)) + encode_string(half.listed.encode())
         try:
             ioctx.execute(_DIRECTORY, "rbd", "dir_remove_image", argument)
         except rados.ObjectNotFound:
@@ -102,10 +106,6 @@ def made_by(image_id: str, maker: str | None) -> bool:
     )
 
 
-def _string(value: bytes) -> bytes:
-    return len(value).to_bytes(4, "little") + value
-
-
 def _id_object(name: str) -> str:
     return f"rbd_id.{name}"
 
@@ -120,27 +120,7 @@ def _noted_id(ioctx: rados.Ioctx, name: str) -> str | None:
         value = ioctx.read(_id_object(name), _ID_BYTES)
     except rados.ObjectNotFound:
         return None
-    return _id(value, _id_object(name))
-
-
-def _listed_id(ioctx: rados.Ioctx, name: bytes) -> str | None:
-    """Return the id that the directory has for *name*; None where it has none."""
-    try:
-        # The binding takes no key of a name that is not UTF-8.
-        _, value = ioctx.execute(_DIRECTORY, "rbd", "dir_get_id", _string(name), _ID_BYTES)
-    except rados.ObjectNotFound:
-        return None
-    return _id(value, f"{_DIRECTORY}: {name!r}")
-
-
-def _id(value: bytes, where: str) -> str:
-    """Return the id in an encoded string; what is taken for another one would have no header."""
-    image_id = value[4:]
-    if not image_id or int.from_bytes(value[:4], "little") != len(image_id):
-        raise NotUnderstood(f"{where}: {value[:32]!r} is no id")
-    if not image_id.isascii() or b"\0" in image_id:
-        raise NotUnderstood(f"{where}: {image_id[:32]!r} is no id of librbd's")
-    return image_id.decode()
+    return decode_id(value, _id_object(name))
 
 
 def _has_header(ioctx: rados.Ioctx, image_id: str) -> bool:

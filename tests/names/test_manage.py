@@ -190,7 +190,6 @@ async def rename(managed: Managed, entry: Entry) -> None:
         (unlink, trash_changes, "refuse_renamed"),
         (rename, directory_changes, None),
         (rename, directory_changes, "refuse_advisory_lock"),
-        (rename, directory_changes, "refuse_renamed"),
     ],
 )
 async def test_an_image_that_got_the_name_meanwhile_stays(
@@ -231,6 +230,60 @@ async def test_an_image_that_got_the_name_meanwhile_stays(
         assert entry.image_id in [image["id"] for image in rbd.RBD().trash_list(ioctx)]
     else:
         assert (await managed.find(f"{image_name}-mine")).image_id == entry.image_id
+
+
+@pytest.mark.parametrize("third", [False, True])
+async def test_what_has_the_name_after_a_rename_keeps_it(
+    managed: Managed, ioctx: Any, image_name: str, monkeypatch: Any, caplog: Any, third: bool
+) -> None:
+    """Another client renames the image at once: that undoes nothing, and what is replaced stays so.
+
+    Where it gives the name to a third image, nobody can tell that one from what was renamed by
+    mistake.
+    """
+    old, new = await managed.create(image_name), await managed.create(f"{image_name}-new")
+    name, parent, renamed = os.fsencode(image_name), managed.parent, rbd.RBD.rename
+
+    def rename_twice(rbd_: Any, *args: Any) -> None:
+        monkeypatch.undo()
+        renamed(rbd_, *args)
+        move_away(ioctx, image_name)
+        if third:
+            rbd_.create(ioctx, image_name, MIB)
+
+    replaced = await managed.management.replaced_by(new, parent, name, 0)
+    monkeypatch.setattr(rbd.RBD, "rename", rename_twice)
+    with refused(errno.ENOENT) if third else contextlib.nullcontext():
+        await managed.management.rename(new, parent, name, 0, replaced)
+    assert (await managed.find(f"{image_name}-mine")).image_id == new.image_id
+    assert old.image_id in [image["id"] for image in rbd.RBD().trash_list(ioctx)]
+    assert not await managed.exists(f"{image_name}-new")
+    assert await managed.exists(image_name) == third
+    if third:
+        kept = await managed.find(image_name)
+        assert kept.size == MIB
+        assert f"{kept.image_id} has the new name" in caplog.text
+
+
+async def test_what_is_renamed_by_mistake_is_told_of(
+    managed: Managed, ioctx: Any, image_name: str, monkeypatch: Any, caplog: Any
+) -> None:
+    entry, renamed = await managed.create(image_name), rbd.RBD.rename
+
+    def swap(rbd_: Any, *args: Any) -> None:
+        monkeypatch.undo()
+        move_away(ioctx, image_name)
+        rbd_.create(ioctx, image_name, MIB)
+        renamed(rbd_, *args)
+
+    monkeypatch.setattr(rbd.RBD, "rename", swap)
+    with refused(errno.ENOENT):
+        await rename(managed, entry)
+    other = await managed.find("new-name")
+    assert other.size == MIB
+    assert f"{other.image_id} has the new name" in caplog.text
+    assert (await managed.find(f"{image_name}-mine")).image_id == entry.image_id
+    rbd.RBD().remove(ioctx, "new-name")
 
 
 async def test_an_image_is_removed_again_and_again(
