@@ -53,6 +53,12 @@ def unmount(mount: Mount, *options: str) -> bool:
     return done.returncode == 0
 
 
+def one_waits(mount: Mount) -> bool:
+    """Whether one request stays the only one for a while."""
+    seen = [ask(mount, "status")["requests"] for _ in range(3)]
+    return seen[0]["active"] == 1 and all(each == seen[0] for each in seen)
+
+
 def test_a_reader_that_waits_is_killed(
     ceph: Ceph, pool: str, image_name: str, mounting: Mounting
 ) -> None:
@@ -65,18 +71,14 @@ def test_a_reader_that_waits_is_killed(
             with opened_and_lost(mount.file(image_name), os.O_RDONLY | os.O_DIRECT) as file:
                 outage.enter_context(ceph.stalled("osd.0"))
                 reader = waiting(["dd", "of=/dev/null", "bs=64k"], file)
+                # What the server has not read yet, the kernel would take back.
+                eventually(lambda: one_waits(mount), what="a read that waits")
                 reader.kill()
                 reader.wait(TIMEOUT_S)
             eventually(lambda: unmount(mount), what="umount")
             wait_until_it_waits(mount)
         assert mount.wait() == 0
     assert ceph.watchers(f"{pool}/{image_name}") == []
-
-
-def one_waits(mount: Mount) -> bool:
-    """Whether one request stays the only one for a while."""
-    seen = [ask(mount, "status")["requests"] for _ in range(3)]
-    return seen[0]["active"] == 1 and all(each == seen[0] for each in seen)
 
 
 @pytest.mark.parametrize("cache", ["none", "writeback"])
