@@ -58,6 +58,8 @@ class NativePath:
         self._mux: native.Mux | None = None
         self._stopping = False
         self._registered: dict[int, _Registration] = {}
+        # What was to be served before there was a connection.
+        self._early: dict[int, Handle] = {}
         self._interruptions = Interruptions()
 
     def serve(self, handle: Handle) -> None:
@@ -65,8 +67,13 @@ class NativePath:
 
         That is also where a file goes that the data path does not take, so nothing is raised.
         """
+        if self._stopping:
+            return
+        if self._mux is None:
+            self._early[handle.fh] = handle
+            return
         wanted, known = _wanted(handle), self._registered.get(handle.fh)
-        if wanted == known or self._mux is None or self._stopping:
+        if wanted == known:
             return
         try:
             if wanted is not None and known is not None and wanted.image is known.image:
@@ -87,6 +94,7 @@ class NativePath:
 
     def forget(self, handle: Handle) -> None:
         """Serve *handle* no longer; requests under way go on."""
+        self._early.pop(handle.fh, None)
         if self._mux is None or self._registered.pop(handle.fh, None) is None:
             return
         self._mux.unregister(handle.fh)
@@ -133,9 +141,11 @@ class NativePath:
                 killed=self._killed,
             )
             extra_pair.ours.close()
-            # Those of another server; before the kernel can ask for them.
-            for handle in operations.mounted.handles:
+            # Those of another server; before the kernel can ask for them. Not all that are open:
+            # of some it may not be known yet whether they can go on.
+            for handle in list(self._early.values()):
                 self.serve(handle)
+            self._early.clear()
             self._mux.start(init_request)
             try:
                 async with trio.open_nursery() as nursery:

@@ -53,9 +53,11 @@ class Kernel:
 
 
 @contextlib.asynccontextmanager
-async def connected(path: NativePath, **methods: Any) -> AsyncIterator[Kernel]:
+async def connected(
+    path: NativePath, handles: tuple[Any, ...] = (), **methods: Any
+) -> AsyncIterator[Kernel]:
     pair = connection.socket_pair()
-    operations: Any = SimpleNamespace(mounted=SimpleNamespace(handles=[]), **methods)
+    operations: Any = SimpleNamespace(mounted=SimpleNamespace(handles=handles), **methods)
     with pair.ours, pair.theirs:
         async with path.connected(pair.ours.fileno(), operations, b"") as device:
             descriptor = int(device.rpartition("/")[2])
@@ -175,6 +177,25 @@ async def test_who_carries_out_what_nobody_waits_for_is_cancelled() -> None:
             await trio.sleep_forever()
         kernel.pyfuse3.send(OUT.pack(16, -errno.EINTR, 8))
         await eventually_async(lambda: drained(path), what="no request is left")
+
+
+async def test_files_of_another_server_are_served_once_somebody_says_so(image: Image) -> None:
+    """The image may be open, and what was found in it not be checked yet."""
+    path = NativePath(NOTHING, ignore_sync=False)
+    unchecked, checked, closed = (handle_on(image, fh) for fh in (1, 2, 3))
+    for handle in (checked, closed):
+        path.serve(handle)
+    path.forget(closed)
+
+    async def read(fh: int, _offset: int, _size: int) -> bytes:
+        return b"by Python: %d" % fh
+
+    async with connected(path, (unchecked, checked), read=read) as kernel:
+        assert len(await kernel.read(checked.fh, 0, 4096)) == 4096
+        for handle in (unchecked, closed):
+            assert await kernel.read(handle.fh, 0, 4096) == b"by Python: %d" % handle.fh
+        path.serve(unchecked)
+        assert len(await kernel.read(unchecked.fh, 0, 4096)) == 4096
 
 
 async def test_a_device_that_cannot_be_read_is_a_failure_of_the_server() -> None:
