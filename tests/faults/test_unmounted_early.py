@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.test_interrupts import waiting
+from tests.faults.test_cluster import waiting_reader
 from tests.support import changed
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
-from tests.support.mounts import TIMEOUT_S, force_unmount, opened_and_lost
+from tests.support.mounts import TIMEOUT_S, force_unmount
 from tests.support.quota import pool_with_a_quota
 from tests.support.servers import ask
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("native")
 
 BLOCK = 4096
-WAITS = r"WARNING rbdfs\.fuse\.native_path: .*1 requests in librbd"
+WAITS = r"WARNING rbdfs\.fuse\.native_path: .*[0-9]+ requests in librbd"
 # In a process of its own: closing the copy of its descriptor, another one would wait as well.
 WRITER = f"""
 import os, sys
@@ -53,12 +51,6 @@ def unmount(mount: Mount, *options: str) -> bool:
     return done.returncode == 0
 
 
-def one_waits(mount: Mount) -> bool:
-    """Whether one request stays the only one for a while."""
-    seen = [ask(mount, "status")["requests"] for _ in range(3)]
-    return seen[0]["active"] == 1 and all(each == seen[0] for each in seen)
-
-
 def test_a_reader_that_waits_is_killed(
     ceph: Ceph, pool: str, image_name: str, mounting: Mounting
 ) -> None:
@@ -67,18 +59,21 @@ def test_a_reader_that_waits_is_killed(
     with mounting(pool, program=changed.program(stop=1), lifetime_s=120) as mount:
         mount.expect_log(WAITS)
         mount.allow_log("flush: .* the cluster does not say whether it is there")
-        with contextlib.ExitStack() as outage:
-            with opened_and_lost(mount.file(image_name), os.O_RDONLY | os.O_DIRECT) as file:
-                outage.enter_context(ceph.stalled("osd.0"))
-                reader = waiting(["dd", "of=/dev/null", "bs=64k"], file)
-                # What the server has not read yet, the kernel would take back.
-                eventually(lambda: one_waits(mount), what="a read that waits")
-                reader.kill()
-                reader.wait(TIMEOUT_S)
+        with waiting_reader(ceph, mount.file(image_name)) as reader:
+            # What the server has not read yet, the kernel would take back.
+            eventually(lambda: ask(mount, "status")["requests"]["active"], what="a read in librbd")
+            reader.kill()
+            reader.wait(TIMEOUT_S)
             eventually(lambda: unmount(mount), what="umount")
             wait_until_it_waits(mount)
         assert mount.wait() == 0
     assert ceph.watchers(f"{pool}/{image_name}") == []
+
+
+def one_waits(mount: Mount) -> bool:
+    """Whether one request stays the only one for a while."""
+    seen = [ask(mount, "status")["requests"] for _ in range(3)]
+    return seen[0]["active"] == 1 and all(each == seen[0] for each in seen)
 
 
 @pytest.mark.parametrize("cache", ["none", "writeback"])
