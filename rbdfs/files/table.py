@@ -52,9 +52,8 @@ class HandleTable:
         self._data_path, self._keeping = data_path, keeping
         self._handles, self._numbers = OpenFiles(), fresh_numbers()
         self._shared: dict[Key, SharedImage] = {}
-        self._reopenings = Reopenings(self._reopened)
-        self.lost = LostImages(self.claims)
-        self.relocations, self.late = Relocations(), Latecomers()
+        self._reopenings, self.late = Reopenings(self._reopened), Latecomers()
+        self.lost, self.relocations = LostImages(self.claims), Relocations()
 
     def __getitem__(self, fh: int) -> Handle:
         """Return the open file *fh*; raise OSError EBADF where there is none."""
@@ -269,9 +268,10 @@ class HandleTable:
         key = entry.whole_key
         if (known := self._shared.get(key)) and (error := failure_of(known)):
             self.lose(known, error)
+        # Before it is found by others: who is cancelled would take it from those who wait as well.
+        await self.lost.closed(key)
         shared = self._shared.setdefault(key, self._new_shared(entry))
         try:
-            await self.lost.closed(key)
             await shared.acquire(use)
         except BaseException:
             self._drop_unused(shared)

@@ -19,6 +19,7 @@ from rbdfs.ceph.cluster import Cluster
 from rbdfs.ceph.image import Image
 from rbdfs.ceph.opener import PythonOpener
 from rbdfs.config.ceph_settings import CephSettings
+from rbdfs.errors import Fenced
 from rbdfs.files.claim import Claims
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.handle import Handle, Use
@@ -558,6 +559,35 @@ async def test_a_cancelled_open_waits_for_no_other(
     await table.release(handle.fh)
     assert table.images() == []
     assert await images.watchers(entry) == []
+
+
+async def test_a_cancelled_open_takes_nothing_from_one_that_goes_on(
+    table: HandleTable, images: Images
+) -> None:
+    """Both wait for the end of what was lost before they open the image anew."""
+    entry = images.create()
+    lost = await table.open(entry, 1, writable=True)
+    table.lose(lost.shared, Fenced("fenced"))
+    opened: list[Handle] = []
+
+    async def open_one() -> None:
+        opened.append(await table.open(entry, 1, writable=True))
+
+    async def open_cancelled(scope: trio.CancelScope) -> None:
+        with scope:
+            await open_one()
+
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery, lost.shared.quiesced():
+        nursery.start_soon(open_one)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(open_cancelled, scope)
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+    (first,) = opened
+    await open_one()
+    assert opened[1].shared is first.shared is table.shared(entry)
 
 
 async def test_a_cancelled_release_closes_all_the_same(table: HandleTable, images: Images) -> None:
