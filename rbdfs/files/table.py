@@ -121,13 +121,13 @@ class HandleTable:
         self._data_path.serve(handle)
         return handle
 
-    async def opened_by(self, request: int) -> Handle | None:
-        """Return the file that this request has opened already, once its image is open or lost.
+    def opened_by(self, request: int) -> Handle | None:
+        """Return the file that this request has opened already, if any; it may not be ready().
 
-        None where there is none: the server that did it was gone before its answer was.
+        The server that did it was gone before its answer was. Whoever gets it here has to release
+        it, unless the kernel hears of it.
         """
-        handle = self._handles.opened_by(request)
-        return None if handle is None else await self.ready(handle.fh)
+        return self._handles.opened_by(request)
 
     def abandon(self, request: int) -> None:
         """Have the next server close what this request has opened, if anything."""

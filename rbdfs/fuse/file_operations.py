@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pyfuse3
+import trio
 
 from rbdfs.errors import BadArgument, NoSpace, NotOpen, NotSupported
 from rbdfs.files.holes import seek_in_data
@@ -152,9 +153,11 @@ class FileOperations(pyfuse3.Operations):
         directory = self.mounted.directories.opened_by(unmarked(unique))
         if directory is not None:
             self.mounted.directories.release(directory)
-        handle = await self.mounted.handles.opened_by(unmarked(unique))
+        handle = self.mounted.handles.opened_by(unmarked(unique))
         if handle is not None:
-            await self.release(pyfuse3.FileHandleT(handle.fh))
+            # Also when its caller is killed meanwhile.
+            with trio.CancelScope(shield=True):
+                await self.mounted.close_abandoned(handle.fh)
 
     async def abandon(self, unique: int) -> None:
         """Have nothing be left open by request *unique*, of which its caller never hears.

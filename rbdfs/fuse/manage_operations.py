@@ -34,16 +34,16 @@ class ManageOperations(pyfuse3.Operations):
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        management, inodes = self.mounted.check_managed(), self.mounted.inodes
+        inodes = self.mounted.inodes
+        self.mounted.check_managed()
         with self.mounted.requests.request(parent_inode, ctx.pid, CREATE) as request:
-            parent = await self.mounted.entry(parent_inode)
-            opened = await self.mounted.handles.opened_by(request.number)
-            entry = None if opened is None else opened.entry
-            if entry is None:
-                entry = await self._made_image(request, parent, name)
-            if entry is None:
-                await self._clear_made(request, parent, name)
-                entry = await management.create(parent, name, request.begin)
+            opened = self.mounted.handles.opened_by(request.number)
+            if opened is not None:
+                # Nothing may fail before open(), which closes it then.
+                entry = opened.entry
+            else:
+                parent = await self.mounted.entry(parent_inode)
+                entry = await self._create(request, parent, name)
             inode = inodes.remember(entry)
             try:
                 info = await self.mounted.open(inode, flags & ~os.O_TRUNC, request=request.number)
@@ -52,6 +52,12 @@ class ManageOperations(pyfuse3.Operations):
                 raise
         trail.leave(ctx, f"made {entry.spec}")
         return info, self.mounted.attributes(entry, inode)
+
+    async def _create(self, request: BegunRequest, parent: Entry, name: bytes) -> Entry:
+        if (made := await self._made_image(request, parent, name)) is not None:
+            return made
+        await self._clear_made(request, parent, name)
+        return await self.mounted.check_managed().create(parent, name, request.begin)
 
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext

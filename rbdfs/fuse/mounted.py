@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
-from rbdfs.errors import Fenced, Gone, InUse, Missing, NotPermitted, ReadOnly
+from rbdfs.errors import Fenced, Gone, InUse, Missing, NotOpen, NotPermitted, ReadOnly
 from rbdfs.files.freshness import Freshness
 from rbdfs.files.reopening import Failed
 from rbdfs.fuse import resizing
@@ -155,10 +155,11 @@ class Mounted:
         """
         if self.closing:
             raise Fenced("the mount is being ended")
-        handle = await self.handles.opened_by(request)
+        handle = self.handles.opened_by(request)
         if handle is None:
             handle = await self._open(inode, flags, request)
         try:
+            await self.handles.ready(handle.fh)
             await self._check_place(handle)
             if flags & os.O_TRUNC:
                 await resizing.set_length(self, handle.entry, 0, handle)
@@ -170,8 +171,7 @@ class Mounted:
         except BaseException:
             # The kernel hears of no file handle, and so would never release it.
             with trio.CancelScope(shield=True):
-                await self.handles.release(handle.fh)
-            self.inodes.released(inode)
+                await self.close_abandoned(handle.fh)
             raise
 
     async def _open(self, inode: int, flags: int, request: int) -> Handle:
@@ -277,11 +277,13 @@ class Mounted:
         )
 
     async def close_abandoned(self, fh: int) -> None:
-        """Close a file of which the kernel knows nothing: its caller was interrupted."""
+        """Close a file of which the kernel knows nothing: its open has failed."""
         try:
             # Its image, opened again, takes the lock of the server that is gone, and gives it up.
             await self.handles.ready(fh)
             handle = await self.handles.release(fh)
+        except NotOpen:
+            log.debug("the end of the mount has closed file %d", fh)
         except OSError:
             log.exception("a file that nobody has open stays open")
         else:

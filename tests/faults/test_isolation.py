@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import changed
+from tests.support import changed, crashes
 from tests.support.ceph import Ceph
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
@@ -194,6 +194,37 @@ def test_server_killed_while_a_pool_is_stuck(pools: Ceph, tmp_path: Path) -> Non
         assert (stuck / "image@s").read_bytes() == (stuck / "image").read_bytes() == data
     assert export_image(pools, "stuck/image") == data
     assert export_image(pools, "free/image") == ours
+
+
+def test_an_open_that_was_sent_again_is_given_up_in_a_stuck_pool(
+    pools: Ceph, tmp_path: Path
+) -> None:
+    """What the server that is gone had opened for it is closed: the kernel knows of no file."""
+    control = tmp_path / "step"
+    control.write_text("hold rbdfs.fuse.mounted:Mounted.let_grow")
+    program = [sys.executable, crashes.__file__, str(control)]
+    mounting = Mounting(pools, tmp_path)
+    with mounting(None, program=program) as mount:
+        file = mount.path / "stuck/image"
+        opening = f"import os; os.open({str(file)!r}, os.O_RDWR)"
+        caller = subprocess.Popen([sys.executable, "-c", opening])
+        try:
+            eventually(lambda: ask(mount, "status")["open_files"] == 1, what="the file is open")
+            assert len(pools.lock_owners("stuck/image")) == 1
+            with standing_still(pools, 1):
+                killed_server(mount)
+                control.unlink()
+                eventually(
+                    lambda: ask(mount, "status")["requests"]["unreplied"] == 1,
+                    what="the open was sent again",
+                )
+                caller.kill()
+                caller.wait(TIMEOUT_S)
+        finally:
+            caller.kill()
+        eventually(lambda: ask(mount, "status")["open_files"] == 0, what="the file is closed")
+        eventually(lambda: pools.lock_owners("stuck/image") == [], what="no lock is kept")
+        assert file.read_bytes() == random_bytes(MIB, seed=1)
 
 
 def test_server_killed_while_an_image_is_moved_out_of_a_stuck_pool(
