@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from rbdfs.files.handle import Handle
+    from rbdfs.files.keeping import OpenFile
     from rbdfs.files.shared_image import SharedImage
     from rbdfs.model.entry import Entry
 
@@ -54,11 +55,14 @@ class Latecomers:
 
     def __init__(self) -> None:
         self._arrivals: dict[int, trio.Event] = {}
+        self._opened_by: dict[int, int] = {}
 
-    def expect(self, fhs: Iterable[int]) -> None:
-        """Have those who use *fhs* wait, until they have arrived."""
-        for fh in fhs:
-            self._arrivals[fh] = trio.Event()
+    def expect(self, files: Iterable[OpenFile]) -> None:
+        """Have those who use *files* wait, until they have arrived."""
+        for file in files:
+            self._arrivals[file.fh] = trio.Event()
+            if file.request and not file.abandoned:
+                self._opened_by[file.request] = file.fh
 
     def arrived(self, fhs: Iterable[int]) -> None:
         """Let those go on who use *fhs*: they are in the table of open files, or lost."""
@@ -69,6 +73,15 @@ class Latecomers:
         """Return when file *fh*, if it is expected, has arrived."""
         if fh in self._arrivals:
             await self._arrivals[fh].wait()
+
+    async def wait_for_opened(self, request: int) -> None:
+        """Return when the file that *request* has opened, if it is expected, has arrived.
+
+        Not when the caller is cancelled: that file would be there later, and nobody close it.
+        """
+        if (fh := self._opened_by.get(request)) is not None:
+            with trio.CancelScope(shield=True):
+                await self.wait(fh)
 
 
 class Reopenings:

@@ -121,12 +121,12 @@ class HandleTable:
         self._data_path.serve(handle)
         return handle
 
-    def opened_by(self, request: int) -> Handle | None:
+    async def opened_by(self, request: int) -> Handle | None:
         """Return the file that this request has opened already, if any; it may not be ready().
 
-        The server that did it was gone before its answer was. Whoever gets it here has to release
-        it, unless the kernel hears of it.
+        Its server was gone before its answer. Whoever gets it releases it, or tells the kernel.
         """
+        await self.late.wait_for_opened(request)
         return self._handles.opened_by(request)
 
     def abandon(self, request: int) -> None:

@@ -153,7 +153,7 @@ class FileOperations(pyfuse3.Operations):
         directory = self.mounted.directories.opened_by(unmarked(unique))
         if directory is not None:
             self.mounted.directories.release(directory)
-        handle = self.mounted.handles.opened_by(unmarked(unique))
+        handle = await self.mounted.handles.opened_by(unmarked(unique))
         if handle is not None:
             # Also when its caller is killed meanwhile.
             with trio.CancelScope(shield=True):

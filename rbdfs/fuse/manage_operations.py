@@ -37,7 +37,7 @@ class ManageOperations(pyfuse3.Operations):
         inodes = self.mounted.inodes
         self.mounted.check_managed()
         with self.mounted.requests.request(parent_inode, ctx.pid, CREATE) as request:
-            opened = self.mounted.handles.opened_by(request.number)
+            opened = await self.mounted.handles.opened_by(request.number)
             if opened is not None:
                 # Nothing may fail before open(), which closes it then.
                 entry = opened.entry

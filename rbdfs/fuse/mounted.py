@@ -155,7 +155,7 @@ class Mounted:
         """
         if self.closing:
             raise Fenced("the mount is being ended")
-        handle = self.handles.opened_by(request)
+        handle = await self.handles.opened_by(request)
         if handle is None:
             handle = await self._open(inode, flags, request)
         try:

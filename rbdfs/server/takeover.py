@@ -168,7 +168,7 @@ async def restore(
     for one in inherited:
         moved = [file for file in files if one.move.concerns(file.entry)]
         files = [file for file in files if not one.move.concerns(file.entry)]
-        mounted.handles.late.expect(file.fh for file in moved)
+        mounted.handles.late.expect(moved)
         nursery.start_soon(_restore_moved, mounted, one, moved, lost, nursery)
     await _open(mounted, files, lost, nursery)
     # Where the cluster answers, there are none that wait.

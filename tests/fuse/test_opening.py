@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ROOT = Entry(Key(1, ""), pool="rbd")
 VM1 = Entry(Key(1, "", "id"), pool="rbd", image="vm1", size=4096)
 INODE, REQUEST = 7, 8
+LEFT = OpenFile(3, INODE, VM1, True, request=REQUEST)
 
 
 @dataclass
@@ -67,15 +68,15 @@ class Waiting:
         self.operations = Operations(self.mounted, Unremembered())
         self.inodes.restore(VM1, INODE)
         self.inodes.opened(INODE, VM1)
-        self.table.restore(OpenFile(3, INODE, VM1, True, request=REQUEST), None)
 
-    async def reopen(self, nursery: trio.Nursery) -> None:
+    async def restore(self, nursery: trio.Nursery) -> None:
         async def passes(_entry: Entry) -> None:
             pass
 
         async def all_pass(_handles: list[Handle]) -> list[Failed]:
             return []
 
+        self.table.restore(LEFT, None)
         await self.table.reopen(nursery, Checks(passes, all_pass))
 
 
@@ -87,11 +88,16 @@ async def open_again(waiting: Waiting) -> None:
     await waiting.mounted.open(INODE, 2, request=REQUEST)
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["", "late"])
 @pytest.mark.parametrize("ask", [open_again, close_refused])
 async def test_who_gives_up_before_its_image_is_open_leaves_no_file(
-    ask: Callable[[Waiting], Awaitable[None]],
+    ask: Callable[[Waiting], Awaitable[None]], late: bool
 ) -> None:
-    """The kernel hears of no file, and so it never has it closed."""
+    """The kernel hears of no file, and so it never has it closed.
+
+    One that is late is of an image that a move was interrupted of, and is restored when it is known
+    where that is.
+    """
     waiting, scope = Waiting(), trio.CancelScope()
 
     async def give_up() -> None:
@@ -100,11 +106,18 @@ async def test_who_gives_up_before_its_image_is_open_leaves_no_file(
 
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            await waiting.reopen(nursery)
+            if late:
+                waiting.table.late.expect([LEFT])
+            else:
+                await waiting.restore(nursery)
             nursery.start_soon(give_up)
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
             await trio.testing.wait_all_tasks_blocked()
+            if late:
+                await waiting.restore(nursery)
+                waiting.table.late.arrived([LEFT.fh])
+                await trio.testing.wait_all_tasks_blocked()
             waiting.pool.answers.set()
     # As the server had it that is gone: so its lock is taken, and given up.
     assert waiting.pool.opened == [False]
