@@ -41,7 +41,7 @@ def able() -> None:
 def test_every_scene_is_played(ceph: Ceph, tmp_path: Path) -> None:
     output = tmp_path / "scale.json"
     done = scale(*SMALL, TOLERANCE, f"--cluster={ceph.dir}", f"--json={output}")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     document: dict[str, Any] = json.loads(output.read_text())
     scenes = document["scenes"]
     assert [(scene["name"], len(scene["rows"])) for scene in scenes] == ROWS
