@@ -6,7 +6,6 @@ image nothing: it would go on with the old size, and answer reads of a removed s
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 from typing import TYPE_CHECKING
@@ -73,7 +72,7 @@ class Freshness:
         # Where the data was of what is being opened anew.
         self._before: dict[SharedImage, Lineage] = {}
         # What changes here, and is not told to the kernel yet, passes it.
-        self._changes, self._quiesced = Gate(), contextlib.ExitStack()
+        self._changes = Gate()
         # What was locked, and cannot be any more.
         self._unguarded: WeakSet[Image | None] = WeakSet()
 
@@ -101,8 +100,7 @@ class Freshness:
 
         What is found from then on, the next server finds.
         """
-        self._quiesced.enter_context(self._changes.frozen())
-        await self._changes.drained()
+        await self._changes.close()
 
     def waits_s(self, shared: SharedImage) -> float:
         """Return for how long the cluster has not answered what was asked of *shared*, in seconds.

@@ -50,6 +50,12 @@ class Gate:
             self._opened = None
             opened.set()
 
+    async def close(self) -> None:
+        """Freeze the gate for good; return when what had passed has come to its end."""
+        assert self._opened is None
+        self._opened = trio.Event()
+        await self.drained()
+
     async def drained(self) -> None:
         """Return when what had passed before the gate was frozen has come to its end."""
         while self._passing:

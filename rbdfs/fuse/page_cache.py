@@ -27,7 +27,7 @@ class PageCache:
         self._inodes = inodes
         # In which the kernel drops pages, and waits for those that are dirty.
         self._threads = PoolThreads(_THREADS_A_POOL)
-        self._gate, self._frozen = Gate(), contextlib.ExitStack()
+        self._gate = Gate()
         self.device = -1
 
     async def drop(self, entry: Entry) -> None:
@@ -58,5 +58,4 @@ class PageCache:
         That may be a WRITE of a dirty page, or wait for a READ of another: so somebody has to
         read its requests for so long.
         """
-        self._frozen.enter_context(self._gate.frozen())
-        await self._gate.drained()
+        await self._gate.close()
