@@ -14,17 +14,20 @@ T = TypeVar("T")
 
 
 class PoolLimiters:
-    """Turns for one kind of work, so many for each pool: one that stands still keeps its own."""
+    """Turns for one kind of work, so many for each pool: one that stands still keeps its own.
+
+    Work that asks two pools has turns for each pair.
+    """
 
     def __init__(self, a_pool: int) -> None:
         self._a_pool = a_pool
-        self._limiters: dict[str, trio.CapacityLimiter] = {}
+        self._limiters: dict[tuple[str, ...], trio.CapacityLimiter] = {}
 
-    def of(self, pool: str) -> trio.CapacityLimiter:
-        """Return that of *pool*."""
-        limiter = self._limiters.get(pool)
+    def of(self, *pools: str) -> trio.CapacityLimiter:
+        """Return that of what asks *pools*."""
+        limiter = self._limiters.get(pools)
         if limiter is None:
-            limiter = self._limiters[pool] = trio.CapacityLimiter(self._a_pool)
+            limiter = self._limiters[pools] = trio.CapacityLimiter(self._a_pool)
         return limiter
 
 

@@ -45,7 +45,7 @@ class RangeCopies:
             return 0
         slots = trio.CapacityLimiter(_PARALLEL)
         # By both: one that is read from may stand still as well.
-        of_pools = self._slots.of(f"{source.entry.pool}/{target.entry.pool}")
+        of_pools = self._slots.of(source.entry.pool, target.entry.pool)
         errors: list[OSError] = []
 
         async def copy_piece(start: int, end: int, copy: _Copy) -> None:

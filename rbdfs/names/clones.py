@@ -88,15 +88,9 @@ class Clones:
 
     async def _is_noted(self, made: Entry, snap: Entry) -> bool:
         source, target = await self._cluster.ioctx_of(snap), await self._cluster.ioctx_of(made)
-        noted = False
-
-        def look() -> None:
-            nonlocal noted
-            noted = clone_links.is_noted(source, snap.key, target, made.key)
-
+        look = partial(clone_links.is_noted, source, snap.key, target, made.key)
         action = f"looking for {made.spec} at {snap.spec}"
-        await self._management.change(made, action, look, beside=snap)
-        return noted
+        return await self._management.change(made, action, look, beside=snap)
 
 
 def _is_of(parent: ParentSpec, snap: Entry) -> bool:

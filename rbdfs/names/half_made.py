@@ -13,13 +13,13 @@ from rbdfs.model.file_name import FileName
 from rbdfs.names.new_names import parse_new
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from rbdfs.ceph.cluster import Cluster, Ioctx
     from rbdfs.ceph.unfinished_changes import Half
     from rbdfs.model.entry import Entry
+    from rbdfs.names.trash import Change
 
-    Change = Callable[[Entry, str, Callable[[], None]], Awaitable[None]]
     Find = Callable[[Ioctx, str], Half | None]
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _LOOK_S = 0.25
 
 
 class HalfMade:
-    """Removes it. *change* has something changed where an entry is, as an action."""
+    """Removes it."""
 
     def __init__(self, cluster: Cluster, change: Change) -> None:
         self._cluster = cluster
@@ -56,19 +56,13 @@ class HalfMade:
             return
         ioctx = await self._cluster.ioctx(parent.pool, parent.namespace)
         action = f"clearing {name!r} in {parent.spec}"
-        found: list[Half | None] = []
-
-        def look() -> None:
-            found.append(find(ioctx, wanted.image))
-
-        await self._change(parent, action, look)
-        half = found[0]
+        look = partial(find, ioctx, wanted.image)
+        half = await self._change(parent, action, look)
         if half is None:
             return
         for _ in range(_LOOKS):
             await trio.sleep(_LOOK_S)
-            await self._change(parent, action, look)
-            if found[-1] != half:
+            if await self._change(parent, action, look) != half:
                 # Somebody is at it.
                 return
         remove = partial(unfinished_changes.remove_half, ioctx, wanted.image, half)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import trio
 
 from rbdfs.ceph import directory_changes
 from rbdfs.ceph.blocking_image import changing, encoded, opened_for_change
+from rbdfs.ceph.pool_threads import PoolLimiters
 from rbdfs.errors import (
     BadArgument,
     Elsewhere,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from rbdfs.names.catalog import Catalog
 
     Begin = Callable[[], None]
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ class Management:
         self.trash = Trash(cluster, self.change)
         # What is in the way of who goes on with the changes of a dead client.
         self.half_made = HalfMade(cluster, self.change)
-        self._limiters: dict[tuple[str, str], trio.CapacityLimiter] = {}
+        self._limiters = PoolLimiters(_THREADS_A_POOL)
 
     async def create(self, parent: Entry, name: bytes, begin: Begin = _nothing) -> Entry:
         """Make an image of size 0 with the cluster's default features; return it.
@@ -274,16 +277,18 @@ class Management:
         raise Exists(f"{found.spec} exists")
 
     async def change(
-        self, where: Entry, action: str, change: Callable[[], None], *, beside: Entry | None = None
-    ) -> None:
-        """Have *change* made in *where*, with the pool of *beside* for some. Raises OSError."""
+        self, where: Entry, action: str, change: Callable[[], T], *, beside: Entry | None = None
+    ) -> T:
+        """Have *change* made in *where*, with the pool of *beside* for some; return its answer.
+
+        Raises OSError.
+        """
         if not where.is_directory:
             await self._catalog.check_openable(where)
-        pools = (where.pool, where.pool if beside is None else beside.pool)
-        limiter = self._limiters.setdefault(pools, trio.CapacityLimiter(_THREADS_A_POOL))
+        limiter = self._limiters.of(where.pool, (beside or where).pool)
         try:
             with changing(action):
-                await trio.to_thread.run_sync(change, limiter=limiter)
+                return await trio.to_thread.run_sync(change, limiter=limiter)
         finally:
             # A failure may come after the change.
             self._catalog.changed(where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
 
@@ -13,12 +13,12 @@ from rbdfs.ceph import directory_changes, trash_changes
 from rbdfs.model.file_name import ImageSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.model.entry import Entry
 
-    Change = Callable[[Entry, str, Callable[[], None]], Awaitable[None]]
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,14 @@ log = logging.getLogger(__name__)
 _EXPIRY = "rbd_move_to_trash_on_remove_expire_seconds"
 
 
+class Change(Protocol):
+    """What has something changed where an entry is, as an action: Management.change()."""
+
+    async def __call__(self, where: Entry, action: str, change: Callable[[], T]) -> T: ...
+
+
 class Trash:
-    """Moves images to the trash; *change* has something changed where an entry is, as an action."""
+    """Moves images to the trash."""
 
     def __init__(self, cluster: Cluster, change: Change) -> None:
         self._cluster = cluster
@@ -79,16 +85,11 @@ class Trash:
             raise
 
     async def _restore(self, entry: Entry) -> None:
-        restored = False
-
-        def restore() -> None:
-            nonlocal restored
-            restored = trash_changes.restore_from_trash(ioctx, entry)
-
         try:
-            ioctx = await self._cluster.ioctx_of(entry)
-            await self._change(entry, f"restoring {entry.spec}", restore)
+            restore = partial(
+                trash_changes.restore_from_trash, await self._cluster.ioctx_of(entry), entry
+            )
+            if await self._change(entry, f"restoring {entry.spec}", restore):
+                log.info("%s is out of the trash again", entry.spec)
         except OSError as exc:
             log.error("%s stays in the trash: %s", entry.spec, exc)
-        if restored:
-            log.info("%s is out of the trash again", entry.spec)
