@@ -41,11 +41,13 @@ def main() -> int:
         "--check", action="store_true", help="write nothing; exit code 1 where something differs"
     )
     check = parser.parse_args().check
-    differing = [
-        path for path, text in documents().items() if not path.exists() or path.read_text() != text
-    ]
-    for path in differing:
+    differing = {
+        path: text
+        for path, text in documents().items()
+        if not path.exists() or path.read_text() != text
+    }
+    for path, text in differing.items():
         print(path.relative_to(CHECKOUT))
         if not check:
-            path.write_text(documents()[path])
+            path.write_text(text)
     return int(check and bool(differing))

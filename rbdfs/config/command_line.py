@@ -91,11 +91,7 @@ def parse(arguments: list[str]) -> Request:
 
 def asks_for_json(arguments: list[str]) -> bool:
     """Tell whether failures are to be told as JSON, also of a command line without a meaning."""
-    return (
-        "--json" in arguments[: arguments.index("--")]
-        if "--" in arguments
-        else ("--json" in arguments)
-    )
+    return "--json" in arguments[: _end_of_options(arguments)]
 
 
 def hinted(error: UserError, arguments: list[str]) -> UserError:
@@ -122,7 +118,7 @@ def _command(arguments: list[str]) -> str | None:
 def _parsed(parser: _Parser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options and the other words, wherever among them these stand; raise UserError."""
     # argparse itself takes options between two positional arguments for the end of the first.
-    end = arguments.index("--") if "--" in arguments else len(arguments)
+    end = _end_of_options(arguments)
     parsed, others = parser.parse_known_args(arguments[:end])
     for word in others:
         if word.startswith("-") and word != "-":
@@ -130,6 +126,10 @@ def _parsed(parser: _Parser, arguments: list[str]) -> tuple[argparse.Namespace, 
             known = (string for action in parser._actions for string in action.option_strings)
             raise UserError(f"unknown option {name}{did_you_mean(name, known)}", EXIT_USAGE)
     return parsed, others + arguments[end + 1 :]
+
+
+def _end_of_options(arguments: list[str]) -> int:
+    return arguments.index("--") if "--" in arguments else len(arguments)
 
 
 def _few(words: list[str], parser: _Parser, *names: str) -> list[str]:
