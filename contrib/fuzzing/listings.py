@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fuzzing.parts import Parts, at_once
 from rbdfs.errors import Missing, NotUnderstood
 from rbdfs.metadata import image_meta, migration_record, pool_directory
-from rbdfs.metadata.encoding import encode_string
+from rbdfs.model.encoding import encode_string
 
 if TYPE_CHECKING:
     from collections.abc import Callable

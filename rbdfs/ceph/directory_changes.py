@@ -25,12 +25,14 @@ from rbdfs.ceph.blocking_image import (
     refuse_advisory_lock,
 )
 from rbdfs.errors import InUse, Missing, NotUnderstood
+from rbdfs.model.encoding import encode_string
 
 if TYPE_CHECKING:
     from rbdfs.model.entry import Entry
 
-_DIRECTORY = "rbd_directory"
-_ID_BYTES = 4096
+DIRECTORY = "rbd_directory"
+# More than an encoded id has, by far.
+ID_BYTES = 4096
 # So many clones are named in a message.
 _TOLD = 10
 
@@ -136,7 +138,7 @@ def omap_values(ioctx: rados.Ioctx, oid: str, keys: tuple[str, ...]) -> dict[str
 def directory_name(ioctx: rados.Ioctx, image_id: str) -> bytes | None:
     """Return the name that the directory has for an image; None where it has none."""
     key = f"id_{image_id}"
-    value = omap_values(ioctx, _DIRECTORY, (key,)).get(key)
+    value = omap_values(ioctx, DIRECTORY, (key,)).get(key)
     # An encoded string.
     return None if value is None else value[4:]
 
@@ -145,20 +147,16 @@ def listed_id(ioctx: rados.Ioctx, name: bytes) -> str | None:
     """Return the id that the directory has for *name*; None where it has none."""
     try:
         # The binding takes no key of a name that is not UTF-8.
-        _, value = ioctx.execute(_DIRECTORY, "rbd", "dir_get_id", encode_string(name), _ID_BYTES)
+        _, value = ioctx.execute(DIRECTORY, "rbd", "dir_get_id", encode_string(name), ID_BYTES)
     except rados.ObjectNotFound:
         return None
-    return decode_id(value, f"{_DIRECTORY}: {name!r}")
-
-
-def encode_string(value: bytes) -> bytes:
-    return len(value).to_bytes(4, "little") + value
+    return decode_id(value, f"{DIRECTORY}: {name!r}")
 
 
 def decode_id(value: bytes, where: str) -> str:
     """Return the id in an encoded string; what is taken for another one would have no header."""
     image_id = value[4:]
-    if not image_id or int.from_bytes(value[:4], "little") != len(image_id):
+    if not image_id or value != encode_string(image_id):
         raise NotUnderstood(f"{where}: {value[:32]!r} is no id")
     if not image_id.isascii() or b"\0" in image_id:
         raise NotUnderstood(f"{where}: {image_id[:32]!r} is no id of librbd's")

@@ -20,14 +20,14 @@ import rados
 
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.directory_changes import (
+    DIRECTORY,
+    ID_BYTES,
     decode_id,
     directory_name,
-    encode_string,
     listed_id,
 )
+from rbdfs.model.encoding import encode_string
 
-_DIRECTORY = "rbd_directory"
-_ID_BYTES = 4096
 # RBD_MAX_IMAGE_ID_LENGTH, and the hexadecimal digits of a random number of 32 bits.
 _MAX_IMAGE_ID = 14
 _RANDOM_DIGITS = range(1, 9)
@@ -78,7 +78,7 @@ def remove_half(ioctx: rados.Ioctx, name: str, half: Half) -> None:
     if half.listed is not None:
         argument = encode_string(encoded(name)) + encode_string(half.listed.encode())
         try:
-            ioctx.execute(_DIRECTORY, "rbd", "dir_remove_image", argument)
+            ioctx.execute(DIRECTORY, "rbd", "dir_remove_image", argument)
         except rados.ObjectNotFound:
             pass
         except rados.Error as exc:
@@ -117,7 +117,7 @@ def _noted_id(ioctx: rados.Ioctx, name: str) -> str | None:
         # was half-renamed stays.
         return None
     try:
-        value = ioctx.read(_id_object(name), _ID_BYTES)
+        value = ioctx.read(_id_object(name), ID_BYTES)
     except rados.ObjectNotFound:
         return None
     return decode_id(value, _id_object(name))

@@ -19,12 +19,12 @@ import trio
 from rbdfs.ceph.monitors import PoolUsage
 from rbdfs.ceph.single_flight import SingleFlight
 from rbdfs.errors import Fenced, Gone, ImageGone, Missing, NotUnderstood, PoolGone, TimedOut
-from rbdfs.metadata.encoding import LaterVersion
 from rbdfs.metadata.image_header import MAX_DEPTH, omap_reader, read_header, read_parent
 from rbdfs.metadata.migration_record import MIGRATING, read_migration
 from rbdfs.metadata.name_cache import TTL_S, NameCache
 from rbdfs.metadata.object_map import decoded, read_object_map, trustworthy
 from rbdfs.metadata.opened_header import inspect_image
+from rbdfs.model.encoding import LaterVersion
 from rbdfs.model.entry import Key
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.errors import Missing
-from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
 from rbdfs.metadata.pool_directory import call_class
+from rbdfs.model.encoding import Decoder, encode_string, encode_u64
 
 if TYPE_CHECKING:
     from rbdfs.model.entry import Key

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import NotUnderstood
-from rbdfs.metadata.encoding import Decoder
 from rbdfs.metadata.pool_directory import is_image_id, is_namespace
 from rbdfs.metadata.stamps import GROWING
+from rbdfs.model.encoding import Decoder
 from rbdfs.model.file_name import SNAP_ID_MAX
 from rbdfs.model.image_attributes import ImageAttributes, ParentSpec, SnapAttributes
 from rbdfs.model.ownership import OWNERSHIP_KEYS, Ownership, ownership_in

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rbdfs.errors import NotUnderstood
-from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
 from rbdfs.metadata.pool_directory import call_class
+from rbdfs.model.encoding import Decoder, encode_string, encode_u64
 
 if TYPE_CHECKING:
     import rados

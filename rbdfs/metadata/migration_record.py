@@ -16,8 +16,8 @@ import rados
 import rbd
 
 from rbdfs.errors import Missing, NotUnderstood
-from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
 from rbdfs.metadata.pool_directory import call_class, is_image_id, is_namespace
+from rbdfs.model.encoding import Decoder, encode_string, encode_u64
 
 if TYPE_CHECKING:
     from rbdfs.metadata.image_header import ReadOmap

@@ -15,8 +15,8 @@ from rbdfs.ceph.blocking_image import encoded
 from rbdfs.ceph.single_flight import Lane, SingleFlight
 from rbdfs.errors import Missing, NotUnderstood
 from rbdfs.metadata import pool_directory
-from rbdfs.metadata.encoding import Decoder, encode_string
 from rbdfs.metadata.pool_directory import is_image_id, is_namespace
+from rbdfs.model.encoding import Decoder, encode_string
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ the header and of each block of states.
 from __future__ import annotations
 
 from rbdfs.errors import NotUnderstood
-from rbdfs.metadata.encoding import Decoder
+from rbdfs.model.encoding import Decoder
 
 STATES_A_BYTE = 4
 """The states are nonexistent 0, exists 1, pending 2 (about to be removed) and exists, clean 3

@@ -16,7 +16,7 @@ from rados import ObjectNotFound
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import Missing, NotUnderstood
-from rbdfs.metadata.encoding import Decoder, encode_string, encode_u64
+from rbdfs.model.encoding import Decoder, encode_string, encode_u64
 
 Execute = Callable[[str, str, bytes], Awaitable[bytes]]
 """``(oid, method, argument)`` -> the answer of a read method of object class rbd.

@@ -16,8 +16,8 @@ import rbd
 from rbdfs.ceph.blocking_image import changing
 from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import ReadOnly
-from rbdfs.metadata.encoding import encode_map
 from rbdfs.metadata.pool_directory import call_class
+from rbdfs.model.encoding import encode_map
 
 if TYPE_CHECKING:
     from rbdfs.ceph.cluster import Cluster

@@ -12,7 +12,7 @@ import rbd
 from rbdfs.ceph.blocking_image import encoded
 from rbdfs.ceph.unfinished_changes import Half, half_made, half_renamed, made_by, remove_half
 from rbdfs.errors import NotUnderstood
-from rbdfs.metadata.encoding import encode_string
+from rbdfs.model.encoding import encode_string
 from tests.support.crashes import barely_create, half_create, half_rename, nearly_rename
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import rbd
 
-from rbdfs.metadata.encoding import encode_map
+from rbdfs.model.encoding import encode_map
 from rbdfs.model.growth_mark import GrowthMark
 from tests.support import crashes
 from tests.support.conditions import eventually

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rbdfs.errors import NotUnderstood
 from rbdfs.metadata import pool_directory
-from rbdfs.metadata.encoding import encode_string
+from rbdfs.model.encoding import encode_string
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

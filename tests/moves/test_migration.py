@@ -17,9 +17,9 @@ from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.errors import NotUnderstood
 from rbdfs.metadata.cache import MetadataCache
-from rbdfs.metadata.encoding import encode_string
 from rbdfs.metadata.image_header import omap_reader
 from rbdfs.metadata.migration_record import State, decode_migration, read_migration
+from rbdfs.model.encoding import encode_string
 from rbdfs.model.file_name import ImageSpec, file_name
 from rbdfs.moves import interrupted
 from rbdfs.moves.interrupted import (

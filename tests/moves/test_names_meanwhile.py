@@ -13,8 +13,8 @@ from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.metadata.cache import MetadataCache
-from rbdfs.metadata.encoding import encode_string
 from rbdfs.metadata.migration_record import State
+from rbdfs.model.encoding import encode_string
 from rbdfs.model.file_name import ImageSpec
 from rbdfs.moves.interrupted import pending, undo
 from rbdfs.moves.migration import Migration

@@ -16,7 +16,7 @@ from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.metadata.cache import MetadataCache
-from rbdfs.metadata.encoding import encode_string
+from rbdfs.model.encoding import encode_string
 from rbdfs.names.catalog import Catalog
 from rbdfs.names.manage import Management
 from tests.support.conditions import eventually_async

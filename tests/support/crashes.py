@@ -31,7 +31,7 @@ import trio
 from rbdfs.ceph import directory_changes, trash_changes
 from rbdfs.ceph.blocking_image import encoded
 from rbdfs.keeper import server_process
-from rbdfs.metadata.encoding import encode_string
+from rbdfs.model.encoding import encode_string
 from rbdfs.moves.executor import Executor
 
 if TYPE_CHECKING:
