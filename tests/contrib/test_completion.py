@@ -61,10 +61,11 @@ def rados(tmp_path: Path) -> Path:
     return program
 
 
-def bash(line: str, rados: Path | None = None) -> list[str]:
+def offered(shell: list[str], rados: Path | None) -> list[str]:
+    """The lines that a script of a shell prints."""
     path = os.environ["PATH"] if rados is None else f"{rados.parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-c", BASH, "bash", line],
+        shell,
         env=os.environ | {"PATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -76,20 +77,15 @@ def bash(line: str, rados: Path | None = None) -> list[str]:
     return done.stdout.splitlines()
 
 
+def bash(line: str, rados: Path | None = None) -> list[str]:
+    return offered(["bash", "-c", BASH, "bash", line], rados)
+
+
 def fish(line: str, rados: Path) -> list[str]:
     needs("fish")
     script = f"source {SCRIPTS}/rbdfs.fish; complete -C '{line}'"
-    done = subprocess.run(
-        ["fish", "--no-config", "-c", script],
-        env=os.environ | {"PATH": f"{rados.parent}:{os.environ['PATH']}"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=True,
-    )
-    assert done.stderr == ""
-    return [word.partition("\t")[0] for word in done.stdout.splitlines()]
+    words = offered(["fish", "--no-config", "-c", script], rados)
+    return [word.partition("\t")[0] for word in words]
 
 
 @contextlib.contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from rbdfs.fuse.copy_range import RangeCopies
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 MIB = 1 << 20
 
@@ -52,17 +56,23 @@ def range_copies() -> RangeCopies:
     return RangeCopies(holes)
 
 
+def copy(
+    copies: RangeCopies, files: Files, source: str, target: str
+) -> Callable[[], Awaitable[int]]:
+    """A copy of 64 MiB from a file in one pool to one in another."""
+    ends = (files.file(source, target), 0, files.file(target, source), 0)
+    return partial(copies.copy_range, *ends, 64 * MIB)
+
+
 async def test_a_pool_that_is_full_costs_bounded_memory_and_no_other_pool_its_copies() -> None:
     copies, files = range_copies(), Files()
     files.away = {"hdd"}
     async with trio.open_nursery() as nursery:
         for _ in range(64):
-            each = (files.file("ssd", "hdd"), 0, files.file("hdd", "ssd"), 0, 64 * MIB)
-            nursery.start_soon(copies.copy_range, *each)
+            nursery.start_soon(copy(copies, files, "ssd", "hdd"))
         await wait_all_tasks_blocked()
         assert files.held["hdd"] == files.most["hdd"] == 128 * MIB
-        to_other = (files.file("hdd", "ssd"), 0, files.file("ssd", "hdd"), 0, 64 * MIB)
-        assert await copies.copy_range(*to_other) == 64 * MIB
+        assert await copy(copies, files, "hdd", "ssd")() == 64 * MIB
         files.answers.set()
     assert files.held == {"hdd": 0, "ssd": 0}
     assert files.most["hdd"] == 128 * MIB
@@ -73,9 +83,7 @@ async def test_a_pool_that_cannot_be_read_costs_no_other_copy_into_the_same_pool
     files.silent = {"hdd"}
     async with trio.open_nursery() as nursery:
         for _ in range(64):
-            each = (files.file("hdd", "ssd"), 0, files.file("ssd", "hdd"), 0, 64 * MIB)
-            nursery.start_soon(copies.copy_range, *each)
+            nursery.start_soon(copy(copies, files, "hdd", "ssd"))
         await wait_all_tasks_blocked()
-        within = (files.file("ssd", "ssd"), 0, files.file("ssd", "ssd"), 0, 64 * MIB)
-        assert await copies.copy_range(*within) == 64 * MIB
+        assert await copy(copies, files, "ssd", "ssd")() == 64 * MIB
         files.answers.set()

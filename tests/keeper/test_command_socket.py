@@ -273,19 +273,30 @@ def test_an_answer_that_the_kernel_does_not_take_is_shorter() -> None:
     assert answer["files"] == files[: len(answer["files"])]
 
 
+@contextlib.contextmanager
+def with_callers(
+    directory: Path, count: int
+) -> Iterator[tuple[CommandSocket, list[socket.socket]]]:
+    """A keeper's end, and so many that have connected to it."""
+    with CommandSocket() as commands, contextlib.ExitStack() as stack:
+        commands.listen("0:77")
+        callers = [
+            stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            for _ in range(count)
+        ]
+        for caller in callers:
+            caller.settimeout(TIMEOUT_S)
+            caller.connect(str(socket_path(directory, "0:77")))
+        yield commands, callers
+
+
 def test_a_keeper_that_comes_late_hears_what_was_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has been silent is dropped, and not who has waited to be heard."""
     monkeypatch.setattr(command_socket, "runtime_directory", lambda: tmp_path)
-    with CommandSocket() as commands, contextlib.ExitStack() as stack:
-        commands.listen("0:77")
-        asking, silent = (
-            stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-            for _ in range(2)
-        )
-        for caller in (asking, silent):
-            caller.connect(str(socket_path(tmp_path, "0:77")))
+    with with_callers(tmp_path, 2) as (commands, (asking, silent)):
+        for _ in (asking, silent):
             assert commands.receive() is None
         asking.send(b"status")
         monkeypatch.setattr(command_socket, "_SILENT_S", -1.0)
@@ -301,15 +312,7 @@ def test_those_who_have_spoken_are_heard_before_the_end(
 ) -> None:
     """Each is answered, whoever is silent among them."""
     monkeypatch.setattr(command_socket, "runtime_directory", lambda: tmp_path)
-    with CommandSocket() as commands, contextlib.ExitStack() as stack:
-        commands.listen("0:77")
-        callers = [
-            stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-            for _ in range(4)
-        ]
-        for caller in callers:
-            caller.settimeout(TIMEOUT_S)
-            caller.connect(str(socket_path(tmp_path, "0:77")))
+    with with_callers(tmp_path, 4) as (commands, callers):
         for caller, command in zip(callers, (b"wait", b"", b"status", b"wait"), strict=True):
             if command:
                 caller.send(command)
