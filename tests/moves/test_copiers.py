@@ -15,8 +15,6 @@ from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.moves.copiers import Copier
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.support.ceph import Ceph
 
 
@@ -35,12 +33,6 @@ class Call:
     def __call__(self) -> None:
         trio.from_thread.run_sync(self.begun.set)
         self.told = self.end.wait(20.0)
-
-
-@pytest.fixture
-async def cluster(ceph: Ceph) -> AsyncIterator[Cluster]:
-    async with Cluster.connect(CephSettings("admin", ceph.conf), AioBridge(), 10) as cluster:
-        yield cluster
 
 
 @pytest.fixture

@@ -12,9 +12,6 @@ import rbd
 import trio
 
 from rbdfs.ceph import live_migration
-from rbdfs.ceph.aio import AioBridge
-from rbdfs.ceph.cluster import Cluster
-from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.errors import NotUnderstood
 from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.image_header import omap_reader
@@ -35,8 +32,9 @@ from tests.support.conditions import eventually_async
 from tests.support.crashes import trash_source
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
+    from rbdfs.ceph.cluster import Cluster
     from rbdfs.model.entry import Entry
     from tests.support.ceph import Ceph
 
@@ -111,12 +109,6 @@ def source(ceph: Ceph, ioctx: Any) -> Place:
 def target(ceph: Ceph, target_pool: str) -> Iterator[Place]:
     with ceph.connect() as cluster, cluster.open_ioctx(target_pool) as ioctx:
         yield Place(ceph, ioctx)
-
-
-@pytest.fixture
-async def cluster(ceph: Ceph) -> AsyncIterator[Cluster]:
-    async with Cluster.connect(CephSettings("admin", ceph.conf), AioBridge(), 10) as cluster:
-        yield cluster
 
 
 async def entry_of(cluster: Cluster, place: Place, name: str) -> Entry:

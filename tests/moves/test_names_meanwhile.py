@@ -9,9 +9,6 @@ import pytest
 import rbd
 
 from rbdfs.ceph import live_migration, trash_changes
-from rbdfs.ceph.aio import AioBridge
-from rbdfs.ceph.cluster import Cluster
-from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.migration_record import State
 from rbdfs.model.encoding import encode_string
@@ -21,18 +18,13 @@ from rbdfs.moves.migration import Migration
 from rbdfs.names.catalog import Catalog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
+    from rbdfs.ceph.cluster import Cluster
     from rbdfs.model.entry import Entry
     from tests.support.ceph import Ceph
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-async def cluster(ceph: Ceph) -> AsyncIterator[Cluster]:
-    async with Cluster.connect(CephSettings("admin", ceph.conf), AioBridge(), 10) as cluster:
-        yield cluster
 
 
 async def entry_of(cluster: Cluster, pool: str, name: str) -> Entry:

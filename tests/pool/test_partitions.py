@@ -77,6 +77,16 @@ def make(ceph: Ceph, pool: str, tmp_path: Path) -> Any:
     return make
 
 
+def unlocked_disk(ioctx: Any, mount: Mount, name: str) -> tuple[Path, Path]:
+    """An image without an exclusive lock that has partitions: its file, and that of the first."""
+    rbd.RBD().create(ioctx, name, SIZE, old_format=False, features=1)
+    whole, part = mount.file(name), mount.file(f"{name}-part1")
+    eventually(whole.exists, SEEN_S, "the image")
+    run("sfdisk", "-q", str(whole), stdin=TABLES["gpt"][0].encode())
+    eventually(part.exists, SEEN_S, "the partition")
+    return whole, part
+
+
 def code(path: Path, flags: int) -> str:
     try:
         os.close(os.open(path, flags))
@@ -387,11 +397,7 @@ def test_one_that_has_moved_beside_a_writer_with_a_cache(
     ioctx: Any, image_name: str, mount: Mount, moved_table: list[tuple[int, bytes]]
 ) -> None:
     """Without the exclusive lock its cache may be wrong, or ahead: nothing is opened by guess."""
-    rbd.RBD().create(ioctx, image_name, SIZE, old_format=False, features=1)
-    whole, part = mount.file(image_name), mount.file(f"{image_name}-part1")
-    eventually(whole.exists, SEEN_S, "the image")
-    run("sfdisk", "-q", str(whole), stdin=TABLES["gpt"][0].encode())
-    eventually(part.exists, SEEN_S, "the partition")
+    whole, part = unlocked_disk(ioctx, mount, image_name)
     mount.expect_log(r"WARNING .*open: .*-part1 is not at .* any more")
     writer = opened_at_last(mount.file(f"{image_name}-part2"), os.O_RDWR)
     with contextlib.closing(os.fdopen(writer, "r+b", buffering=0)):
@@ -431,11 +437,7 @@ def test_one_that_has_moved_when_its_server_died(
     moved_table: list[tuple[int, bytes]],
 ) -> None:
     """Without the exclusive lock nobody is kept out: who writes to it is told so, and he alone."""
-    rbd.RBD().create(ioctx, image_name, SIZE, old_format=False, features=1)
-    whole, part = mount.file(image_name), mount.file(f"{image_name}-part1")
-    eventually(whole.exists, SEEN_S, "the image")
-    run("sfdisk", "-q", str(whole), stdin=TABLES["gpt"][0].encode())
-    eventually(part.exists, SEEN_S, "the partition")
+    whole, part = unlocked_disk(ioctx, mount, image_name)
     file = opened_at_last(part, os.O_RDWR)
     with (
         opened(mount.file(f"{image_name}-part2"), os.O_RDWR) as stays,
