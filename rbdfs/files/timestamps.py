@@ -42,6 +42,7 @@ class Timestamps:
         self._stamps = stamps
         # Image.changes as of the last stamp; an image that was just opened has none.
         self._stamped: WeakKeyDictionary[Image, int] = WeakKeyDictionary()
+        self._turns: WeakKeyDictionary[Image, trio.Lock] = WeakKeyDictionary()
 
     def suspect(self, shared: SharedImage) -> None:
         """Have *shared* stamped in any case: the server before may have died before it did it."""
@@ -60,13 +61,16 @@ class Timestamps:
         image = shared.image
         if image is None or not self.behind(shared):
             return
-        # Before the stamp: a write that ends after this is stamped once more.
-        changes = image.changes
+        turn = self._turns.setdefault(image, trio.Lock())
         try:
-            with trio.move_on_after(_PATIENCE_S) as patience:
-                await self._stamps.stamp(shared.entry)
+            with trio.move_on_after(_PATIENCE_S):
+                # One after the other: a second stamp would move a time that was told already.
+                async with turn:
+                    if not self.behind(shared):
+                        return
+                    # Before the stamp: a write that ends after this is stamped once more.
+                    changes = image.changes
+                    await self._stamps.stamp(shared.entry)
+                    self._stamped[image] = changes
         except OSError as exc:
             log.debug("the time of a change is not on record: %s", exc)
-        else:
-            if not patience.cancelled_caught:
-                self._stamped[image] = changes
