@@ -87,6 +87,15 @@ def test_what_comes_and_goes_does_not_grow() -> None:
     assert not [growth for growth in growths(samples, 2.0) if growth.grows]
 
 
+def test_threads_that_are_left_grow_and_a_late_one_of_a_pool_does_not() -> None:
+    late = [Process(70.0, 40, 30 + (number >= 18)) for number in range(20)]
+    left = [Process(70.0, 40, 30 + number // 4) for number in range(20)]
+    growing = growths(list(zip(late, left, strict=True)), 2.0)
+    assert [(each.process, each.figure) for each in growing if each.grows] == [
+        ("keeper", "threads")
+    ]
+
+
 @pytest.mark.parametrize("wrong", ["everything", "--images=0", "--open=x"])
 def test_a_wrong_command_line(wrong: str) -> None:
     assert scale(wrong).returncode == 2
