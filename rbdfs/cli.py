@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
-import json
 import logging
 import os
 import signal
@@ -94,23 +94,9 @@ def _command(request: Request) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     # A mount has no use for any of it.
-    if request.command == "mounts":
-        from rbdfs.keeper.mount_list import mounts, table
-
-        found = mounts()
-        print(json.dumps(found, indent=2) + "\n" if request.json else table(found), end="")
-        return 0
-    if request.command == "umount":
-        from rbdfs.keeper.unmount import unmount
-
-        done = unmount(request.mountpoint, request.timeout_s)
-        if request.json:
-            print(json.dumps(done, indent=2))
-        return 0
-    from rbdfs.keeper.command_client import ask
-
-    print(json.dumps(ask(request.mountpoint, request.command), indent=2))
-    return 0
+    command = importlib.import_module(f"rbdfs.commands.{request.command}")
+    code: int = command.run(request)
+    return code
 
 
 def _require_modules() -> None:

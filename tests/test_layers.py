@@ -16,6 +16,7 @@ PACKAGE = Path(rbdfs.__file__).parent
 # for types alone, the same. Rooms on one line know nothing of each other.
 ROOMS = [
     "cli",
+    "commands",
     "server",
     "fuse",
     "moves",
@@ -42,6 +43,8 @@ MAY_KNOW = {
 IMPURE = {"trio", "rados", "rbd", "pyfuse3", "subprocess", "socket", "threading"}
 # The keeper outlives servers because there is so little that can fail in it.
 KEEPER_KNOWS = {"keeper", "kernel", "config", "model", "errors"}
+# A command is run by who needs no Ceph, while a mount lives.
+COMMANDS_KNOW = {"commands", *KEEPER_KNOWS}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 every_module = pytest.mark.parametrize(
@@ -157,6 +160,8 @@ def test_who_may_know_what(path: Path) -> None:
         assert not known & IMPURE
     if name == "keeper":
         assert other_rooms(path) | {name} <= KEEPER_KNOWS
+    if name == "commands":
+        assert other_rooms(path) | {name} <= COMMANDS_KNOW
 
 
 @pytest.mark.parametrize("name", [name for name in DEPTH if (PACKAGE / name).is_dir()])

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import rbdfs
 from rbdfs.config.absolute_path import absolute
 from rbdfs.config.ceph_settings import CephSettings
+from rbdfs.config.grammar import GRAMMARS, seconds
 from rbdfs.config.mount_options import MountOptions, apply_options
-from rbdfs.config.option_values import parse_seconds
 from rbdfs.config.source import resolve_source
 from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-COMMANDS = ("mount", "mounts", "restart", "status", "umount")
-# How long umount waits for what is to be written and closed, in seconds.
-_END_S = 60.0
+COMMANDS = ("mount", *GRAMMARS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +30,23 @@ class Request:
     Attributes:
         command: one of COMMANDS.
         json: whether the answer, and a failure, is told as JSON on stdout.
-        mountpoint: as it was given; "" for a mount, whose options have it.
-        timeout_s: how long the end of a mount may take, in seconds.
+        operands: as they were given; none for a mount, whose options have them.
+        values: of the command's own switches, by their names as argparse has them; the default of
+            those that were not given, False for a flag.
         options: of a mount.
     """
 
     command: str
     json: bool = False
-    mountpoint: str = ""
-    timeout_s: float = _END_S
+    operands: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
     options: MountOptions | None = None
+
+    @property
+    def operand(self) -> str:
+        """The one operand of a command that has one."""
+        (operand,) = self.operands
+        return operand
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,20 +78,16 @@ def parse(arguments: list[str]) -> Request:
         options, as_json = _parsed_mount(arguments[word is not None :], Path(), word)
         return Request("mount", as_json, options=options)
     assert word is not None
-    parser = _Parser(prog=f"rbdfs {word}", add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action=_Help, nargs=0, const=word)
-    parser.add_argument("--json", action="store_true")
-    if word == "umount":
-        parser.add_argument("--timeout", type=_seconds, default=_END_S)
+    parser = _command_parser(word)
     try:
         parsed, words = _parsed(parser, arguments[1:])
-        names = () if word == "mounts" else ("MOUNTPOINT",)
-        mountpoint = "".join(_few(words, parser, *names))
+        grammar = GRAMMARS[word]
+        operands = _few(words, parser, grammar.required, grammar.most)
     except UserError as exc:
         hint = f"to mount a pool of the name {word}: rbdfs -- {word} MOUNTPOINT"
         raise UserError(f"{exc} ({hint})", EXIT_USAGE) from exc
-    timeout_s = getattr(parsed, "timeout", _END_S)
-    return Request(word, parsed.json, mountpoint, timeout_s)
+    values = vars(parsed)
+    return Request(word, values.pop("json"), tuple(operands), values)
 
 
 def asks_for_json(arguments: list[str]) -> bool:
@@ -132,20 +133,27 @@ def _end_of_options(arguments: list[str]) -> int:
     return arguments.index("--") if "--" in arguments else len(arguments)
 
 
-def _few(words: list[str], parser: _Parser, *names: str) -> list[str]:
-    """Return *words*, of which there are as many as *names*; raise UserError otherwise."""
-    if len(words) > len(names):
-        raise UserError(f"too many arguments: {' '.join(words[len(names) :])}", EXIT_USAGE)
+def _few(words: list[str], parser: _Parser, names: Sequence[str], most: int | None) -> list[str]:
+    """Return *words*: no fewer than *names*, no more than *most*; raise UserError otherwise."""
+    if most is not None and len(words) > most:
+        raise UserError(f"too many arguments: {' '.join(words[most:])}", EXIT_USAGE)
     if len(words) < len(names):
         parser.error(f"{' and '.join(names[len(words) :])} missing")
     return words
 
 
-def _seconds(text: str) -> float:
-    try:
-        return parse_seconds(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"not a number of seconds: {text}") from None
+def _command_parser(word: str) -> _Parser:
+    """Return the parser of a command but mount."""
+    parser = _Parser(prog=f"rbdfs {word}", add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "-h", "--help", action=_Help, nargs=0, const=word, default=argparse.SUPPRESS
+    )
+    parser.add_argument("--json", action="store_true")
+    for switch in GRAMMARS[word].flags:
+        parser.add_argument(switch, action="store_true")
+    for switch, value in GRAMMARS[word].values.items():
+        parser.add_argument(switch, type=value.read, default=value.default)
+    return parser
 
 
 def _mount_parser(word: str | None) -> _Parser:
@@ -153,7 +161,9 @@ def _mount_parser(word: str | None) -> _Parser:
     parser = _Parser(
         prog="rbdfs" if word is None else f"rbdfs {word}", add_help=False, allow_abbrev=False
     )
-    parser.add_argument("-h", "--help", action=_Help, nargs=0, const=word)
+    parser.add_argument(
+        "-h", "--help", action=_Help, nargs=0, const=word, default=argparse.SUPPRESS
+    )
     parser.add_argument("--all-pools", action="store_true")
     parser.add_argument("-c", "--conf", type=Path)
     parser.add_argument("--id")
@@ -165,7 +175,7 @@ def _mount_parser(word: str | None) -> _Parser:
     parser.add_argument("-f", "--foreground", action="store_true")
     parser.add_argument("-d", "--debug", action="store_true")
     parser.add_argument("--log-file", type=Path)
-    parser.add_argument("--connect-timeout", type=_seconds)
+    parser.add_argument("--connect-timeout", type=seconds)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--version", action="version", version=f"rbdfs {rbdfs.__version__}")
     return parser
@@ -187,9 +197,10 @@ def _parsed_mount(
     parser = _mount_parser(word)
     parsed, words = _parsed(parser, arguments)
     if parsed.all_pools:
-        named, (mountpoint,) = None, _few(words, parser, "MOUNTPOINT")
+        named, (mountpoint,) = None, _few(words, parser, ("MOUNTPOINT",), 1)
     else:
-        named, mountpoint = _few(words, parser, "POOL (or --all-pools)", "MOUNTPOINT")
+        names = ("POOL (or --all-pools)", "MOUNTPOINT")
+        named, mountpoint = _few(words, parser, names, 2)
     options = _mount_options(parsed, directory)
     source, ceph = resolve_source(named, options.ceph, directory)
     where = mountpoint and absolute(mountpoint, directory)

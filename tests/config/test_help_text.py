@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 from rbdfs.config import command_line, mount_options
 from rbdfs.config.command_line import parse, parse_arguments
 from rbdfs.config.commands import COMMANDS
+from rbdfs.config.grammar import GRAMMARS, Grammar, Value
 from rbdfs.config.help_text import help_text
 from rbdfs.config.mount_options import MountOptions, apply_options
 from rbdfs.config.option_texts import Option, options
 from rbdfs.config.option_values import OneOf
+from rbdfs.errors import UserError
 
 # One that each takes which has no choices.
 A_VALUE = {"FILE": "word", "ID": "word", "NAME": "word", "HOST": "word", "POOL": "word"}
@@ -41,7 +44,37 @@ def test_every_option_is_told_and_no_other() -> None:
     taken = {string for action in parser._actions for string in action.option_strings}
     # -o stands with each of its words.
     assert switches == taken - {"-o", "-h", "--help", "--version"}
-    assert tuple(sorted(COMMANDS)) == command_line.COMMANDS
+
+
+@pytest.mark.parametrize("word", sorted({*COMMANDS, *command_line.COMMANDS} - {"mount"}))
+def test_a_command_takes_what_is_told_of_it_and_has_a_module(word: str) -> None:
+    told = {switch for option in COMMANDS[word].options for switch in option.switches}
+    parser = command_line._command_parser(word)
+    taken = {string for action in parser._actions for string in action.option_strings}
+    assert told == taken - {"-h", "--help"}
+    assert callable(importlib.import_module(f"rbdfs.commands.{word}").run)
+    for form in COMMANDS[word].forms:
+        assert form.endswith(" ".join(GRAMMARS[word].operands)), form
+
+
+def test_operands_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar = Grammar(("FILE", "[OTHER]"), ("--one",), {"--two": Value(int, 2)})
+    many = Grammar(("FILE...",))
+    monkeypatch.setattr(command_line, "GRAMMARS", GRAMMARS | {"stat": grammar, "map": many})
+    monkeypatch.setattr(command_line, "COMMANDS", (*command_line.COMMANDS, "stat", "map"))
+    request = parse(["stat", "a", "--two=3", "--", "--one"])
+    assert request.operands == ("a", "--one")
+    assert request.values == {"one": False, "two": 3}
+    assert parse(["stat", "--one", "a"]).values == {"one": True, "two": 2}
+    assert parse(["map", "c", "a", "b"]).operands == ("c", "a", "b")
+    for arguments, words in (
+        (["stat"], "FILE missing"),
+        (["map"], "FILE missing"),
+        (["stat", "a", "b", "c"], "too many arguments: c "),
+        (["stat", "a", "--two=x"], "--two"),
+    ):
+        with pytest.raises(UserError, match=words):
+            parse(arguments)
 
 
 @pytest.mark.parametrize("option", settings(), ids=lambda option: option.forms[-1])
@@ -102,7 +135,7 @@ def test_help_tells_all_of_a_command(command: str, monkeypatch: pytest.MonkeyPat
 
 def test_a_command_with_its_mount_point() -> None:
     request = parse(["status", "--json", "/mnt"])
-    assert (request.command, request.mountpoint, request.json) == ("status", "/mnt", True)
+    assert (request.command, request.operand, request.json) == ("status", "/mnt", True)
     for arguments in (["mount", "rbd", "/mnt"], ["rbd", "/mnt"], ["--", "mount", "/mnt"]):
         request = parse(arguments)
         assert request.command == "mount"
