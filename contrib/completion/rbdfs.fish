@@ -26,7 +26,7 @@ end
 
 function __rbdfs_settings
     set -l before (string replace -r '[^,]*$' '' -- (commandline -ct))
-    printf "$before%s\n" conf= id= cluster= connect_timeout= snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty snapshots=visible snapshots=hidden snapshots=off snapshots=all sector_size=512 sector_size=4096 lock=exclusive lock=transient lock=auto manage=snapshots cache=none cache=writethrough cache=writeback cache=unsafe datapath=native datapath=python
+    printf "$before%s\n" conf= id= cluster= connect_timeout= snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty log_level= snapshots=visible snapshots=hidden snapshots=off snapshots=all sector_size=512 sector_size=4096 lock=exclusive lock=transient lock=auto manage=snapshots cache=none cache=writethrough cache=writeback cache=unsafe datapath=native datapath=python
     string match -q '*data_pool=*' -- (commandline -ct); and printf "$before"'data_pool=%s\n' (__rbdfs_pools)
 end
 
@@ -59,7 +59,7 @@ function __rbdfs_has
     for word in $words
         if test -n "$switch"
             set switch
-        else if contains -- $word -c --conf --id -k --keyring -m --cluster --connect-timeout --log-file -o --timeout
+        else if contains -- $word -c --conf --id -k --keyring -m --cluster --connect-timeout --log-file --log-level -o --timeout
             set switch $word
         else if test $word = --all-pools; or not string match -q -- '-*' $word
             set count (math $count + 1)
@@ -86,7 +86,8 @@ complete -c rbdfs -n '__rbdfs_is "" mount' -l all-pools -d 'every pool for rbd'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s r -l read-only -d 'nothing can be written'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s f -l foreground -d 'do not go to the background'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l log-file -r -F -d 'the log'
-complete -c rbdfs -n '__rbdfs_is "" mount' -s d -l debug -d 'log more'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l log-level -x -d 'the least that is logged'
+complete -c rbdfs -n '__rbdfs_is "" mount' -s d -l debug -d 'as --log-level debug'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s o -x -a '(__rbdfs_settings)' -d 'mount options'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l version -d 'show the version'
 complete -c rbdfs -n '__rbdfs_is umount' -l timeout -x -d 'how long to wait'

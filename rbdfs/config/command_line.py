@@ -13,6 +13,7 @@ from rbdfs.config.absolute_path import absolute
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.grammar import GRAMMARS, seconds
 from rbdfs.config.mount_options import MountOptions, apply_options
+from rbdfs.config.option_values import log_level
 from rbdfs.config.source import resolve_source
 from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import EXIT_USAGE, UserError
@@ -156,6 +157,13 @@ def _command_parser(word: str) -> _Parser:
     return parser
 
 
+def _level(text: str) -> str:
+    try:
+        return log_level(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not debug, info, warning or error: {text}") from None
+
+
 def _mount_parser(word: str | None) -> _Parser:
     """Return the parser of a mount; option_texts has what is to be said of its options."""
     parser = _Parser(
@@ -175,6 +183,7 @@ def _mount_parser(word: str | None) -> _Parser:
     parser.add_argument("-f", "--foreground", action="store_true")
     parser.add_argument("-d", "--debug", action="store_true")
     parser.add_argument("--log-file", type=Path)
+    parser.add_argument("--log-level", type=_level)
     parser.add_argument("--connect-timeout", type=seconds)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--version", action="version", version=f"rbdfs {rbdfs.__version__}")
@@ -228,6 +237,7 @@ def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
         read_only=options.read_only or parsed.read_only,
         foreground=parsed.foreground,
         debug=parsed.debug,
+        log_level=parsed.log_level or options.log_level,
         log_file=parsed.log_file and Path(absolute(parsed.log_file, directory)),
         connect_timeout_s=parsed.connect_timeout or options.connect_timeout_s,
     )

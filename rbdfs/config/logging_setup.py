@@ -7,28 +7,21 @@ has no room for.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
-import logging.handlers
 import os
 import queue
-import sys
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rbdfs.errors import UserError
+from rbdfs.config.log_targets import target
+from rbdfs.model.printable import printable
 
 if TYPE_CHECKING:
-    from io import TextIOWrapper
-    from pathlib import Path
-
     from rbdfs.config.mount_options import MountOptions
 
-_SYSLOG = "/dev/log"
-_FORMAT = "%(asctime)s rbdfs[%(process)d] %(levelname)s %(name)s: %(message)s"
 # Records that wait to be written. At a line a request of `-d` that is a second of a busy mount.
 _ROOM = 4096
 # How long the end of a process waits for its log, in seconds.
@@ -46,15 +39,22 @@ def repeats(error: OSError) -> dict[str, Any]:
     of the last are counted, and the count is in the next line of the kind, or the last of the log.
     """
     # The message of a failure begins with the image spec.
-    return {_KIND: (error.errno, str(error.strerror).partition(": ")[0])}
+    spec = str(error.strerror).partition(": ")[0]
+    return {_KIND: (error.errno, spec)} | about(spec)
+
+
+def about(spec: str) -> dict[str, Any]:
+    """Return the ``extra=`` of a record about image *spec*, a field of its entry in the journal."""
+    return {"image": spec}
 
 
 class Queued(logging.Handler):
-    """Has a thread of its own give the records to *target*."""
+    """Has a thread of its own give the records to *target*, each beginning with *tag*."""
 
-    def __init__(self, target: logging.Handler) -> None:
+    def __init__(self, target: logging.Handler, tag: str = "") -> None:
         super().__init__(target.level)
         self._target = target
+        self._tag = tag
         # A signal handler that logs may interrupt who is putting a record there: put() allows that.
         self._records: queue.SimpleQueue[logging.LogRecord | threading.Event] = queue.SimpleQueue()
         self._dropped = 0
@@ -65,14 +65,16 @@ class Queued(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             # Here, because what it is made of may be another by the time it is written.
-            text, record = self.format(record), copy.copy(record)
+            text, record = self._tag + self.format(record), copy.copy(record)
             record.msg, record.args = text, None
             record.exc_info = record.exc_text = record.stack_info = None
         except Exception:
             self.handleError(record)
             return
-        if self._counted(record):
-            return
+        if not self._counted(record):
+            self._queue(record)
+
+    def _queue(self, record: logging.LogRecord) -> None:
         if self._records.qsize() < _ROOM:
             self._records.put(record)
         else:
@@ -105,7 +107,9 @@ class Queued(logging.Handler):
                 reason = reason or "the log stood still"
             try:
                 if lost:
-                    self._target.handle(_note("%d lines are missing: %s", lost, reason))
+                    self._target.handle(
+                        _note("%s%d lines are missing: %s", self._tag, lost, reason)
+                    )
                     lost, reason = 0, ""
                 self._target.handle(record)
             except Exception as exc:
@@ -116,7 +120,8 @@ class Queued(logging.Handler):
         """Have everything written; return False where that takes too long."""
         for last, _, count in self._kinds.values():
             if count:
-                self.emit(_note("%s (%d times more)", last.msg, count))
+                last.msg = f"{last.msg} ({count} times more)"
+                self._queue(last)
         self._kinds.clear()
         written = threading.Event()
         self._records.put(written)
@@ -127,90 +132,20 @@ def _note(text: str, *args: object) -> logging.LogRecord:
     return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, args, None)
 
 
-class _Raising(logging.Handler):
-    """A handler that raises what those of the standard library keep to themselves."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        # Called while the error is handled.
-        error = sys.exc_info()[1]
-        if error is not None:
-            raise error
-
-
-class _Stream(_Raising, logging.StreamHandler[TextIO]):
-    pass
-
-
-class _Syslog(_Raising, logging.handlers.SysLogHandler):
-    pass
-
-
-class _LogFile(_Raising, logging.handlers.WatchedFileHandler):
-    """A file that others cannot read, also the one that is made after a rotation."""
-
-    def __init__(self, path: Path) -> None:
-        # abspath(), through which the standard library takes it, knows no symbolic link.
-        above = ".." in path.parts
-        super().__init__(os.path.join(os.path.realpath(path.parent), path.name) if above else path)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            super().emit(record)
-        except Exception:
-            # Without what it still holds of lines that are told to be missing. The next line opens
-            # the file anew.
-            stream, self.stream = self.stream, None
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-            raise
-
-    def _open(self) -> TextIOWrapper:
-        return open(self.baseFilename, "a", errors="backslashreplace", opener=_opened)
-
-
-def _opened(path: str, flags: int) -> int:
-    # 0640: names of images and addresses of clients are nobody else's business.
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, flags | os.O_EXCL, 0o640)
-        os.fchmod(descriptor, 0o640)
-        return descriptor
-    return os.open(path, flags)
-
-
-def _target(options: MountOptions) -> logging.Handler:
-    if options.log_file is not None:
-        try:
-            return _LogFile(options.log_file)
-        except OSError as exc:
-            raise UserError(f"cannot write log file {options.log_file}: {exc.strerror}") from exc
-    if not options.foreground and os.path.exists(_SYSLOG):
-        with contextlib.suppress(OSError):
-            return _Syslog(_SYSLOG)
-    stream = _Stream()
-    if not options.foreground:
-        # Until the mount is usable this still is the caller's terminal.
-        stream.setLevel(logging.WARNING)
-    return stream
-
-
 def configure_logging(options: MountOptions) -> None:
-    """Log to the log file, else to stderr in the foreground and to syslog as a daemon.
+    """Log to the log file, else to stderr in the foreground, and as a daemon to journal or syslog.
 
     It starts a thread: a process that forks configures it afterwards. Raises UserError.
     """
     # A full disk or a closed terminal must not stop the serving, nor fill stderr.
     logging.raiseExceptions = False
     logging.captureWarnings(capture=True)
-    target = _target(options)
-    target.setFormatter(logging.Formatter(_FORMAT))
+    tag = printable(f"{options.mountpoint} ({options.source}): ")
     logging.basicConfig(
-        handlers=[Queued(target)],
-        level=logging.DEBUG if options.debug else logging.INFO,
-        format="%(message)s",
+        handlers=[Queued(target(options), tag)], level=options.level.upper(), format="%(message)s"
     )
     # pyfuse3 and the fork of tasks in it are chatty at this level, a line a request.
-    logging.getLogger("pyfuse3").setLevel(logging.INFO)
+    logging.getLogger("pyfuse3").setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def flush() -> bool:

@@ -63,6 +63,8 @@ class MountOptions:
         connect_timeout_s: how long reaching the cluster may take, in seconds.
         timeout_s: how long a request may take, in seconds; None means that it waits for ever.
         abort_on_full: whether what a full pool has no room for fails, instead of waiting.
+        debug: whether each request is logged, as with the log_level debug.
+        log_level: the least that is logged: debug, info, warning or error.
     """
 
     source: Source = Source("rbd")
@@ -94,6 +96,7 @@ class MountOptions:
     abort_on_full: bool = False
     foreground: bool = False
     debug: bool = False
+    log_level: str = "info"
     log_file: Path | None = None
 
     def record(self) -> dict[str, Any]:
@@ -117,6 +120,11 @@ class MountOptions:
                 "dictated": tuple(dictated),
             }
         )
+
+    @property
+    def level(self) -> str:
+        """The least that is logged, as log_level."""
+        return "debug" if self.debug else self.log_level
 
     @property
     def exclusive(self) -> bool:
@@ -173,6 +181,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "data_pool": ("data_pool", option_values.word),
     "object_size": ("object_size", option_values.object_size),
     "timeout": ("timeout_s", option_values.parse_seconds),
+    "log_level": ("log_level", option_values.log_level),
     "connect_timeout": ("connect_timeout_s", option_values.parse_seconds),
 }
 _CEPH: dict[str, tuple[str, Callable[[str], Any]]] = {

@@ -224,12 +224,20 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("do not go to the background", "off", ("-f", "--foreground")),
         Option(
             "the log: made with mode 0640, also after a rotation",
-            "syslog; stderr with `-f`",
+            "the journal, else syslog; stderr with `-f`",
             ("--log-file",),
             value="FILE",
             kind="file",
         ),
-        Option("log more", "off", ("-d", "--debug")),
+        Option(
+            "the least that is logged: `debug` (each request, with `off~len`, result and time), "
+            "`info`, `warning` or `error`",
+            "`info`",
+            ("--log-level",),
+            "log_level",
+            "LEVEL",
+        ),
+        Option("as `--log-level debug`", "off", ("-d", "--debug")),
     ),
 }
 IGNORED = (

@@ -58,6 +58,12 @@ class OneOf:
         return self.values[text]
 
 
+def log_level(text: str) -> str:
+    if text not in ("debug", "info", "warning", "error"):
+        raise ValueError(text)
+    return text
+
+
 def word(text: str) -> str:
     if not text:
         raise ValueError(text)

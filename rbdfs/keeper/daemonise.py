@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from rbdfs.config.secrets import redacted
 from rbdfs.errors import EXIT_FAILURE, UserError
+from rbdfs.model.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +93,6 @@ def _print_json(facts: dict[str, Any]) -> None:
     # Whoever has closed stdout does not want to know, and is told by the exit code in any case.
     with contextlib.suppress(OSError):
         os.write(1, (json.dumps(facts, indent=2) + "\n").encode())
-
-
-def printable(text: str) -> str:
-    r"""Return *text* with escapes for all that a terminal may obey: ``\x1b``."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class SignalSocket:

@@ -23,7 +23,7 @@ from rbdfs.keeper.loop import Loop
 from rbdfs.keeper.messages import Listener
 from rbdfs.keeper.refusal import Refusal
 from rbdfs.keeper.remains import Remains
-from rbdfs.keeper.server_process import ServerProcess
+from rbdfs.keeper.server_process import ServerProcess, end_of
 from rbdfs.kernel import mountpoint, raw_requests
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class Keeper:
             self._start_server(crashed=False)
         else:
             if self._failed is None:
-                self._note_fault(f"server {self._generation} ended with exit code {code}")
+                self._note_fault(f"server {self._generation} {end_of(code)}")
             self._go_on(passing=self._passing)
 
     def _go_on(self, *, passing: bool) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from rbdfs.errors import UserError
 from rbdfs.keeper.command_client import Gone, NoKeeper, Silent, ask_keeper
-from rbdfs.keeper.daemonise import printable
 from rbdfs.kernel.mount import FILE_SYSTEM, Entry, entries
 from rbdfs.kernel.mountpoint import ALIVE, DEAD, life
+from rbdfs.model.printable import printable
 
 # How long a keeper, and a mount without one, may take to answer, in seconds.
 _ANSWER_S = 2.0

@@ -99,6 +99,13 @@ class ServerProcess:
         return -signal.SIGKILL
 
 
+def end_of(exit_code: int) -> str:
+    """Return what is to be said of a server that has ended so."""
+    if exit_code < 0:
+        return f"was killed (signal {-exit_code})"
+    return f"ended with exit code {exit_code}"
+
+
 def _environment() -> dict[str, str]:
     """Return the environment of a server: this one, with tcmalloc for malloc where it is installed.
 

@@ -20,7 +20,7 @@ from rbdfs.errors import UserError
 
 # One that each takes which has no choices.
 A_VALUE = {"FILE": "word", "ID": "word", "NAME": "word", "HOST": "word", "POOL": "word"}
-A_VALUE |= {"N": "1", "SIZE": "4M", "SECONDS": "1", "VALUE": "word"}
+A_VALUE |= {"N": "1", "SIZE": "4M", "LEVEL": "warning", "SECONDS": "1", "VALUE": "word"}
 # The opposite of ro, and the default.
 UNTOLD = {"rw"}
 

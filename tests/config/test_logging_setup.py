@@ -178,9 +178,9 @@ def test_what_syslog_does_not_take_is_told(tmp_path: Path) -> None:
     """It is started anew, and its socket is away meanwhile."""
     script = """
 import logging, os, socket, sys
-from rbdfs.config import logging_setup
+from rbdfs.config import log_targets, logging_setup
 from rbdfs.config.mount_options import MountOptions
-logging_setup._SYSLOG = sys.argv[1]
+log_targets._SYSLOG, log_targets._JOURNAL = sys.argv[1], "/nonexistent"
 def listening():
     syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     syslog.bind(sys.argv[1])
@@ -221,5 +221,5 @@ leave(0)
 """
     assert run(script, log)[0] == 0
     text = log.read_text()
-    assert " ERROR test: failed\nTraceback (most recent call last):\n" in text
+    assert " ERROR  (rbd): failed\nTraceback (most recent call last):\n" in text
     assert text.endswith("ValueError: a mistake\n")

@@ -94,7 +94,7 @@ def test_file_system_on_a_loop_device(
                 kill_server(mount)
                 assert copy.wait(2 * TIMEOUT_S) == 0
             wait_for_server(mount, 2)
-            mount.expect_log("ERROR .*server 1 ended with exit code -9")
+            mount.expect_log(r"ERROR .*server 1 was killed \(signal 9\)")
             os.sync()
         run("e2fsck", "-fn", device)
         stack.close()

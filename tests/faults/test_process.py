@@ -92,7 +92,9 @@ def test_more_images_than_descriptors(
 def test_keeper_without_a_descriptor_left(pool: str, image: str, mounting: Mounting) -> None:
     """No successor can be started, for now."""
     with mounting(pool) as mount:
-        mount.expect_log("ERROR .*server 1 ended", "ERROR .*cannot start a server: .*Too many open")
+        mount.expect_log(
+            "ERROR .*server 1 was killed", "ERROR .*cannot start a server: .*Too many open"
+        )
         limits = resource.prlimit(mount.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(mount.pid, resource.RLIMIT_NOFILE, (5, limits[1]))
         kill_server(mount)

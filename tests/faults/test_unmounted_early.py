@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("native")
 
 BLOCK = 4096
-WAITS = r"WARNING rbdfs\.fuse\.native_path: .*[0-9]+ requests in librbd"
+WAITS = r"WARNING .*[0-9]+ requests in librbd"
 # In a process of its own: closing the copy of its descriptor, another one would wait as well.
 WRITER = f"""
 import os, sys

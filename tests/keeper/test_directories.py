@@ -82,7 +82,7 @@ def test_servers_that_die_before_their_answer_is_there(
         for generation in (2, 4):
             control.write_text("after rbdfs.fuse.operations:Operations.readdir")
             killed_server(mount, generation)
-            mount.expect_log(rf"ERROR .*server {generation} ended with exit code -9")
+            mount.expect_log(rf"ERROR .*server {generation} was killed \(signal 9\)")
             removed = found[-3:]
             for name in removed:
                 rbd.RBD().remove(ioctx, name)

@@ -43,7 +43,7 @@ def given_up(mount: Mount, why: str) -> None:
     eventually(lambda: ask(mount, "status")["state"] == "given up", what="the end of tries")
     status = ask(mount, "status")
     assert why in status["last_fault"], status
-    mount.expect_log(r"ERROR .*server \d ended with exit code -9", "CRITICAL .*giving up")
+    mount.expect_log(r"ERROR .*server \d was killed \(signal 9\)", "CRITICAL .*giving up")
     mount.allow_log(r"ERROR .*: server \d failed: ", "ERROR .*cannot start a server: ")
     mount.allow_log(r"ERROR .*the server ends\n")
 

@@ -67,7 +67,7 @@ def test_killed_while_a_file_grows(
         eventually(lambda: not control.exists(), what="the crash")
         assert path.stat().st_size == 2 * MIB
         eventually(lambda: not ceph.watchers(f"{pool}/{image_name}"), what="the end of the watch")
-        mount.expect_log(r"ERROR rbdfs\.keeper\.keeper: server 1 ended with exit code -9")
+        mount.expect_log(r"ERROR .*server 1 was killed \(signal 9\)")
     assert export_image(ceph, f"{pool}/{image_name}") == data[: 2 * MIB]
 
 
@@ -92,7 +92,7 @@ def test_the_host_crashes_while_a_file_grows(
         mark = ceph.rbd("image-meta", "get", spec, "rbdfs.growing").split()
         assert mark[:3] == ["0", "0", str(64 * MIB)]
         with mounting(pool, "-o", "manage", mountpoint=mount.path) as again:
-            again.expect_log(r"WARNING rbdfs\.server\.takeover: a mount died here as a whole")
+            again.expect_log(r"WARNING .*a mount died here as a whole")
             path = again.file(image_name)
             eventually(lambda: path.stat().st_size == len(page), what="the length")
     assert export_image(ceph, spec) == data[: len(page)]
@@ -120,7 +120,7 @@ def test_what_has_another_size_since_the_crash_is_not_cut(
         ceph.rbd("cp", "--no-progress", f"{pool}/{resized}", f"{pool}/{copied}")
         ceph.rbd("resize", "--no-progress", "--size=1G", f"{pool}/{resized}")
         with mounting(pool, "-o", "manage", mountpoint=mount.path) as again:
-            again.expect_log(r"WARNING rbdfs\.server\.takeover: a mount died here as a whole")
+            again.expect_log(r"WARNING .*a mount died here as a whole")
             eventually(lambda: again.file(cut).stat().st_size == 5, what="the length")
     sizes = [json.loads(ceph.rbd("info", "--format=json", f"{pool}/{n}"))["size"] for n in names]
     assert sizes == [5, 1024 * MIB, 80 * MIB, 64 * MIB]
@@ -140,6 +140,6 @@ def test_a_snapshot_that_is_asked_for_while_there_is_no_server(
             wait_for_server(mount, 2)
             link.result()
             assert os.pwrite(file, b"on", 5) == 2
-        mount.expect_log(r"ERROR rbdfs\.keeper\.keeper: server 1 ended with exit code -9")
+        mount.expect_log(r"ERROR .*server 1 was killed \(signal 9\)")
         assert snapshot.read_bytes() == b"grows"
         assert path.read_bytes() == b"growson"

@@ -80,7 +80,7 @@ def test_status(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> None:
             status = ask(mount, "status")
             assert len(status["files"]) == 2
             assert status["generation"] == 2
-            assert status["last_fault"] == "server 1 ended with exit code -9"
+            assert status["last_fault"] == "server 1 was killed (signal 9)"
             assert status["server"] not in (server, None)
 
 
@@ -111,8 +111,8 @@ def test_server_that_dies_at_once_is_given_up(
     with mounting(pool, exit_code=1, lifetime_s=90) as mount:
         path = mount.file(image)
         file = os.open(path, os.O_RDWR | os.O_DIRECT)
-        mount.expect_log("ERROR .*server 8 ended with exit code -9", "CRITICAL .*giving up")
-        mount.expect_log(r"ERROR .*server \d ended with exit code -9")
+        mount.expect_log(r"ERROR .*server 8 was killed \(signal 9\)", "CRITICAL .*giving up")
+        mount.expect_log(r"ERROR .*server \d was killed \(signal 9\)")
         while "giving up" not in mount.log_text:
             pid = server_of(mount)
             if pid is not None:
@@ -146,7 +146,7 @@ def test_signal_while_no_server_is_there(
     ceph: Ceph, pool: str, image: str, mounting: Mounting
 ) -> None:
     with mounting(pool, exit_code=1) as mount:
-        mount.expect_log("ERROR .*server 1 ended with exit code -9")
+        mount.expect_log(r"ERROR .*server 1 was killed \(signal 9\)")
         file = os.open(mount.file(image), os.O_RDWR)
         pid = signal_server(mount, signal.SIGSTOP, after=kill_server(mount))
         mount.signal(signal.SIGTERM)
@@ -261,7 +261,7 @@ def test_cluster_away_during_a_restart(
 ) -> None:
     """Whoever has a file open waits, as on any block device, and goes on."""
     with mounting(pool, "--connect-timeout", "2") as mount:
-        mount.expect_log("ERROR .*server 1 ended with exit code -9")
+        mount.expect_log(r"ERROR .*server 1 was killed \(signal 9\)")
         mount.expect_log("ERROR .*server 2 failed: .*did not answer")
         # In a process of its own: a fork of this one could not close its copy of the file.
         with subprocess.Popen(
@@ -297,7 +297,7 @@ def test_ended_while_no_server_can_start(
     ceph: Ceph, pool: str, image: str, mounting: Mounting, end: Callable[[Mount], object]
 ) -> None:
     with mounting(pool, "--connect-timeout", "1", exit_code=1) as mount:
-        mount.expect_log("ERROR .*server 1 ended", "ERROR .*did not answer")
+        mount.expect_log("ERROR .*server 1 was killed", "ERROR .*did not answer")
         mount.allow_log("ERROR .*taken away")
         with ceph.stalled("mon.a"):
             kill_server(mount)
@@ -323,7 +323,7 @@ def test_lazy_umount_while_no_server_can_start(
 ) -> None:
     """A file that is open goes on when the cluster is back; the mount ends with its last one."""
     with mounting(pool, "--connect-timeout", "1") as mount:
-        mount.expect_log("ERROR .*server 1 ended", "ERROR .*did not answer")
+        mount.expect_log("ERROR .*server 1 was killed", "ERROR .*did not answer")
         file = os.open(mount.file(image), os.O_RDWR | os.O_DIRECT)
         with ceph.stalled("mon.a"):
             kill_server(mount)
@@ -362,7 +362,7 @@ def test_fenced_by_somebody_else_while_no_server_was_there(
         os.kill(server, signal.SIGKILL)
         wait_for_end(server)
         wait_for_server(mount, 2)
-        mount.expect_log("ERROR .*server 1 ended", "ERROR .*fenced by somebody else")
+        mount.expect_log("ERROR .*server 1 was killed", "ERROR .*fenced by somebody else")
         mount.expect_log(
             "WARNING .*open files of .* are lost", "WARNING .*(read|write|fsync|flush):"
         )

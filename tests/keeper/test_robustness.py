@@ -67,7 +67,7 @@ def test_keeper_out_of_descriptors(pool: str, image: str, mounting: Mounting) ->
             eventually(lambda: "cannot start a server" in mount.log_text, what="a start in vain")
         wait_for_server(mount, 2)
         asking.join()
-        mount.expect_log("ERROR .*server 1 ended with exit code -9")
+        mount.expect_log(r"ERROR .*server 1 was killed \(signal 9\)")
         assert os.pread(file, 4, 0) == random_bytes(MIB)[:4]
         assert ask(mount, "restart")["generation"] == 3
 

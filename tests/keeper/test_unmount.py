@@ -175,7 +175,7 @@ def test_one_that_ends_badly(pool: str, mounting: Mounting) -> None:
             mount.signal(signal.SIGTERM)
         mount.wait()
         mount.expect_log("second signal")
-        mount.allow_log("ended with exit code -9")
+        mount.allow_log(r"was killed \(signal 9\)")
 
 
 def test_a_keeper_that_hears_of_the_end_before_the_question(

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tests.support.ceph import Ceph
     from tests.support.mounts import Mount, Mounting
 
-KILLED = r"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code -9"
+KILLED = r"ERROR .*server \d+ was killed \(signal 9\)"
 NAMED = r"WARNING .*is not complete: `rbd migration execute"
 SIZE = 16 * MIB
 # Of objects so small that the copy takes seconds.
@@ -188,7 +188,7 @@ def test_another_server_while_it_copies(
         if end is kill_server:
             mount.expect_log(KILLED)
         elif snapshot:
-            mount.expect_log(r"ERROR rbdfs\.server\.run: not drained", r"ended with exit code 1")
+            mount.expect_log(r"ERROR .*not drained", r"ended with exit code 1")
         source, target = (mount.file(f"{pool}/{image_name}") for pool in pools)
         with ModelWriter(source, data).running() as writer:
             move(source, target)
@@ -217,7 +217,7 @@ def test_restarted_again_and_again_while_requests_wait_for_the_copy(
     with pool_with_a_quota(ceph, full) as set_quota:
         import_image(ceph, f"{full}/{image_name}-other", bytes(BLOCK))
         with whole_cluster(mounting, lifetime_s=180) as mount:
-            mount.expect_log(r"ERROR rbdfs\.server\.run: not drained", r"ended with exit code 1")
+            mount.expect_log(r"ERROR .*not drained", r"ended with exit code 1")
             source, target = mount.file(f"{hdd}/{image_name}"), mount.file(f"{full}/{image_name}")
             with ModelWriter(source, data).running() as writer:
                 move(source, target)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.support.mounts import Mount, Mounting
 
 SIZE = 4 * MIB + 512
-KILLED = r"ERROR rbdfs\.keeper\.keeper: server \d+ ended with exit code -9"
+KILLED = r"ERROR .*server \d+ was killed \(signal 9\)"
 HALF = "left out of the listing: image '.*-vm' of .*, or what is left of it"
 PROTECTED = r"INFO .* is protected: require-min-compat-client"
 

@@ -248,7 +248,7 @@ def test_owners_stay_after_a_crash_of_the_server(pool: str, image: str, mounting
         with path.open("rb") as file:
             child = int(Path(f"/proc/{mount.pid}/task/{mount.pid}/children").read_text().split()[0])
             os.kill(child, signal.SIGKILL)
-            mount.expect_log("ended with exit code -9")
+            mount.expect_log(r"was killed \(signal 9\)")
             status = os.fstat(file.fileno())
             assert (status.st_uid, status.st_gid) == QEMU
         os.chmod(path, 0o640)

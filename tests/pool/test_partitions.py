@@ -446,7 +446,7 @@ def test_one_that_has_moved_when_its_server_died(
         with rbd.Image(ioctx, image_name) as image:
             for off, data in moved_table:
                 image.write(data, off)
-        mount.expect_log(r"ended with exit code -9", r"are lost: .*-part1 is not at")
+        mount.expect_log(r"was killed \(signal 9\)", r"are lost: .*-part1 is not at")
         mount.allow_log(r"116")
         kill_server(mount)
         wait_for_server(mount, 2)

@@ -18,7 +18,7 @@ def asked(mount: Mount, *command: str) -> list[str]:
     """What the log says that a command has asked for."""
     with subprocess.Popen(command, cwd=mount.path) as process:
         assert process.wait(30) == 0
-    pattern = rf"INFO rbdfs\.fuse\.trail: (.*), asked for by uid {os.getuid()}, process "
+    pattern = rf"INFO .*?\): (.*), asked for by uid {os.getuid()}, process "
     return re.findall(pattern + str(process.pid) + r"\n", mount.log_text)
 
 

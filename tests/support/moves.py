@@ -32,9 +32,9 @@ BLOCK = 4096
 DONE_S = 40.0
 # Long enough for a mount that looks every second; users get more.
 NOTICE_S = 3.0
-COPIED = re.compile(r"rbdfs\.moves\.copiers: .* %, \d+ of \d+ objects")
+COPIED = re.compile(r"INFO .* %, \d+ of \d+ objects")
 PENDING = (
-    r"WARNING rbdfs\.moves\.(moves|interrupted|survey): "
+    r"WARNING .*"
     r".*(is gone|is not complete|is copied|last trace)"
 )
 

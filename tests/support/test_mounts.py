@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.support.ceph import Ceph
     from tests.support.mounts import Mounting
 
-RECORD = "2026-11-22 15:00:00,123 rbdfs[7] {} rbdfs.server.lifecycle: {}\n"
+RECORD = "2026-11-22 15:00:00,123 rbdfs[7] {} /mnt (rbd): {}\n"
 
 
 def logged(tmp_path: Path, text: str) -> Mount:
