@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _READY = b"\0"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(slots=True)
@@ -157,10 +158,15 @@ def daemonise(starter: Starter) -> None:
     Connecting to the cluster comes afterwards, because librados' threads do not survive a fork.
     """
     read_end, write_end = os.pipe()
+    # One that comes between the fork and the handlers of who waits would end him without a word.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
     parent, child = os.getpid(), os.fork()
     if child:
         os.close(write_end)
+        _hand_on_interruptions(child)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _await_start(child, read_end, starter)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.close(read_end)
     _end_with_the_parent(signal.SIGTERM)
     if os.getppid() != parent:
@@ -171,12 +177,15 @@ def daemonise(starter: Starter) -> None:
     starter.pipe = write_end
 
 
-def _await_start(child: int, pipe: int, starter: Starter) -> NoReturn:
-    message = b""
+def _hand_on_interruptions(child: int) -> None:
     # Who interrupts the wait is told when the daemon has ended, and of a mount that is not there.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _INTERRUPTIONS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
+
+
+def _await_start(child: int, pipe: int, starter: Starter) -> NoReturn:
+    message = b""
     while chunk := os.read(pipe, 65536):
         message += chunk
     if message == _READY:

@@ -112,6 +112,25 @@ def test_a_failure_is_told_in_one_line_of_any_characters() -> None:
     assert err == "rbdfs: two lines \u00e4 " + "x" * 100_000 + "\n"
 
 
+def test_an_interruption_at_the_moment_of_the_fork_is_told() -> None:
+    interrupted = """
+fork = os.fork
+def fork_and_interrupt():
+    child = fork()
+    if child:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return child
+os.fork = fork_and_interrupt
+"""
+    script = PRELUDE.replace("daemonise(starter)", f"{interrupted}daemonise(starter)")
+    script += "signal.pause()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    told = "rbdfs: ended unexpectedly (exit code -15)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+
 def test_a_name_that_is_no_utf8_is_no_reason_to_be_silent() -> None:
     code, _, err = run("starter.failed(UserError('no such pool: \\udcff'))")
     assert code == 1
