@@ -17,9 +17,10 @@ from rbdfs.ceph.background import background
 from rbdfs.ceph.blocking_image import encoded, is_utf8
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.pool_threads import in_own_thread
-from rbdfs.ceph.rados_client import configured, connect, user_of
+from rbdfs.ceph.rados_client import configured, connect, no_answer, user_of
 from rbdfs.ceph.single_flight import SingleFlight
 from rbdfs.ceph.steps import Steps
+from rbdfs.ceph.unreachable import tried_monitors
 from rbdfs.errors import ClusterAway, Missing, NoSuchPool, PoolGone, failure
 
 if TYPE_CHECKING:
@@ -86,19 +87,27 @@ class Cluster:
     @classmethod
     @contextlib.asynccontextmanager
     async def connect(
-        cls, settings: CephSettings, bridge: AioBridge, timeout_s: float
+        cls,
+        settings: CephSettings,
+        bridge: AioBridge,
+        timeout_s: float,
+        *,
+        tries: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Cluster]:
         """Connect; disconnect at the end of the context.
 
-        Raises UserError, saying in one line what is wrong with the configuration, the key or
-        the way to the monitors, within *timeout_s* seconds.
+        *tries* is told beforehand which monitors are asked. Raises UserError, saying in one line
+        what is wrong with the configuration, the key or the way to the monitors, within
+        *timeout_s* seconds.
         """
         client = await in_own_thread(configured, settings, timeout_s)
+        if tries is not None:
+            tries(tried_monitors(client, settings))
         with trio.move_on_after(timeout_s + _CONNECT_GRACE_S) as scope:
             # A connect that hangs in spite of its timeout is left behind: the process ends.
-            await in_own_thread(connect, client, settings, abandon_on_cancel=True)
+            await in_own_thread(connect, client, settings, timeout_s, abandon_on_cancel=True)
         if scope.cancelled_caught:
-            raise ClusterAway(f"the cluster did not answer within {timeout_s:g} s")
+            raise ClusterAway(no_answer(client, settings, timeout_s))
         ioctxs: dict[tuple[int, str], rados.Ioctx] = {}
         cluster: Cluster | None = None
         try:

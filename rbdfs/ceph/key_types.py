@@ -43,9 +43,17 @@ def _key(client: rados.Rados, user: str) -> str:
                 return file.read().strip()
         for path in (client.conf_get("keyring") or "").replace(";", ",").split(","):
             if os.path.exists(path.strip()):
-                keyring = configparser.RawConfigParser(strict=False)
-                with open(path.strip(), encoding="utf-8") as file:
-                    # A key's name may be indented, which would go on with the line before.
-                    keyring.read_string("".join(line.lstrip() for line in file))
-                return keyring.get(f"client.{user}", "key", fallback="")
+                return key_in(path.strip(), user)
     return ""
+
+
+def key_in(keyring: str, user: str) -> str:
+    """Return the key of *user* that a keyring file has, "" where it has none.
+
+    Raises OSError, UnicodeDecodeError or configparser.Error where it cannot be read.
+    """
+    parsed = configparser.RawConfigParser(strict=False)
+    with open(keyring, encoding="utf-8") as file:
+        # A key's name may be indented, which would go on with the line before.
+        parsed.read_string("".join(line.lstrip() for line in file))
+    return parsed.get(f"client.{user}", "key", fallback="")

@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING
 import rados
 
 from rbdfs.ceph.key_types import foreign_key_type
+from rbdfs.ceph.unreachable import (
+    missing_key,
+    missing_monitors,
+    tried_monitors,
+    unresolved_monitor,
+    why_unreadable,
+)
 from rbdfs.config.mount_options import names
 from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import ClusterAway, UserError
@@ -35,7 +42,10 @@ def configured(settings: CephSettings, timeout_s: float) -> rados.Rados:
         client.conf_read_file(None if settings.conf is None else str(settings.conf))
     except rados.Error as exc:
         if settings.conf is not None:
-            raise UserError(f"cannot read configuration file {settings.conf}: {exc}") from exc
+            reason = why_unreadable(str(settings.conf)) or exc
+            raise UserError(
+                f"cannot read configuration file {str(settings.conf)!a}: {reason}"
+            ) from exc
     # Before the user's own settings, which may say otherwise. Ceph's default is 300 s.
     client.conf_set("client_mount_timeout", str(math.ceil(timeout_s)))
     for key, value in settings.configuration:
@@ -47,31 +57,39 @@ def configured(settings: CephSettings, timeout_s: float) -> rados.Rados:
     return client
 
 
-def connect(client: rados.Rados, settings: CephSettings) -> None:
-    """Connect; raise UserError, saying in one line what is wrong."""
-    user = f"client.{user_of(settings)}"
+def connect(client: rados.Rados, settings: CephSettings, timeout_s: float) -> None:
+    """Connect; raise UserError, saying in one line what is wrong.
+
+    *timeout_s* is what configured() was told.
+    """
     try:
         client.connect()
-    except rados.ObjectNotFound as exc:
-        # librados says "error calling conf_read_file" or nothing useful: this is what it means.
-        # Since version 20 it is also what it says to a key that it does not understand.
-        raise UserError(
-            _foreign_key(client, settings) or f"no monitor address or no keyring found for {user}"
-        ) from exc
     except rados.TimedOut as exc:
-        raise ClusterAway("the cluster did not answer in time: are the monitors up?") from exc
-    except (rados.PermissionDeniedError, rados.PermissionError) as exc:
-        raise UserError(
-            f"permission denied for {user}: unknown user, wrong key or unreadable keyring"
-        ) from exc
+        raise ClusterAway(no_answer(client, settings, timeout_s)) from exc
     except rados.Error as exc:
         raise UserError(_why(client, settings, exc)) from exc
 
 
+def no_answer(client: rados.Rados, settings: CephSettings, timeout_s: float) -> str:
+    """Return what there is to say where a configured client reaches no monitor in *timeout_s*."""
+    tried = tried_monitors(client, settings)
+    return f"the cluster did not answer within {timeout_s:g} s: {tried}"
+
+
 def _why(client: rados.Rados, settings: CephSettings, exc: rados.Error) -> str:
-    if foreign := _foreign_key(client, settings):
-        return foreign
+    # Of all of these librados may say that there is no such object. Since version 20 that is also
+    # what it says to a key that it does not understand.
+    amiss = (
+        _foreign_key(client, settings)
+        or missing_monitors(client, settings)
+        or unresolved_monitor(client, settings)
+        or missing_key(client, user_of(settings))
+    )
+    if amiss:
+        return amiss
     user = f"client.{user_of(settings)}"
+    if isinstance(exc, rados.PermissionDeniedError | rados.PermissionError):
+        return f"permission denied for {user}: unknown user, or wrong key"
     if getattr(exc, "errno", None) == errno.EIO:
         return f"authentication of {user} failed: wrong key?"
     return f"cannot connect as {user}: {_reason(exc)}"

@@ -75,11 +75,15 @@ class FileName:
 def parse_source(text: str) -> tuple[str, str]:
     """Split ``POOL[/NAMESPACE]`` into (pool, namespace); "" is the default namespace.
 
-    The names stand for themselves: nothing is unescaped.  Raises ValueError for anything else.
+    The names stand for themselves: nothing is unescaped.  A slash at the end is what a shell
+    completes a directory with.  Raises ValueError for anything else.
     """
-    pool, slash, namespace = text.partition("/")
-    if not pool or bool(slash) != bool(namespace) or "/" in namespace:
-        raise ValueError(f"{text!a} is not POOL or POOL/NAMESPACE")
+    parts = text.removesuffix("/").split("/")
+    if len(parts) > 2 or not all(parts):
+        is_image = len(parts) == 3 and all(parts)
+        hint = f"; an image is mounted with rbdfs rbd:{text} FILE" if is_image else ""
+        raise ValueError(f"{text!a} is not POOL or POOL/NAMESPACE{hint}")
+    pool, namespace = (*parts, "")[:2]
     return pool, namespace
 
 

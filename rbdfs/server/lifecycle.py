@@ -17,7 +17,6 @@ from rbdfs.ceph.cluster import Cluster
 from rbdfs.ceph.lock_mode import lock_mode
 from rbdfs.ceph.opener import PythonOpener
 from rbdfs.ceph.pool_threads import in_own_thread
-from rbdfs.errors import Missing, NotPermitted, UserError
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.holes import Holes
 from rbdfs.files.table import HandleTable
@@ -33,17 +32,17 @@ from rbdfs.metadata.cache import MetadataCache
 from rbdfs.metadata.data_finder import DataFinder
 from rbdfs.metadata.lineage import Lineages
 from rbdfs.metadata.stamps import HeaderStamps
-from rbdfs.model.entry import Entry
 from rbdfs.model.inode_table import InodeTable
 from rbdfs.moves.copiers import Copiers
 from rbdfs.moves.executor import Executor
 from rbdfs.moves.moves import Moves
-from rbdfs.names.catalog import POOL_LIST, Catalog
+from rbdfs.names.catalog import Catalog
 from rbdfs.names.clones import Clones
 from rbdfs.names.manage import Management
 from rbdfs.names.partitions import PartitionTables
 from rbdfs.names.xattrs import Xattrs
 from rbdfs.server import takeover
+from rbdfs.server.root import find_root
 from rbdfs.server.run import Serving
 from rbdfs.server.start_deadline import StartDeadline
 
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from rbdfs.config.mount_options import MountOptions
-    from rbdfs.config.source import Source
     from rbdfs.files.data_path import DataPath
     from rbdfs.keeper.estate import Estate
     from rbdfs.server.keeper_link import Link
@@ -67,16 +65,15 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
     """
     async with contextlib.AsyncExitStack() as stack:
         deadline = stack.enter_context(StartDeadline(options.connect_timeout_s, keeping.gave_up))
-        connection = Cluster.connect(options.ceph_settings, AioBridge(), options.connect_timeout_s)
-        cluster = await stack.enter_async_context(connection)
+        cluster = await stack.enter_async_context(_connection(options, deadline.tries))
         fenced = await _fence(cluster, keeping, options, predecessor)
         catalog, lineages, cache = _catalog(cluster, options)
         # OSDs of Ceph 18 and later do not answer a client that has no capability for them.
         asks = f"are its OSDs up, and has client.{cluster.user} caps for them?"
-        deadline.awaited = f"reading {options.source} ({asks})"
-        root = await _root(cluster, catalog, options, predecessor)
+        deadline.tries(f"reading {options.source} ({asks})")
+        root = await find_root(cluster, catalog, options, predecessor)
         keeping.rooted(root)
-        deadline.awaited = "connecting a second client"
+        deadline.tries("connecting a second client")
         path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
         deadline.over()
@@ -109,6 +106,13 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         device_name = await stack.enter_async_context(path.connected(descriptor, operations, init))
         await stack.enter_async_context(_session(operations, device_name))
         return await Serving(operations, path, keeping, mounted.freshness, mount).run()
+
+
+def _connection(
+    options: MountOptions, tries: Callable[[str], None]
+) -> contextlib.AbstractAsyncContextManager[Cluster]:
+    seconds = options.connect_timeout_s
+    return Cluster.connect(options.ceph_settings, AioBridge(), seconds, tries=tries)
 
 
 def _look_around(
@@ -196,47 +200,6 @@ async def _fence(
         return False
     cluster.dead = frozenset(predecessor.addresses)
     return await takeover.fence(cluster, keeping, predecessor)
-
-
-async def _root(
-    cluster: Cluster, catalog: Catalog, options: MountOptions, predecessor: Estate | None
-) -> Entry:
-    """Return what is mounted: what the server before has mounted, whatever its name is now.
-
-    Raises UserError where the options name a pool that is not there.
-    """
-    if predecessor is not None:
-        for record in predecessor.of_kind(Kind.ROOT).values():
-            return Entry.from_record(record)
-    elif options.data_pool is not None:
-        try:
-            await cluster.ioctx(options.data_pool)
-        except Missing as exc:
-            raise UserError(f"-o data_pool: no such pool: {options.data_pool}") from exc
-    look = predecessor is None
-    return await find_root(catalog, options.source, cluster.user, look=look)
-
-
-async def find_root(catalog: Catalog, source: Source, user: str, *, look: bool = True) -> Entry:
-    """Return the entry that *source* names, if wanted after a look at what is in it.
-
-    Raises UserError where it does not exist or *user* may not see it.
-    """
-    if source.pool is None:
-        return POOL_LIST
-    try:
-        root = await catalog.directory(source.pool, source.namespace)
-        if source.image is not None:
-            return await catalog.find_image(root, source.image)
-        if look:
-            await catalog.listing(root).item(0)
-    except Missing as exc:
-        raise UserError(f"no such pool, namespace or image: {source}") from exc
-    except NotPermitted as exc:
-        raise UserError(f"client.{user} has no permission to read {source}") from exc
-    except OSError as exc:
-        raise UserError(f"cannot read {source}: {exc.strerror}") from exc
-    return root
 
 
 @contextlib.asynccontextmanager

@@ -45,6 +45,10 @@ class StartDeadline:
     ) -> None:
         self.over()
 
+    def tries(self, what: str) -> None:
+        """Say what is being done now."""
+        self.awaited = what
+
     def over(self) -> None:
         """Stop watching: the cluster has answered all that is asked before the mount."""
         self._watchdog.cancel()

@@ -156,7 +156,7 @@ def test_a_failure_of_a_daemon_is_told_as_json_too(mounting: Mounting, mountpoin
     [
         ("no-such-pool", 1, "no such pool.*no-such-pool"),
         ("rbd/no-such-namespace", 1, "no such .*namespace.*rbd/no-such-namespace"),
-        ("rbd/", 2, "rbd/"),
+        ("rbd//", 2, "rbd//"),
         ("a/b/c", 2, "a/b/c"),
         ("", 2, "POOL"),
     ],
