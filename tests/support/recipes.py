@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.images import open_image
 from tests.support.mounts import RBDFS
 from tests.support.namespaces import WITHOUT_MOUNTS_OF_OTHERS, Namespace
 
@@ -174,3 +175,9 @@ def set_up(holder: int, ceph: Ceph, files: Path) -> Machine:
     done = made.run("sh", "-c", _SETUP, "sh", files, RBDFS)
     assert done.returncode == 0, done.stderr
     return made
+
+
+def write(ceph: Ceph, name: str, data: bytes, offset: int) -> None:
+    """What the machine whose disk this is does at day."""
+    with open_image(ceph, POOL, name) as image:
+        image.write(data, offset)
