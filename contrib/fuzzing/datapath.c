@@ -417,7 +417,7 @@ static void begin(struct stage *stage)
     rbd_image_t rbd;
 
     CHECK(ledger >= 0 && ftruncate(ledger, LEDGER_BYTES) == 0);
-    stage->mux = mux_new(device, pyfuse3, extra, ledger, &settings);
+    stage->mux = mux_new(device, pyfuse3, extra, ledger, -1, &settings);
     CHECK(stage->mux);
     for (int *fd = (int[]){device, pyfuse3, extra, ledger, -1}; *fd >= 0; fd++)
         close(*fd);

@@ -37,7 +37,9 @@ class AioBridge:
         pace: for those who compute long with what they get.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answered: Callable[[], None] = lambda: None) -> None:
+        """*answered* is called when the cluster has answered something."""
+        self._answered = answered
         self.pace = Pace()
         trio.lowlevel.add_instrument(self.pace)
         self._token = trio.lowlevel.current_trio_token()
@@ -73,6 +75,7 @@ class AioBridge:
         )
         if ret < 0:
             raise failure(ret, f"{action}: {os.strerror(-ret)}")
+        self._answered()
         return ret, data
 
     def _wake(self) -> None:

@@ -46,11 +46,21 @@ cdef extern from "src/completions.h" nogil:
     python_request *completions_take(completions *completions)
     void on_python_completion(rbd_completion_t handle, void *request)
 
+cdef extern from "src/meters.h" nogil:
+    struct image_meters:
+        pass
+
+    struct meters:
+        pass
+
+    image_meters *meters_of(meters *meters, uint64_t number)
+
 cdef extern from "src/registration.h" nogil:
     struct registration_options:
         uint64_t fh, offset, length
         bint readable, writable, ignore_sync, dirty, direct
         uint32_t open_flags
+        image_meters *meters
 
     struct table:
         pass
@@ -102,6 +112,7 @@ cdef extern from "src/mux.h" nogil:
         callers callers
         pending pending
         ledger ledger
+        meters meters
         int ended, ended_fd
         mux_stats stats
         table table
@@ -123,7 +134,7 @@ cdef extern from "src/reply.h" nogil:
 
 cdef extern from "src/lifecycle.h" nogil:
     mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, int ledger_fd,
-                 const mux_settings *settings)
+                 int meters_fd, const mux_settings *settings)
     int mux_start(mux *mux, const char *init, size_t init_length)
     int mux_drain(mux *mux, bint everything, const timespec *deadline)
     int mux_stop(mux *mux, const timespec *deadline)

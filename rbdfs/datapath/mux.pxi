@@ -36,6 +36,9 @@ cdef class Mux:
     requests the kernel has sent again, and how often, until they are answered, or acquit() is called.
     One that comes for the third time, or for the sixth where each server was `killed`, as the one before
     this was or not, goes to extra_socket as `extra_requests.Refused`.
+
+    `meters` is a descriptor of the memory of model/meters.py: what register() has said the image of is
+    counted there.
     """
 
     cdef c_mux.mux *mux
@@ -48,7 +51,7 @@ cdef class Mux:
                  uint32_t max_write=c_mux.LARGE_BYTES, max_background=1024, unsigned page_bytes=sysconf(_SC_PAGESIZE),
                  unsigned image_requests=256, size_t image_bytes=64 << 20,
                  uint64_t init_set=INIT_FLAGS, uint64_t init_clear=0, ledger=None,
-                 bint killed=False):
+                 bint killed=False, meters=None):
         cdef c_mux.mux_settings settings
         if self.mux != NULL:
             raise RuntimeError("a Mux is set up once")
@@ -69,7 +72,8 @@ cdef class Mux:
         settings.init_set, settings.init_clear = init_set, init_clear
         self.mux = c_mux.mux_new(descriptor(fuse_fd), descriptor(pyfuse3_socket),
                                  descriptor(extra_socket),
-                                 -1 if ledger is None else descriptor(ledger), &settings)
+                                 -1 if ledger is None else descriptor(ledger),
+                                 -1 if meters is None else descriptor(meters), &settings)
         if self.mux == NULL:
             raise OSError(errno, os.strerror(errno))
 
@@ -117,12 +121,12 @@ cdef class Mux:
 
     def register(self, uint64_t fh, Image image not None, uint64_t offset, uint64_t length, *,
                  bint readable, bint writable, uint32_t open_flags=0, bint ignore_sync=False,
-                 bint dirty=False, bint direct=False):
+                 bint dirty=False, bint direct=False, uint64_t meter=0):
         """Serve the file `fh`, before OPEN is answered with it: `length` bytes of the image from `offset`.
 
         `open_flags` (FOPEN_*) are added to the reply.  With `ignore_sync` FSYNC, FLUSH and O_DSYNC do
         nothing.  `dirty`: the next FLUSH has something to flush.  `direct`: the kernel has been told to
-        keep no pages of it.  A number may be used again only after unregister() or the kernel's RELEASE, which ends
+        keep no pages of it.  `meter` is the image's number in the meters.  A number may be used again only after unregister() or the kernel's RELEASE, which ends
         the registration when its last request is complete, and is passed on to pyfuse3 then.  A WRITE
         that leaves the file, or that the file does not allow, goes to pyfuse3.
         EEXIST, EBADF or EBUSY if the image is closed or being closed.
@@ -139,6 +143,7 @@ cdef class Mux:
         options.readable, options.writable = readable, writable
         options.ignore_sync, options.open_flags = ignore_sync, open_flags
         options.dirty, options.direct = dirty, direct
+        options.meters = c_mux.meters_of(&self.mux.meters, meter)
         result = c_mux.mux_register(self.mux, image.image, &options)
         check(-result, f"fh {fh} of {image.spec}")
 

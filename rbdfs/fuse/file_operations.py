@@ -13,7 +13,12 @@ from rbdfs.errors import BadArgument, NoSpace, NotOpen, NotSupported
 from rbdfs.files.holes import seek_in_data
 from rbdfs.fuse import trail
 from rbdfs.fuse.begun_requests import OPEN, unmarked
-from rbdfs.kernel.extra_requests import FH_DIRECT
+from rbdfs.kernel.extra_requests import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    FALLOC_FL_ZERO_RANGE,
+    FH_DIRECT,
+)
 
 if TYPE_CHECKING:
     from pyfuse3 import FileHandleT, FlagT, InodeT, RequestContext
@@ -22,11 +27,6 @@ if TYPE_CHECKING:
     from rbdfs.fuse.mounted import Mounted
 
 log = logging.getLogger(__name__)
-
-# linux/falloc.h
-_KEEP_SIZE = 0x01
-_PUNCH_HOLE = 0x02
-_ZERO_RANGE = 0x10
 
 
 class FileOperations(pyfuse3.Operations):
@@ -45,6 +45,9 @@ class FileOperations(pyfuse3.Operations):
         return await (await self.mounted.handles.ready(fh)).read(off, size)
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return await self._write(fh, off, buf)
+
+    async def _write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = await self.mounted.handles.ready(fh & ~FH_DIRECT)
         if not handle.writable:
             raise NotOpen(f"{handle.entry.spec} is not open for writing")
@@ -55,6 +58,9 @@ class FileOperations(pyfuse3.Operations):
         return await handle.write(off, buf)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._flush(fh)
+
+    async def _flush(self, fh: FileHandleT) -> None:
         handle = await self.mounted.handles.ready(fh)
         if self.mounted.options.cache == "unsafe":
             await handle.check()
@@ -73,8 +79,8 @@ class FileOperations(pyfuse3.Operations):
 
     async def write_durably(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write as write() does, and flush: O_DSYNC of one request alone; for the data path."""
-        written = await self.write(fh, off, buf)
-        await self.fsync(pyfuse3.FileHandleT(fh & ~FH_DIRECT), True)
+        written = await self._write(fh, off, buf)
+        await self._flush(pyfuse3.FileHandleT(fh & ~FH_DIRECT))
         return written
 
     async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:
@@ -85,16 +91,16 @@ class FileOperations(pyfuse3.Operations):
         handle = await self.mounted.handles.ready(fh)
         if not handle.writable:
             raise NotOpen(f"{handle.entry.spec} is not open for writing")
-        if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE):
+        if mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE):
             raise NotSupported(f"fallocate mode {mode:#x}")
-        zeroes = mode & (_PUNCH_HOLE | _ZERO_RANGE)
+        zeroes = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)
         if zeroes and not self.mounted.options.trim:
             raise NotSupported("the mount was made with -o notrim")
         await handle.check()
         if handle.growing:
-            if not mode & _KEEP_SIZE:
+            if not mode & FALLOC_FL_KEEP_SIZE:
                 await handle.extend(off + length)
-        elif off + length > handle.length and not (zeroes and mode & _KEEP_SIZE):
+        elif off + length > handle.length and not (zeroes and mode & FALLOC_FL_KEEP_SIZE):
             # Images are thin: there is nothing to reserve, and their size is not changed so.
             raise NoSpace(f"{handle.entry.spec}: {off}~{length} is past the end")
         if zeroes:

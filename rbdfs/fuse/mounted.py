@@ -18,6 +18,7 @@ from rbdfs.fuse import resizing
 from rbdfs.fuse.copy_range import RangeCopies
 from rbdfs.fuse.page_cache import PageCache
 from rbdfs.fuse.stat import entry_attributes
+from rbdfs.model.metering import Metering
 
 if TYPE_CHECKING:
     from rbdfs.ceph.image import Image
@@ -62,6 +63,7 @@ class Mounted:
         moves: takes images to other pools; None as management.
         unfinished: gives files their lengths that grew when their host crashed; None as management.
         inherited: finds inodes that the kernel knows from another server; None without one.
+        metering: counts what is asked of files.
         closing: set while the mount is being ended: nothing is opened any more.
         freshness: looks after what is open.
         warned: images of which was said that a crash may lose writes to them.
@@ -85,6 +87,7 @@ class Mounted:
     moves: Moves | None = None
     unfinished: UnfinishedFiles | None = None
     inherited: InheritedInodes | None = None
+    metering: Metering = field(default_factory=Metering.unread)
     closing: bool = False
     freshness: Freshness = field(init=False)
     copies: RangeCopies = field(init=False)

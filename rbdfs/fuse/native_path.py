@@ -17,6 +17,7 @@ from rbdfs.errors import Failure, Interrupted
 from rbdfs.fuse.extra_operations import carry_out
 from rbdfs.fuse.interruption import Interruptions
 from rbdfs.kernel import connection, extra_requests
+from rbdfs.model.metering import Metering
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,13 +48,16 @@ class NativePath:
         ignore_sync: bool,
         ledger: int | None = None,
         killed: bool = False,
+        meters: int | None = None,
+        metering: Metering | None = None,
     ) -> None:
         """*ledger* has what the kernel sends again, over servers, of which the last was *killed*.
 
-        native.Mux has more of it.
+        native.Mux has more of it. In the memory *meters* is counted, which *metering* writes too.
         """
         self.opener = opener
         self._ledger, self._killed = ledger, killed
+        self._meters, self._metering = meters, metering or Metering.unread()
         self._ignore_sync = ignore_sync
         self._mux: native.Mux | None = None
         self._stopping = False
@@ -115,6 +119,7 @@ class NativePath:
             dirty=handle.dirty,
             # What is not known is taken for a page fault, which EINTR would kill.
             direct=bool(handle.direct_io),
+            meter=self._metering.number(handle.entry.image_spec),
         )
         handle.dirty = False
 
@@ -139,6 +144,7 @@ class NativePath:
                 init_clear=_AUTO_INVAL_DATA,
                 ledger=self._ledger,
                 killed=self._killed,
+                meters=self._meters,
             )
             extra_pair.ours.close()
             # Those of another server; before the kernel can ask for them. Not all that are open:

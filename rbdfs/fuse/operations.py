@@ -21,6 +21,7 @@ from rbdfs.config.logging_setup import repeats
 from rbdfs.fuse.answers import answered
 from rbdfs.fuse.file_operations import FileOperations
 from rbdfs.fuse.manage_operations import ManageOperations
+from rbdfs.fuse.metered import metered
 from rbdfs.fuse.name_operations import NameOperations
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def answers_with_errno(operations: AnswersWithErrno) -> AnswersWithErrno:
         if name == "forget":
             setattr(operations, name, replies_nothing(method))
         elif not name.startswith("_"):
-            setattr(operations, name, replies_errno(replies_when_kept(method)))
+            setattr(operations, name, metered(replies_errno(replies_when_kept(method))))
     return operations
 
 

@@ -1,4 +1,4 @@
-"""Where the keeper of a mount hears commands: status, restart, and wait.
+"""Where the keeper of a mount hears commands: status, restart, metrics, and wait.
 
 Who says wait is answered when the mount is over, with the exit code of its keeper.
 
@@ -212,9 +212,22 @@ class CommandSocket:
         self._events.unregister(caller.sock)
         caller.sock.close()
 
-    def answer(self, command: str, facts: dict[str, Any]) -> None:
+    def answer(self, command: str, facts: dict[str, Any], *descriptors: int) -> None:
         """Answer everybody who has asked for *command*."""
         for caller in list(self._callers.values()):
             if caller.command == command:
-                send_facts(caller.sock, facts)
+                send_facts(caller.sock, facts, *descriptors)
                 self._drop(caller)
+
+    def give(self, command: str, facts: dict[str, Any], memory: int) -> None:
+        """Answer likewise, and give them *memory* to read, but not to write."""
+        try:
+            # A descriptor that is passed on can do what this one can.
+            descriptor = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            self.answer(command, {"error": f"cannot be read now: {exc.strerror}"})
+            return
+        try:
+            self.answer(command, facts, descriptor)
+        finally:
+            os.close(descriptor)

@@ -19,6 +19,7 @@ tests/keeper/records/, which hold the next version to this one's records.
 from __future__ import annotations
 
 import enum
+import fcntl
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from rbdfs.config.mount_options import MountOptions
 from rbdfs.keeper import version_1
 from rbdfs.keeper.messages import VERSION
 from rbdfs.kernel.mount import Mount
+from rbdfs.model import meters_layout
 
 # As native.LEDGER_BYTES, of which the keeper knows nothing.
 LEDGER_BYTES = 4096
@@ -62,6 +64,8 @@ class Estate:
         fuse: the kernel's descriptor; None before the mount.
         ledger: memory in which servers count what the kernel sends again to each of them; None from
             a keeper that has none.
+        meters: memory in which servers count what they do (model.meters); None from a keeper that
+            has none.
         mount: which mount it is of; None before the mount, and from a keeper that does not know.
         init: how the kernel introduced itself to the first server: its INIT request.
         addresses: the Ceph clients of the last server.
@@ -79,6 +83,7 @@ class Estate:
     options: MountOptions
     fuse: int | None = None
     ledger: int | None = None
+    meters: int | None = None
     mount: Mount | None = None
     init: bytes = b""
     addresses: list[str] = field(default_factory=list)
@@ -116,6 +121,7 @@ class Estate:
             "options": self.options.record(),
             "fuse": self.fuse,
             "ledger": self.ledger,
+            "meters": self.meters,
             "mount": None if self.mount is None else self.mount.record(),
             "init": self.init.hex(),
             "addresses": self.addresses,
@@ -138,6 +144,7 @@ class Estate:
             options=MountOptions.from_record(record["options"]),
             fuse=record["fuse"],
             ledger=record.get("ledger"),
+            meters=record.get("meters"),
             mount=None if record.get("mount") is None else Mount.from_record(record["mount"]),
             init=bytes.fromhex(record["init"]),
             addresses=record["addresses"],
@@ -153,3 +160,17 @@ def new_ledger() -> int:
     ledger = os.memfd_create("rbdfs-ledger")
     os.ftruncate(ledger, LEDGER_BYTES)
     return ledger
+
+
+def new_meters() -> int:
+    """Return memory for Estate.meters, likewise; raise OSError.
+
+    Its length is for ever: who has it mapped would die of an access to what was cut off.
+    """
+    memory = os.memfd_create("rbdfs-meters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, meters_layout.BYTES)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    os.pwrite(memory, meters_layout.empty(), 0)
+    # Whoever is given it by the keeper to read cannot open it anew to write.
+    os.fchmod(memory, 0o400)
+    return memory

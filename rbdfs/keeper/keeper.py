@@ -18,7 +18,7 @@ from rbdfs.errors import EXIT_FAILURE, PASSING, UserError
 from rbdfs.keeper.command_socket import CommandSocket
 from rbdfs.keeper.daemonise import SignalSocket
 from rbdfs.keeper.endurance import Endurance
-from rbdfs.keeper.estate import Estate, new_ledger
+from rbdfs.keeper.estate import Estate, new_ledger, new_meters
 from rbdfs.keeper.loop import Loop
 from rbdfs.keeper.messages import Listener
 from rbdfs.keeper.refusal import Refusal
@@ -45,8 +45,8 @@ class Keeper:
     def __init__(self, options: MountOptions, starter: Starter) -> None:
         self._options = options
         self._starter = starter
-        self._loop = Loop()
-        self._estate = Estate(options, ledger=new_ledger())
+        self._loop, self._meters = Loop(), new_meters()
+        self._estate = Estate(options, ledger=new_ledger(), meters=self._meters)
         self._server: ServerProcess | None = None
         self._remains = Remains(options.mountpoint)
         self._commands = CommandSocket()
@@ -259,6 +259,8 @@ class Keeper:
             self._server.send({"do": command})
         elif command == "status":
             self._commands.answer(command, self._facts())
+        elif command == "metrics":
+            self._commands.give(command, self._facts(), self._meters)
         elif command == "restart":
             # If one is on its way already, its readiness is the answer.
             if self._refusal.active:

@@ -11,12 +11,12 @@ import errno
 import inspect
 import json
 import logging
+import socket
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.model.record import ignore
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
 log = logging.getLogger(__name__)
@@ -82,14 +82,14 @@ def _fields(hear: Callable[..., None]) -> frozenset[str] | None:
     return frozenset(parameters)
 
 
-def send_facts(sock: socket.socket, facts: dict[str, Any]) -> None:
+def send_facts(sock: socket.socket, facts: dict[str, Any], *descriptors: int) -> None:
     """Send *facts*, with fewer files where the kernel does not take all of them in one packet.
 
     It has no room for what is longer than its buffer, nor always memory for what is not.
     """
     while True:
         try:
-            sock.send(json.dumps(facts).encode())
+            socket.send_fds(sock, [json.dumps(facts).encode()], descriptors)
         except OSError as exc:
             files = facts.get("files")
             if exc.errno in (errno.EMSGSIZE, *NO_MEMORY) and files:

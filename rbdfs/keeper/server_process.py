@@ -41,7 +41,8 @@ class ServerProcess:
         """
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         state = estate.record() | {"control": theirs.fileno(), "keeper": os.getpid()}
-        descriptors = [fd for fd in (theirs.fileno(), estate.fuse, estate.ledger) if fd is not None]
+        inherited = (theirs.fileno(), estate.fuse, estate.ledger, estate.meters)
+        descriptors = [fd for fd in inherited if fd is not None]
         try:
             with theirs:
                 self._process = _spawn(state, descriptors, quiet=quiet)

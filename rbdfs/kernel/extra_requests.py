@@ -20,6 +20,9 @@ ABANDONED = 1 << 30
 # O_DIRECT of a WRITE, which pyfuse3 is not told, in a bit of its fh (datapath/src/abi.h).
 FH_DIRECT = 1 << 62
 
+# Of the mode of fallocate(2), linux/falloc.h.
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x01, 0x02, 0x10
+
 _IN = struct.Struct("=IIQQIIIHH")  # struct fuse_in_header
 _OUT = struct.Struct("=IiQ")  # struct fuse_out_header
 _READ_WRITE = struct.Struct("=QQIIQII")  # struct fuse_read_in, struct fuse_write_in

@@ -135,6 +135,11 @@ class Entry:
         text = str(ImageSpec(self.pool, self.namespace, self.image, self.snap, snap_id))
         return f"{text}-part{self.key.partition}" if self.key.partition else text
 
+    @property
+    def image_spec(self) -> str:
+        """``POOL[/NAMESPACE]/IMAGE`` of the image that this is, or is a snapshot or a part of."""
+        return str(ImageSpec(self.pool, self.namespace, self.image))
+
 
 def find_snap(attributes: ImageAttributes, snap_id: int) -> SnapAttributes | None:
     """Return the snapshot with *snap_id* among *attributes*, or None."""

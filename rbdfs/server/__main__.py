@@ -95,7 +95,7 @@ def _serve(state: dict[str, Any], link: KeeperLink) -> int:
         link.background = not estate.options.foreground
         configure_logging(estate.options)
         predecessor = None if estate.fuse is None else estate
-        code = trio.run(lifecycle.serve, estate.options, link, predecessor)
+        code = trio.run(lifecycle.serve, estate.options, link, predecessor, estate.meters)
     except UserError as exc:
         passing = isinstance(exc, ClusterAway)
         link.failed(str(exc), exc.exit_code, passing=passing)

@@ -17,7 +17,6 @@ from rbdfs.ceph.cluster import Cluster
 from rbdfs.ceph.lock_mode import lock_mode
 from rbdfs.ceph.opener import PythonOpener
 from rbdfs.ceph.pool_threads import in_own_thread
-from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.holes import Holes
 from rbdfs.files.table import HandleTable
 from rbdfs.files.timestamps import Timestamps
@@ -42,6 +41,8 @@ from rbdfs.names.manage import Management
 from rbdfs.names.partitions import PartitionTables
 from rbdfs.names.xattrs import Xattrs
 from rbdfs.server import takeover
+from rbdfs.server.data_paths import data_path
+from rbdfs.server.meters import shared_meters
 from rbdfs.server.root import find_root
 from rbdfs.server.run import Serving
 from rbdfs.server.start_deadline import StartDeadline
@@ -53,19 +54,25 @@ if TYPE_CHECKING:
     from rbdfs.files.data_path import DataPath
     from rbdfs.keeper.estate import Estate
     from rbdfs.server.keeper_link import Link
+    from rbdfs.server.meters import SharedMeters
 
 log = logging.getLogger(__name__)
 
 
-async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None) -> int | None:
+async def serve(
+    options: MountOptions, keeping: Link, predecessor: Estate | None, inherited: int | None = None
+) -> int | None:
     """Mount and serve until the mount is gone, a signal ends it, or another server is to go on.
 
     Returns the exit code, or None in the last case. Goes on with what the server before has left in
-    *predecessor*, if there was one. Raises UserError, with nothing mounted.
+    *predecessor*, if there was one. *inherited* are the keeper's meters. Raises UserError, with
+    nothing mounted.
     """
     async with contextlib.AsyncExitStack() as stack:
+        meters = stack.enter_context(shared_meters(inherited))
         deadline = stack.enter_context(StartDeadline(options.connect_timeout_s, keeping.gave_up))
-        cluster = await stack.enter_async_context(_connection(options, deadline.tries))
+        connection = _connection(options, meters, deadline.tries)
+        cluster = await stack.enter_async_context(connection)
         fenced = await _fence(cluster, keeping, options, predecessor)
         catalog, lineages, cache = _catalog(cluster, options)
         # OSDs of Ceph 18 and later do not answer a client that has no capability for them.
@@ -74,7 +81,8 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         root = await find_root(cluster, catalog, options, predecessor)
         keeping.rooted(root)
         deadline.tries("connecting a second client")
-        path = await stack.enter_async_context(_data_path(options, cluster, predecessor))
+        opened = data_path(options, cluster, predecessor, meters)
+        path = await stack.enter_async_context(opened)
         keeping.connected_as(sorted({cluster.address, path.opener.address}))
         deadline.over()
         timestamps = Timestamps(stamps := HeaderStamps(cluster, cache))
@@ -95,24 +103,36 @@ async def serve(options: MountOptions, keeping: Link, predecessor: Estate | None
         management, clones = _management(cluster, catalog, options)
         holes = Holes(DataFinder(cluster))
         mounted = Mounted(*parts, stamps, timestamps, holes, management, clones, moves)
+        mounted.metering = meters.metering
         if predecessor is not None:
             await takeover.restore(mounted, keeping, predecessor, nursery, fenced=fenced)
-        operations = Operations(mounted, keeping)
-        device = _device(options, keeping, predecessor)
-        descriptor, mount = await stack.enter_async_context(device)
+        look = partial(_look_around, mounted, nursery, cluster, cache, new=predecessor is None)
+        return await _answer(mounted, path, keeping, predecessor, look)
+
+
+async def _answer(
+    mounted: Mounted,
+    path: DataPath,
+    keeping: Link,
+    predecessor: Estate | None,
+    look_around: Callable[[], None],
+) -> int | None:
+    """Answer the kernel until the end; return as serve() does."""
+    operations = Operations(mounted, keeping)
+    async with _device(mounted.options, keeping, predecessor) as (descriptor, mount):
         mounted.pages.device = descriptor
-        _look_around(mounted, nursery, cluster, cache, new=predecessor is None)
+        look_around()
         init = b"" if predecessor is None else predecessor.init
-        device_name = await stack.enter_async_context(path.connected(descriptor, operations, init))
-        await stack.enter_async_context(_session(operations, device_name))
-        return await Serving(operations, path, keeping, mounted.freshness, mount).run()
+        connected = path.connected(descriptor, operations, init)
+        async with connected as device, _session(operations, device):
+            return await Serving(operations, path, keeping, mounted.freshness, mount).run()
 
 
 def _connection(
-    options: MountOptions, tries: Callable[[str], None]
+    options: MountOptions, meters: SharedMeters, tries: Callable[[str], None]
 ) -> contextlib.AbstractAsyncContextManager[Cluster]:
-    seconds = options.connect_timeout_s
-    return Cluster.connect(options.ceph_settings, AioBridge(), seconds, tries=tries)
+    bridge, seconds = AioBridge(meters.metering.answered), options.connect_timeout_s
+    return Cluster.connect(options.ceph_settings, bridge, seconds, tries=tries)
 
 
 def _look_around(
@@ -131,30 +151,6 @@ def _look_around(
         known = (cluster, mounted.catalog, cache, mounted.handles, mounted.pages.drop)
         mounted.unfinished = UnfinishedFiles(*known, exclusive=mounted.options.exclusive)
         nursery.start_soon(mounted.unfinished.finish, mounted.inodes.entry(pyfuse3.ROOT_INODE))
-
-
-@contextlib.asynccontextmanager
-async def _data_path(
-    options: MountOptions, cluster: Cluster, predecessor: Estate | None
-) -> AsyncIterator[DataPath]:
-    """Yield the data path that *options* ask for, and say in the log which it is."""
-    # Where it was not built, the command line has chosen already.
-    if options.data_path == "python":
-        log.info("data path: python")
-        yield PythonDataPath(PythonOpener(cluster))
-        return
-    from rbdfs.ceph.native_opener import NativeOpener
-    from rbdfs.fuse.native_path import NativePath
-
-    log.info("data path: native")
-    others = [cluster.address, *cluster.dead]
-    async with NativeOpener.connect(options.ceph_settings, cluster.bridge, others) as opener:
-        yield NativePath(
-            opener,
-            ignore_sync=options.cache == "unsafe",
-            ledger=None if predecessor is None else predecessor.ledger,
-            killed=predecessor is not None and predecessor.killed,
-        )
 
 
 def _catalog(cluster: Cluster, options: MountOptions) -> tuple[Catalog, Lineages, MetadataCache]:

@@ -24,6 +24,7 @@ except ImportError:
                 "errnos",
                 "fuzz",
                 "interrupts",
+                "meters",
                 "mount",
                 "mux",
                 "mux_replies",

@@ -12,6 +12,32 @@
 #include "reply.h"
 #include "request.h"
 
+static enum meter_operation operation_of(const struct arrival *arrival)
+{
+    switch (arrival->in->opcode) {
+    case FUSE_READ:
+        return METER_READ;
+    case FUSE_WRITE:
+        return METER_WRITE;
+    case FUSE_FSYNC:
+        return METER_FLUSH;
+    default:
+        return METER_CLOSE;
+    }
+}
+
+/* Nothing is to be done for a request on a registered file, or there is no memory for it. */
+static void answer_at_once(const struct arrival *arrival, struct registration *registration,
+                           int error)
+{
+    meter_at_once(registration->meters, operation_of(arrival), error);
+    if (error)
+        mux_reply_error(arrival->mux, arrival->in->unique, error);
+    else
+        mux_reply(arrival->mux, arrival->in->unique, NULL, 0);
+    registration_unref(registration);
+}
+
 /* Begin a request on a registered file, whose reference (the caller's) goes with it, and so does
  * `data`. */
 static void start(const struct arrival *arrival, struct registration *registration,
@@ -23,8 +49,7 @@ static void start(const struct arrival *arrival, struct registration *registrati
     if (!request) {
         if (data)
             pool_put(&arrival->mux->pool, data);
-        mux_reply_error(arrival->mux, arrival->in->unique, ENOMEM);
-        registration_unref(registration);
+        answer_at_once(arrival, registration, ENOMEM);
         return;
     }
     request->registration = registration;
@@ -35,6 +60,8 @@ static void start(const struct arrival *arrival, struct registration *registrati
     request->flush_after = flush_after;
     request->pid = arrival->in->pid;
     request->direct = direct;
+    request->operation = operation_of(arrival);
+    request->begun_ns = meter_begin(registration->meters, request->operation);
     request_start(request);
 }
 
@@ -68,8 +95,7 @@ static void on_read(const struct arrival *arrival)
         start(arrival, registration, REQUEST_READ, read->offset, count, NULL, false,
               read->flags & O_DIRECT || atomic_load(&registration->direct));
     } else {
-        mux_reply(mux, arrival->in->unique, NULL, 0);
-        registration_unref(registration);
+        answer_at_once(arrival, registration, 0);
     }
 }
 
@@ -138,8 +164,7 @@ static void on_write(const struct arrival *arrival)
     mux_count(&mux->stats.bytes_written, write->size);
     block = take_data(arrival, write);
     if (!block) {
-        mux_reply_error(mux, arrival->in->unique, ENOMEM);
-        registration_unref(registration);
+        answer_at_once(arrival, registration, ENOMEM);
         return;
     }
     /* The kernel leaves O_DSYNC of direct writes to us. */
@@ -174,8 +199,7 @@ static void on_sync(const struct arrival *arrival, bool always)
     if ((dirty || always) && !registration->ignore_sync) {
         start(arrival, registration, REQUEST_FLUSH, 0, 0, NULL, false, false);
     } else {
-        mux_reply(mux, arrival->in->unique, NULL, 0);
-        registration_unref(registration);
+        answer_at_once(arrival, registration, 0);
     }
 }
 

@@ -87,7 +87,7 @@ static void close_descriptors(struct mux *mux)
 }
 
 struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, int ledger_fd,
-                    const struct mux_settings *settings)
+                    int meters_fd, const struct mux_settings *settings)
 {
     struct mux *mux = calloc(1, sizeof *mux);
 
@@ -95,7 +95,8 @@ struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, int ledger_fd,
         return NULL;
     mux->reply = malloc(REPLY_BYTES);
     if (!open_descriptors(mux, fuse_fd, pyfuse3_fd, extra_fd) || !mux->reply ||
-        table_init(&mux->table) || (errno = ledger_init(&mux->ledger, ledger_fd, settings->killed))) {
+        table_init(&mux->table) || (errno = ledger_init(&mux->ledger, ledger_fd, settings->killed)) ||
+        (errno = meters_init(&mux->meters, meters_fd))) {
         int error = errno;
         close_descriptors(mux);
         free(mux->reply);
@@ -123,6 +124,7 @@ void mux_free(struct mux *mux)
     outlet_destroy(&mux->notifier);
     pending_destroy(&mux->pending);
     ledger_destroy(&mux->ledger);
+    meters_destroy(&mux->meters);
     free(mux->interrupts.items);
     callers_destroy(&mux->callers);
     pool_destroy(&mux->pool);

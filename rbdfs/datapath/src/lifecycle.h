@@ -9,9 +9,10 @@
 struct mux;
 struct mux_settings;
 
-/* The descriptors are duplicated; `ledger_fd` is -1, or as ledger.h has it. NULL and errno. */
+/* The descriptors are duplicated; `ledger_fd` is -1, or as ledger.h has it, and `meters_fd`
+ * as meters.h. NULL and errno. */
 struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, int ledger_fd,
-                    const struct mux_settings *settings);
+                    int meters_fd, const struct mux_settings *settings);
 /* Start the threads: 0 or an errno. With `init`, a recorded INIT request, pyfuse3 gets it first and
  * its reply is swallowed: the kernel had its answer from another process. */
 int mux_start(struct mux *mux, const char *init, size_t init_length);

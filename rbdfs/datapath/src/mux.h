@@ -7,8 +7,8 @@
  * lifecycle.h sets it up, starts its threads and ends them. Includes point down only:
  *
  *     lifecycle > reader, replier > dispatch > forward > request > amend > reply > mux
- *               > registration > open_image, outlet > inflight, pending, callers, ledger, block, thread,
- *               abi
+ *               > registration > open_image, outlet > inflight, pending, callers, ledger, meters, block,
+ *               thread, abi
  *
  * NOTES ON THE THREAD MODEL
  *
@@ -56,6 +56,7 @@
 #include "callers.h"
 #include "inflight.h"
 #include "ledger.h"
+#include "meters.h"
 #include "outlet.h"
 #include "pending.h"
 #include "registration.h"
@@ -122,6 +123,7 @@ struct mux {
                              * all that Python has */
     struct interrupts interrupts;
     struct ledger ledger;
+    struct meters meters;
     atomic_ullong own_uniques; /* numbers of requests to pyfuse3 that are the mux's own */
     struct callers callers; /* requests that pyfuse3 has, and may not have begun yet */
 

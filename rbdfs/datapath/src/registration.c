@@ -99,6 +99,7 @@ static struct registration *new_registration(struct open_image *image,
     atomic_init(&registration->dirty, options->dirty);
     atomic_init(&registration->direct, options->direct);
     registration->open_flags = options->open_flags;
+    registration->meters = options->meters;
     registration->pyfuse3 = pyfuse3;
     return registration;
 }

@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "meters.h"
 #include "open_image.h"
 #include "outlet.h"
 
@@ -29,6 +30,7 @@ struct registration_options {
     bool ignore_sync;    /* FSYNC, FLUSH and O_DSYNC are answered without a flush */
     bool dirty, direct;  /* what they are at first */
     uint32_t open_flags; /* FOPEN_* to add to the reply of OPEN */
+    struct image_meters *meters; /* where its requests are counted; NULL: nowhere */
 };
 
 struct registration {
@@ -42,6 +44,7 @@ struct registration {
     _Atomic uint64_t length;
     bool readable, writable, ignore_sync;
     uint32_t open_flags;
+    struct image_meters *meters;
     atomic_bool dirty;  /* written since the last flush */
     atomic_bool direct; /* the kernel was told to keep no pages of it */
     struct outlet *pyfuse3;

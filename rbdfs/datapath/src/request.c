@@ -25,17 +25,30 @@ struct request *request_new(struct mux *mux, uint64_t unique)
     return request;
 }
 
+/* Before the answer: whoever has it finds it counted. */
+static void count(struct request *request, int error)
+{
+    uint64_t now = meter_end(request->registration->meters, request->operation,
+                             request->begun_ns, request->length, error);
+
+    if (now && !error)
+        meters_cluster_answered(&request->mux->meters, now);
+}
+
 static void answer(struct request *request, ssize_t result)
 {
     struct mux *mux = request->mux;
     uint64_t unique = request->inflight.unique;
+    int error = 0;
 
     if (atomic_exchange(&request->answered, true))
         return;
-    if (result < 0) {
+    if (result < 0)
+        error = answered_errno(request->kind != REQUEST_READ, (int)-result);
+    count(request, error);
+    if (error) {
         mux_count(&mux->stats.errors, 1);
-        mux_reply_error(mux, unique,
-                        answered_errno(request->kind != REQUEST_READ, (int)-result));
+        mux_reply_error(mux, unique, error);
     } else if (request->kind == REQUEST_READ) {
         mux_reply_in_place(mux, unique, block_data(request->data), request->length);
     } else if (request->kind == REQUEST_WRITE) {

@@ -41,6 +41,7 @@
 
 #include "block.h"
 #include "inflight.h"
+#include "meters.h"
 #include "open_image.h"
 #include "registration.h"
 
@@ -58,6 +59,8 @@ struct request {
     uint64_t offset;                   /* in the image */
     uint32_t length;
     enum request_kind kind;
+    enum meter_operation operation;
+    uint64_t begun_ns; /* by meter_begin() */
     bool flush_after; /* a WRITE of a file that was opened with O_DSYNC */
     bool flushing;    /* and its data are written: the flush is under way */
     bool direct;      /* a READ past the page cache: its caller is no page fault */

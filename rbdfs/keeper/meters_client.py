@@ -1,0 +1,99 @@
+"""Reading the meters of a mount, which its keeper gives to root and to who has mounted.
+
+The server is not asked: they can be read while it hangs, or is started anew.
+
+    with meters_at("/srv/rbd") as reader:
+        reader.facts                     # as `rbdfs status` tells of the keeper and its server
+        reader.snapshot()                # -> model.meters.Snapshot; as often as wanted
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.errors import UserError
+from rbdfs.keeper.command_client import ANSWER_BYTES, Silent, connected, entry_at, parsed_answer
+from rbdfs.model import meters_layout
+from rbdfs.model.meters import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TIMEOUT_S = 10.0
+COMMAND = "metrics"
+
+
+@dataclass(frozen=True, slots=True)
+class MetersReader:
+    """The meters of a mount, which go on being written.
+
+    Attributes:
+        facts: what the keeper has told beside them.
+        descriptor: the memory, to be read.
+        path: what it was asked for.
+    """
+
+    facts: dict[str, Any]
+    descriptor: int
+    path: str
+
+    def snapshot(self) -> Snapshot:
+        """Return the meters as they are now; raise UserError for what is none of this version."""
+        try:
+            # Not mapped: reading a page that was never written would make one of it.
+            header = os.pread(self.descriptor, meters_layout.HEADER_BYTES, 0)
+            data = os.pread(self.descriptor, meters_layout.used_bytes(header), 0)
+            return Snapshot.of(data)
+        except (OSError, ValueError) as exc:
+            raise UserError(f"{self.path!a}: its meters cannot be read: {exc}") from exc
+
+
+@contextlib.contextmanager
+def meters_at(path: str) -> Iterator[MetersReader]:
+    """Yield the meters of the mount that *path* leads to; raise UserError where there are none."""
+    facts, descriptor = _asked(path)
+    try:
+        yield MetersReader(facts, descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def _asked(path: str) -> tuple[dict[str, Any], int]:
+    with connected(path, entry_at(path, COMMAND), _TIMEOUT_S) as sock:
+        try:
+            sock.settimeout(_TIMEOUT_S)
+            sock.send(COMMAND.encode())
+            message, descriptors, _, _ = socket.recv_fds(sock, ANSWER_BYTES, 1)
+        except TimeoutError as exc:
+            raise Silent(f"{path!a}: no answer within {_TIMEOUT_S:g} s") from exc
+        except OSError as exc:
+            raise UserError(f"{path!a}: its keeper has gone: {exc.strerror}") from exc
+    with contextlib.ExitStack() as stack:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+            stack.callback(os.close, descriptor)
+        facts = parsed_answer(path, message)
+        if str(facts.get("error", "")).startswith("unknown command"):
+            raise UserError(f"{path!a}: its keeper is of an older rbdfs, which counts nothing")
+        if "error" in facts:
+            raise UserError(f"{path!a}: {facts['error']}")
+        if len(descriptors) != 1 or not _is_memory(descriptors[0]):
+            raise UserError(f"{path!a}: what its keeper gives is no memory")
+        stack.pop_all()
+    return facts, descriptors[0]
+
+
+def _is_memory(descriptor: int) -> bool:
+    """Tell whether it is memory that nobody can cut off; of any other file a read may hang."""
+    try:
+        return bool(fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:
+            return False
+        raise
