@@ -7,9 +7,13 @@ import re
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from documenting import completion, manual, readme
+from documenting import completion, manual, page, readme, reference
+from documenting.roff import Release
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+MAN = CHECKOUT / "contrib/man"
+# The pages that are written by hand, which are made into pages for man(1) beside them.
+WRITTEN = ("rbdfs-failures.7.md", "rbdfs-files.7.md", "rbdfs-service.7.md")
 _RELEASE = re.compile(r"^rbdfs \((?P<version>[^)]+)\).*?^ -- .*?, (?P<date>.+)", re.M | re.S)
 
 
@@ -19,14 +23,17 @@ def documents() -> dict[Path, str]:
     found = _RELEASE.search((CHECKOUT / "contrib/debian/changelog").read_text())
     assert found is not None
     date = parsedate_to_datetime(found["date"].partition("\n")[0]).date()
-    release = manual.Release(found["version"], date.isoformat())
+    release = Release(found["version"], date.isoformat())
+    written = [page.parse((MAN / name).read_text()) for name in WRITTEN]
     return {
-        CHECKOUT / "contrib/man/rbdfs.8": manual.rbdfs(release),
-        CHECKOUT / "contrib/man/mount.fuse.rbdfs.8": manual.mount(release),
+        **{MAN / each.file_name: each.roff(release) for each in written},
+        MAN / "rbdfs.8": manual.rbdfs(release),
+        MAN / "rbdfs.8.md": reference.rbdfs(),
+        MAN / "mount.fuse.rbdfs.8": manual.mount(release),
         CHECKOUT / "contrib/completion/rbdfs.bash": completion.bash(),
         CHECKOUT / "contrib/completion/_rbdfs": completion.zsh(),
         CHECKOUT / "contrib/completion/rbdfs.fish": completion.fish(),
-        CHECKOUT / "README.md": readme.with_options((CHECKOUT / "README.md").read_text()),
+        CHECKOUT / "README.md": readme.with_commands((CHECKOUT / "README.md").read_text()),
     }
 
 
@@ -34,8 +41,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="contrib/document",
         description="Write the manual pages in contrib/man, the completions in contrib/completion "
-        "and README's table of options, of the tables in rbdfs/config that --help is made of. To "
-        "be run when these have changed, and committed with them; a test compares.",
+        "and README's table of commands, of the tables in rbdfs/config that --help is made of, and "
+        "of the pages that are written by hand as Markdown in contrib/man. To be run when these "
+        "have changed, and committed with them; a test compares.",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit code 1 where something differs"

@@ -1,14 +1,14 @@
-"""The manual pages rbdfs(8) and mount.fuse.rbdfs(8)."""
+"""The manual pages rbdfs(8) and mount.fuse.rbdfs(8), made of the tables in rbdfs/config."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from documenting.roff import (
     escaped,
     example,
     form,
+    head,
     item,
     marked,
     page,
@@ -22,23 +22,18 @@ from rbdfs.config.option_texts import ESCAPES, GROUPS, IGNORED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from documenting.roff import Release
     from rbdfs.config.option_texts import Option
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    version: str
-    date: str
-
-
-_PATHS = {
+PATHS = {
     "`POOL`": "`IMAGE`[`@SNAP`], `NAMESPACE/IMAGE`[`@SNAP`]",
     "`POOL/NAMESPACE`": "`IMAGE`[`@SNAP`]",
     "`--all-pools`": "`POOL/`[`NAMESPACE/`]`IMAGE`[`@SNAP`], for the pools with the rbd "
     "application",
     "`rbd:...`": "nothing: FILE is the image",
 }
-_FILES = {
+FILES = {
     "`/etc/ceph/ceph.conf`": "Ceph's configuration, where `-c` and CEPH_CONF name no other one",
     "`/run/rbdfs`": "where the keepers of root's mounts, and those of `rbdfs@.service`, listen for "
     "`rbdfs status` and its like; a user's are in `$XDG_RUNTIME_DIR/rbdfs`, or without one in "
@@ -47,7 +42,7 @@ _FILES = {
     "NAME is the mount point as systemd-escape(1) has it",
     "`/etc/fuse.conf`": "has to say `user_allow_other` where a user mounts with `-o allow_other`",
 }
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "`CEPH_CONF`": "the configuration file, where `-c` names none",
     "`NOTIFY_SOCKET`": "is told when the mount can be used, as sd_notify(3) has it",
 }
@@ -55,8 +50,8 @@ _MOUNTED = (
     "rbdfs leaves two processes. The keeper holds the kernel's connection, and what a new server "
     "needs to go on; the server does the work. Where the server is killed, crashes, or is replaced "
     "(`rbdfs restart`), the next one goes on with the files that are open.",
-    "What may be done with a mount, and what happens when something fails, README.md tells, which "
-    "the Debian package has in `/usr/share/doc/rbdfs`.",
+    "What the files can do is in `rbdfs-files`(7), what happens when something fails in "
+    "`rbdfs-failures`(7), and how to mount at boot and for virtual machines in `rbdfs-service`(7).",
 )
 _EXAMPLES = """\
 rbdfs rbd /mnt                                  # a pool
@@ -75,7 +70,7 @@ def rbdfs(release: Release) -> str:
     """The page of the program."""
     return page(
         [
-            *_head("rbdfs", SUMMARY, release),
+            *head("rbdfs", 8, SUMMARY, release),
             *_synopsis(
                 f"rbdfs {'[mount]' if name == 'mount' else name} {each}"
                 for name, command in COMMANDS.items()
@@ -84,7 +79,7 @@ def rbdfs(release: Release) -> str:
             section("description"),
             paragraph(DESCRIPTION),
             paragraph("Below the mount point of SOURCE is:"),
-            *_items(_PATHS),
+            *_items(PATHS),
             *map(paragraph, _MOUNTED),
             section("commands"),
             *_commands(),
@@ -95,12 +90,20 @@ def rbdfs(release: Release) -> str:
             section("exit status"),
             *_items({f"`{code}`": text for code, text in EXIT_CODES.items()}),
             section("environment"),
-            *_items(_ENVIRONMENT),
+            *_items(ENVIRONMENT),
             section("files"),
-            *_items(_FILES),
+            *_items(FILES),
             section("examples"),
             example(_EXAMPLES),
-            *_see_also(("mount.fuse.rbdfs", 8), ("fusermount3", 1), ("rbd", 8), ("ceph.conf", 5)),
+            *_see_also(
+                ("fusermount3", 1),
+                ("ceph.conf", 5),
+                ("rbdfs-failures", 7),
+                ("rbdfs-files", 7),
+                ("rbdfs-service", 7),
+                ("mount.fuse.rbdfs", 8),
+                ("rbd", 8),
+            ),
         ]
     )
 
@@ -110,7 +113,7 @@ def mount(release: Release) -> str:
     groups = {title: [option for option in group if option.word] for title, group in GROUPS.items()}
     return page(
         [
-            *_head("mount.fuse.rbdfs", SUMMARY, release),
+            *head("mount.fuse.rbdfs", 8, SUMMARY, release),
             *_synopsis(["mount -t fuse.rbdfs [-o OPTION[,OPTION]...] SOURCE MOUNTPOINT"]),
             section("description"),
             paragraph(
@@ -128,19 +131,11 @@ def mount(release: Release) -> str:
             section("options"),
             *(part for title, group in groups.items() for part in _group(title, group, word=True)),
             paragraph(IGNORED),
-            *_see_also(("rbdfs", 8), ("fstab", 5), ("mount", 8), ("mount.fuse3", 8)),
+            *_see_also(
+                ("fstab", 5), ("rbdfs-service", 7), ("mount", 8), ("mount.fuse3", 8), ("rbdfs", 8)
+            ),
         ]
     )
-
-
-def _head(name: str, summary: str, release: Release) -> Iterator[str]:
-    yield '.\\" Made by contrib/document: what is changed here is lost.\n'
-    title = escaped(name.upper(), literal=True)
-    yield f'.TH {title} 8 {release.date} "rbdfs {release.version}" "System Administration"\n'
-    # No hyphenation, and no spaces between words but one: what is typed is to be found.
-    yield ".nh\n.ad l\n"
-    yield section("name")
-    yield f"{escaped(name, literal=True)} \\- {escaped(summary)}\n"
 
 
 def _synopsis(forms: Iterable[str]) -> Iterator[str]:

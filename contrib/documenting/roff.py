@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import re
 import textwrap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _SPECIAL = {"\\": r"\e", "'": r"\(aq", "^": r"\(ha", "~": r"\(ti", '"': r"\(dq"}
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Of which version and date (YYYY-MM-DD) a page says that it is."""
+
+    version: str
+    date: str
+
+
+def head(name: str, section_number: int, summary: str, release: Release) -> Iterator[str]:
+    """What every page begins with."""
+    yield '.\\" Made by contrib/document: what is changed here is lost.\n'
+    title = escaped(name.upper(), literal=True)
+    book = "System Administration" if section_number == 8 else "Miscellaneous"
+    yield f'.TH {title} {section_number} {release.date} "rbdfs {release.version}" "{book}"\n'
+    # No hyphenation, and no spaces between words but one: what is typed is to be found.
+    yield ".nh\n.ad l\n"
+    yield section("name")
+    yield f"{escaped(name, literal=True)} \\- {escaped(summary)}\n"
 
 
 def escaped(text: str, *, literal: bool = False) -> str:
@@ -51,6 +72,10 @@ def paragraph(text: str) -> str:
 def item(label: str, text: str) -> str:
     """A paragraph with a label, which is roff already."""
     return f".TP\n{_line(label)}\n{filled(text)}"
+
+
+def bullet(text: str) -> str:
+    return f".IP \\(bu 2\n{filled(text)}"
 
 
 def filled(text: str) -> str:

@@ -2,7 +2,7 @@
 
 A run is a sequence of *episodes*. An episode is a plan, drawn from a seed: what each of several
 users does, one system call after the other, and which faults befall the mount meanwhile. Its
-history (what was called when, and what was answered) is held to the promises of README by a
+history (what was called when, and what was answered) is held to the promises of the manual by a
 checker; what breaks one is a finding. The shrinker then takes users, faults and operations out of
 the plan for as long as the same finding is still made.
 

@@ -1,4 +1,4 @@
-"""Which errors README allows while a fault is there, and after it."""
+"""Which errors the manual allows while a fault is there, and after it."""
 
 from __future__ import annotations
 

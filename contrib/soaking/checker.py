@@ -1,4 +1,4 @@
-"""Holds a history to the promises of README; what breaks one is a finding."""
+"""Holds a history to the promises of the manual; what breaks one is a finding."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="contrib/soak",
         description="Have users, drawn from a seed, at two mounts of a throw-away cluster, and "
-        "faults at one of them; hold what they were answered to the promises of README. Each "
+        "faults at one of them; hold what they were answered to the promises of the manual. Each "
         "broken promise is printed, with the shortest plan that shows it.",
         epilog=f"Kinds of faults: {', '.join(KINDS)}. Exit code: 0, 1 for findings, 2 for a wrong "
         "command line, 3 where it could not be run.",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # memstore loses nothing while its OSD stands still; above 12 s its pools may stay laggy.
 LONGEST_STOP_S = 8.0
 RECOVERY_S = 60.0
-# README: within 2 s also without a request.
+# rbdfs-failures(7): within 2 s also without a request.
 NOTICE_S = 2.5
 
 

@@ -1,4 +1,4 @@
-"""What every option of a mount means, its default and its group: for --help, manual and README.
+"""What every option of a mount means, its default and its group: for --help and the manual.
 
 Read when somebody asks, and not by a mount. What an option does when it is given is in
 command_line and mount_options. In a text, backquotes are around what is typed.

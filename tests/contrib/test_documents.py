@@ -1,14 +1,17 @@
-"""Manual pages and README's table of options are made of what --help is made of."""
+"""Manual pages and README's table of commands are made of what --help is made of."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from documenting.command import CHECKOUT, documents
+from documenting.command import CHECKOUT, WRITTEN, documents
+from documenting.page import parse
+from documenting.roff import Release
 
 from rbdfs.config.commands import COMMANDS
 from rbdfs.config.option_texts import options
@@ -16,7 +19,7 @@ from rbdfs.config.option_texts import options
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGES = sorted((CHECKOUT / "contrib/man").iterdir())
+PAGES = sorted((CHECKOUT / "contrib/man").glob("*.[0-9]"))
 
 
 def rendered(page: Path) -> str:
@@ -41,7 +44,13 @@ def test_they_are_as_contrib_document_writes_them() -> None:
 
 
 def test_every_page_is_written() -> None:
-    assert [page.name for page in PAGES] == ["mount.fuse.rbdfs.8", "rbdfs.8"]
+    assert [page.name for page in PAGES] == [
+        "mount.fuse.rbdfs.8",
+        "rbdfs-failures.7",
+        "rbdfs-files.7",
+        "rbdfs-service.7",
+        "rbdfs.8",
+    ]
     assert set(PAGES) <= documents().keys()
     installed = (CHECKOUT / "contrib/debian/rbdfs.manpages").read_text().split()
     assert {CHECKOUT / name for name in installed} == set(PAGES)
@@ -65,6 +74,41 @@ def test_the_file_system_and_its_options() -> None:
     for option in options():
         form = option.forms[-1].removeprefix("-o ")
         assert (f" {form} {option.text.replace('`', '')}" in text) == bool(option.word)
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_a_page_that_is_written_is_shown_whole(written: str) -> None:
+    """Every word of the Markdown is in what man(1) shows, in its order."""
+    source = (CHECKOUT / "contrib/man" / written).read_text()
+    text = rendered(CHECKOUT / "contrib/man" / written.removesuffix(".md"))
+    shown = iter(words(text))
+    title, _, rest = source.partition("\n")
+    rest = re.sub(r"^\|.*\n\| --- .*\n", "", rest, flags=re.MULTILINE)
+    missing = [word for word in words(re.sub(r"\]\(\S+?\)", "", rest)) if word not in shown]
+    assert missing == []
+    assert title.partition(": ")[2] in text
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("Text\n", "begins with its title"),
+        ("# rbdfs\n", "is no title"),
+        ("# rbdfs(8): x\n\n1. one\n", "ordered_list_open"),
+        ("# rbdfs(8): x\n\n**bold**\n", "strong_open"),
+        ("# rbdfs(8): x\n\n![a](b)\n", "image"),
+        ("# rbdfs(8): x\n\n- a\n  - b\n", "one paragraph"),
+        ("# rbdfs(8): x\n\n| a | b | c |\n| --- | --- | --- |\n| 1 | 2 | 3 |\n", "two columns"),
+        (f"# rbdfs(8): x\n\n| a | b |\n| --- | --- |\n| {'long ' * 20} | 2 |\n", "too long"),
+    ],
+)
+def test_what_a_page_cannot_have(text: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        parse(text).roff(Release("1", "2026-01-01"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

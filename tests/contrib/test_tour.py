@@ -1,9 +1,8 @@
-"""contrib/tour: it shows what README says, and leaves nothing behind."""
+"""contrib/tour: it shows what contrib/tour.md says, and leaves nothing behind."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,23 +13,13 @@ import pytest
 from tests.support.ceph import run
 from tests.support.conditions import eventually
 from tests.support.mounts import processes_naming
+from tests.support.shown import console_blocks, essential
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCRIPT = CHECKOUT / "contrib" / "tour"
-# What is another one each time, and how wide a table is with the directory's name in it.
-VARYING = (
-    (r"\w{3} [ \d]\d (\d\d:\d\d| \d{4})", "DATE"),
-    (r"^[0-9a-f]{10,16} (?=\S+$)", "ID "),
-    (r"^total \d+$", "total"),
-    # As many as this mke2fs makes of its own.
-    (r"\d+/(\d+) files (.*), \d+/(\d+) blocks$", r"\1 files \2, \3 blocks"),
-    (r"[ \t]+$", ""),
-    (r" +", " "),
-)
-
 pytestmark = pytest.mark.cluster
 
 
@@ -45,29 +34,15 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     run(str(CHECKOUT / "contrib" / "cluster"), "stop", str(path / "cluster"))
 
 
-def essential(text: str) -> list[str]:
-    """The lines of what the tour prints, without what is another one each time."""
-    for pattern, replacement in VARYING:
-        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
-    return [line for line in text.splitlines() if line]
-
-
-def shown_in_readme() -> str:
-    """The console blocks of README's tour, one after the other."""
-    section = (CHECKOUT / "README.md").read_text().partition("\n## A tour\n")[2]
-    blocks = re.findall(r"```console\n(.*?)```\n", section.partition("\n## ")[0], re.DOTALL)
-    assert blocks
-    return "\n".join(blocks)
-
-
-def test_it_shows_what_the_readme_says(directory: Path) -> None:
+def test_it_shows_what_its_page_says(directory: Path) -> None:
     done = subprocess.run(
         [SCRIPT, "--no-setup", "--dir", directory], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
     conf = f"{directory}/cluster/ceph.conf"
     shown = done.stdout.replace(conf, "$PWD/.tour/cluster/ceph.conf")
-    assert essential(shown.replace(str(directory), ".tour")) == essential(shown_in_readme())
+    page = console_blocks((CHECKOUT / "contrib/tour.md").read_text())
+    assert essential(shown.replace(str(directory), ".tour")) == essential(page)
     assert not directory.exists()
     eventually(lambda: not processes_naming(f"{directory}/"), what="the end of all processes")
 

@@ -36,7 +36,7 @@ FAILS = r"ERROR .*fails, and is tried again: .*of the test"
 
 
 def test_aborted(ceph: Ceph, pools: tuple[str, str], mounting: Mounting, image_name: str) -> None:
-    """As README tells an operator to, whose copy fails again and again: the files follow."""
+    """As rbdfs-files(7) tells one to whose copy fails again and again: the files follow."""
     hdd, ssd = pools
     data = make(ceph, f"{hdd}/{image_name}", snapshot=True, size=SIZE)
     before = export_image(ceph, f"{hdd}/{image_name}@before")
