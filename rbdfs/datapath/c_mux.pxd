@@ -6,6 +6,7 @@ from rbdfs.datapath.c_rbd cimport rbd_completion_t, rbd_image_t
 
 cdef extern from "src/thread.h" nogil:
     timespec deadline_in(double seconds)
+    uint64_t now_ns()
 
 cdef extern from "src/extents.h" nogil:
     struct extent:
@@ -89,7 +90,7 @@ cdef extern from "src/mux.h" nogil:
         unsigned page_bytes
         unsigned image_requests
         size_t image_bytes
-        bint killed
+        bint trace, killed
         uint64_t init_set, init_clear
 
     struct mux_stats:
@@ -108,22 +109,40 @@ cdef extern from "src/mux.h" nogil:
     struct pending:
         pass
 
+    struct trace_record:
+        uint64_t fh, offset, duration_ns
+        uint32_t length, opcode
+        int error
+
+    struct trace:
+        int event_fd
+
     struct mux:
         callers callers
         pending pending
         ledger ledger
         meters meters
+        trace trace
         int ended, ended_fd
         mux_stats stats
         table table
         size_t init_length
         char *init
 
+    bint trace_take(trace *trace, trace_record *record)
+    unsigned long long trace_take_lost(trace *trace)
     bint pending_was_answered(pending *pending, uint64_t unique)
     uint64_t callers_take(callers *callers, uint32_t opcode, uint64_t nodeid, uint32_t pid)
     mux_gauges mux_read_gauges(mux *mux)
     int mux_register(mux *mux, open_image *image, const registration_options *options)
     int mux_set_length(mux *mux, uint64_t fh, uint64_t length)
+
+cdef extern from "src/request.h" nogil:
+    struct waiting:
+        uint64_t fh, begun_ns
+
+    size_t request_list_waiting(mux *mux, uint64_t before_ns, waiting *found, size_t room,
+                                uint64_t *oldest_ns)
 
 cdef extern from "src/interrupts.h" nogil:
     bint interrupt_take(mux *mux, uint64_t unique)

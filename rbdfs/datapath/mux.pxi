@@ -15,6 +15,12 @@ INIT_FLAGS = (
 )
 
 
+# How many records of the trace are taken at once, and waiting requests looked at.
+cdef enum:
+    TRACE_MOST = 1024
+    WAITING_MOST = 4096
+
+
 cdef int descriptor(fd) except -1:
     return fd if isinstance(fd, int) else fd.fileno()
 
@@ -39,6 +45,8 @@ cdef class Mux:
 
     `meters` is a descriptor of the memory of model/meters.py: what register() has said the image of is
     counted there.
+
+    With `trace`, what the Mux answers by itself is kept for take_trace().
     """
 
     cdef c_mux.mux *mux
@@ -51,7 +59,7 @@ cdef class Mux:
                  uint32_t max_write=c_mux.LARGE_BYTES, max_background=1024, unsigned page_bytes=sysconf(_SC_PAGESIZE),
                  unsigned image_requests=256, size_t image_bytes=64 << 20,
                  uint64_t init_set=INIT_FLAGS, uint64_t init_clear=0, ledger=None,
-                 bint killed=False, meters=None):
+                 bint killed=False, meters=None, bint trace=False):
         cdef c_mux.mux_settings settings
         if self.mux != NULL:
             raise RuntimeError("a Mux is set up once")
@@ -68,7 +76,7 @@ cdef class Mux:
         settings.page_bytes = page_bytes
         settings.image_requests = image_requests
         settings.image_bytes = image_bytes
-        settings.killed = killed
+        settings.killed, settings.trace = killed, trace
         settings.init_set, settings.init_clear = init_set, init_clear
         self.mux = c_mux.mux_new(descriptor(fuse_fd), descriptor(pyfuse3_socket),
                                  descriptor(extra_socket),
@@ -196,6 +204,37 @@ cdef class Mux:
     def acquit(self):
         """Forget what was sent again: no server has died of it.  On any thread."""
         c_mux.ledger_clear(&self.mux.ledger)
+
+    def trace_fileno(self):
+        """A descriptor that is readable while take_trace() has something, with `trace`; or -1."""
+        return self.mux.trace.event_fd
+
+    def take_trace(self):
+        """What the Mux has answered by itself since the last call, with `trace`, and how much of that was
+        lost: ([(opcode, fh, offset in the file, length, errno, seconds)...], count).
+        """
+        cdef c_mux.trace_record record
+        found = []
+        # Those that come meanwhile are for the next call.
+        while len(found) < TRACE_MOST and c_mux.trace_take(&self.mux.trace, &record):
+            found.append((record.opcode, record.fh, record.offset, record.length, record.error,
+                          record.duration_ns / 1e9))
+        return found, c_mux.trace_take_lost(&self.mux.trace)
+
+    def waiting(self, double seconds):
+        """How long, in seconds, the oldest request in librbd waits (0.0 without one), and the files of
+        those that have waited for `seconds`: (oldest, {fh: how long its oldest of them waits}).
+        """
+        cdef c_mux.waiting found[WAITING_MOST]
+        cdef uint64_t now = c_mux.now_ns(), oldest, before = now - min(now, <uint64_t>(seconds * 1e9))
+        cdef size_t count
+        with nogil:
+            count = c_mux.request_list_waiting(self.mux, before, found, WAITING_MOST, &oldest)
+        files = {}
+        for index in range(count):
+            age = (now - found[index].begun_ns) / 1e9
+            files[found[index].fh] = max(age, files.get(found[index].fh, 0.0))
+        return (0.0 if oldest > now else (now - oldest) / 1e9), files
 
     def stats(self):
         """Counters by name: src/mux.h says what they count.  `active`: in librbd or parked;

@@ -61,6 +61,13 @@ class DataPath(Protocol):
     def stats(self) -> dict[str, int]:
         """Return counters of requests, by name."""
 
+    def waiting(self, seconds: float) -> tuple[float, dict[int, float]]:
+        """Return for how long the oldest request in librbd waits, in seconds (0.0 without one).
+
+        And the same for each file handle with one that has waited for *seconds*. Those that come
+        through Python are not among them.
+        """
+
     async def drain(self, timeout_s: float) -> None:
         """Read no more from the kernel, and wait until every request is answered.
 
@@ -106,6 +113,10 @@ class PythonDataPath:
     def stats(self) -> dict[str, int]:
         """Return nothing: libfuse does not count."""
         return {}
+
+    def waiting(self, seconds: float) -> tuple[float, dict[int, float]]:
+        """Return nothing: every request comes through Python."""
+        return 0.0, {}
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse: there is no keeper, for whose sake a mount would be drained."""

@@ -16,6 +16,7 @@ from rbdfs.datapath import native
 from rbdfs.errors import Failure, Interrupted
 from rbdfs.fuse.extra_operations import carry_out
 from rbdfs.fuse.interruption import Interruptions
+from rbdfs.fuse.traced_requests import Specs, tell_rest, tell_traced
 from rbdfs.kernel import connection, extra_requests
 from rbdfs.model.metering import Metering
 
@@ -64,6 +65,7 @@ class NativePath:
         self._registered: dict[int, _Registration] = {}
         # What was to be served before there was a connection.
         self._early: dict[int, Handle] = {}
+        self._specs = Specs()
         self._interruptions = Interruptions()
 
     def serve(self, handle: Handle) -> None:
@@ -122,6 +124,7 @@ class NativePath:
             meter=self._metering.number(handle.entry.image_spec),
         )
         handle.dirty = False
+        self._specs.add(handle.fh, handle.entry.spec)
 
     @contextlib.asynccontextmanager
     async def connected(
@@ -145,6 +148,7 @@ class NativePath:
                 ledger=self._ledger,
                 killed=self._killed,
                 meters=self._meters,
+                trace=log.isEnabledFor(logging.DEBUG),
             )
             extra_pair.ours.close()
             # Those of another server; before the kernel can ask for them. Not all that are open:
@@ -157,6 +161,8 @@ class NativePath:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_with, self._mux)
                     nursery.start_soon(self._answer_extra, extra, operations)
+                    if self._mux.trace_fileno() >= 0:
+                        nursery.start_soon(tell_traced, self._mux, self._specs)
                     # A duplicate, because libfuse closes what it is given.
                     yield f"/dev/fd/{os.dup(pair.theirs.fileno())}"
                     nursery.cancel_scope.cancel()
@@ -164,6 +170,7 @@ class NativePath:
                 self._stopping = True
                 with trio.CancelScope(shield=True):
                     await _stop(self._mux)
+                tell_rest(self._mux, self._specs)
                 self._mux = None
 
     def init_request(self) -> bytes:
@@ -208,6 +215,10 @@ class NativePath:
     def stats(self) -> dict[str, int]:
         """Return the counters of the data path."""
         return self._mux.stats() if self._mux is not None else {}
+
+    def waiting(self, seconds: float) -> tuple[float, dict[int, float]]:
+        """Return what waits in librbd, as DataPath.waiting() says."""
+        return self._mux.waiting(seconds) if self._mux is not None else (0.0, {})
 
     async def _answer_extra(self, extra: trio.socket.SocketType, operations: Operations) -> None:
         """Carry out what pyfuse3 does not get, all at once."""

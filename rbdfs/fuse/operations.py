@@ -23,6 +23,7 @@ from rbdfs.fuse.file_operations import FileOperations
 from rbdfs.fuse.manage_operations import ManageOperations
 from rbdfs.fuse.metered import metered
 from rbdfs.fuse.name_operations import NameOperations
+from rbdfs.fuse.running_requests import RunningRequests, watched
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -112,6 +113,7 @@ def answers_with_errno(operations: AnswersWithErrno) -> AnswersWithErrno:
     return operations
 
 
+@watched
 @answers_with_errno
 class Operations(NameOperations, ManageOperations, FileOperations):
     """Images and snapshots as files.
@@ -119,12 +121,14 @@ class Operations(NameOperations, ManageOperations, FileOperations):
     Attributes:
         mounted: what the operations work on.
         ready: set when the kernel has opened the connection: from now on the mount answers.
+        running: the requests that are under way.
         keeping: who remembers what they change, for a server after this one.
     """
 
     def __init__(self, mounted: Mounted, keeping: Keeping) -> None:
         super().__init__()
         self.mounted = mounted
+        self.running = RunningRequests(mounted)
         self.keeping = keeping
         self.ready = trio.Event()
 

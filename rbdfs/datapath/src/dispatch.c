@@ -28,9 +28,19 @@ static enum meter_operation operation_of(const struct arrival *arrival)
 
 /* Nothing is to be done for a request on a registered file, or there is no memory for it. */
 static void answer_at_once(const struct arrival *arrival, struct registration *registration,
-                           int error)
+                           uint64_t offset, uint32_t length, int error)
 {
+    struct trace_record record = {
+        .fh = registration->fh,
+        .offset = offset,
+        .length = length,
+        .opcode = arrival->in->opcode,
+        .error = error,
+    };
+
     meter_at_once(registration->meters, operation_of(arrival), error);
+    if (arrival->mux->trace.on)
+        trace_add(&arrival->mux->trace, &record);
     if (error)
         mux_reply_error(arrival->mux, arrival->in->unique, error);
     else
@@ -49,10 +59,12 @@ static void start(const struct arrival *arrival, struct registration *registrati
     if (!request) {
         if (data)
             pool_put(&arrival->mux->pool, data);
-        answer_at_once(arrival, registration, ENOMEM);
+        answer_at_once(arrival, registration, offset, length, ENOMEM);
         return;
     }
     request->registration = registration;
+    request->fh = registration->fh;
+    request->opcode = arrival->in->opcode;
     request->kind = kind;
     request->offset = registration->offset + offset;
     request->length = length;
@@ -95,7 +107,7 @@ static void on_read(const struct arrival *arrival)
         start(arrival, registration, REQUEST_READ, read->offset, count, NULL, false,
               read->flags & O_DIRECT || atomic_load(&registration->direct));
     } else {
-        answer_at_once(arrival, registration, 0);
+        answer_at_once(arrival, registration, read->offset, read->size, 0);
     }
 }
 
@@ -164,7 +176,7 @@ static void on_write(const struct arrival *arrival)
     mux_count(&mux->stats.bytes_written, write->size);
     block = take_data(arrival, write);
     if (!block) {
-        answer_at_once(arrival, registration, ENOMEM);
+        answer_at_once(arrival, registration, write->offset, write->size, ENOMEM);
         return;
     }
     /* The kernel leaves O_DSYNC of direct writes to us. */
@@ -199,7 +211,7 @@ static void on_sync(const struct arrival *arrival, bool always)
     if ((dirty || always) && !registration->ignore_sync) {
         start(arrival, registration, REQUEST_FLUSH, 0, 0, NULL, false, false);
     } else {
-        answer_at_once(arrival, registration, 0);
+        answer_at_once(arrival, registration, 0, 0, 0);
     }
 }
 

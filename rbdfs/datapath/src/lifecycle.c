@@ -96,7 +96,8 @@ struct mux *mux_new(int fuse_fd, int pyfuse3_fd, int extra_fd, int ledger_fd,
     mux->reply = malloc(REPLY_BYTES);
     if (!open_descriptors(mux, fuse_fd, pyfuse3_fd, extra_fd) || !mux->reply ||
         table_init(&mux->table) || (errno = ledger_init(&mux->ledger, ledger_fd, settings->killed)) ||
-        (errno = meters_init(&mux->meters, meters_fd))) {
+        (errno = meters_init(&mux->meters, meters_fd)) ||
+        (errno = trace_init(&mux->trace, settings->trace))) {
         int error = errno;
         close_descriptors(mux);
         free(mux->reply);
@@ -125,6 +126,7 @@ void mux_free(struct mux *mux)
     pending_destroy(&mux->pending);
     ledger_destroy(&mux->ledger);
     meters_destroy(&mux->meters);
+    trace_destroy(&mux->trace);
     free(mux->interrupts.items);
     callers_destroy(&mux->callers);
     pool_destroy(&mux->pool);

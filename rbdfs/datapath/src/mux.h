@@ -7,7 +7,8 @@
  * lifecycle.h sets it up, starts its threads and ends them. Includes point down only:
  *
  *     lifecycle > reader, replier > dispatch > forward > request > amend > reply > mux
- *               > registration > open_image, outlet > inflight, pending, callers, ledger, meters, block,
+ *               > registration > open_image, outlet > inflight, pending, callers, ledger, meters,
+ *               trace, block,
  *               thread, abi
  *
  * NOTES ON THE THREAD MODEL
@@ -34,7 +35,7 @@
  * LOCKS
  *
  * The table's is taken before an image's, and an image's before an outlet's. Those of the pool, the
- * pending, the callers, the ledger and the mux itself are taken last, and no other is taken while
+ * pending, the callers, the ledger, the trace and the mux itself are taken last, and no other is taken while
  * one of them is held. Two places answer a request while they hold a lock, so that it cannot end
  * meanwhile: request_fail_all() the image's, request_interrupt() the mux's.
  *
@@ -60,6 +61,7 @@
 #include "outlet.h"
 #include "pending.h"
 #include "registration.h"
+#include "trace.h"
 
 enum { INIT_BYTES = 256 }; /* room for the INIT request: 104 bytes today */
 
@@ -69,6 +71,7 @@ struct mux_settings {
     unsigned page_bytes;     /* of the kernel, which counts requests in pages */
     unsigned image_requests; /* limits of struct open_image */
     size_t image_bytes;
+    bool trace;                    /* keep what is answered here, see trace.h */
     bool killed;                   /* the server before this one was, see ledger.h */
     uint64_t init_set, init_clear; /* INIT flags to set where the kernel offers them, and to clear */
 };
@@ -124,6 +127,7 @@ struct mux {
     struct interrupts interrupts;
     struct ledger ledger;
     struct meters meters;
+    struct trace trace;
     atomic_ullong own_uniques; /* numbers of requests to pyfuse3 that are the mux's own */
     struct callers callers; /* requests that pyfuse3 has, and may not have begun yet */
 

@@ -7,10 +7,16 @@
 #include "errnos.h"
 #include "mux.h"
 #include "reply.h"
+#include "thread.h"
 
 static struct request *request_of(struct turn *turn)
 {
     return (struct request *)turn; /* its first member */
+}
+
+static struct request *request_in(struct inflight_entry *entry)
+{
+    return (struct request *)((char *)entry - offsetof(struct request, inflight));
 }
 
 struct request *request_new(struct mux *mux, uint64_t unique)
@@ -35,6 +41,20 @@ static void count(struct request *request, int error)
         meters_cluster_answered(&request->mux->meters, now);
 }
 
+static void trace_answer(const struct request *request, int error)
+{
+    struct trace_record record = {
+        .fh = request->fh,
+        .offset = request->offset - request->registration->offset,
+        .length = request->length,
+        .opcode = request->opcode,
+        .duration_ns = now_ns() - request->begun_ns,
+        .error = error,
+    };
+
+    trace_add(&request->mux->trace, &record);
+}
+
 static void answer(struct request *request, ssize_t result)
 {
     struct mux *mux = request->mux;
@@ -46,6 +66,9 @@ static void answer(struct request *request, ssize_t result)
     if (result < 0)
         error = answered_errno(request->kind != REQUEST_READ, (int)-result);
     count(request, error);
+    /* Before the answer: a RELEASE may come right after it. */
+    if (mux->trace.on)
+        trace_answer(request, error);
     if (error) {
         mux_count(&mux->stats.errors, 1);
         mux_reply_error(mux, unique, error);
@@ -209,7 +232,7 @@ static struct request *find_waiting_read(struct mux *mux, uint64_t unique)
 
     if (!entry)
         return NULL;
-    request = (struct request *)((char *)entry - offsetof(struct request, inflight));
+    request = request_in(entry);
     if (request->kind != REQUEST_READ || atomic_load(&request->answered))
         return NULL;
     return request;
@@ -227,6 +250,39 @@ bool request_is_waiting_read(struct mux *mux, uint64_t unique, uint32_t *pid, bo
     }
     pthread_mutex_unlock(&mux->lock);
     return request;
+}
+
+static size_t list_waiting(const struct inflight *inflight, uint64_t before_ns,
+                           struct waiting *found, size_t room, uint64_t *oldest_ns)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < INFLIGHT_BUCKETS; i++) {
+        for (struct inflight_entry *entry = inflight->buckets[i]; entry; entry = entry->next) {
+            const struct request *request = request_in(entry);
+
+            if (atomic_load(&request->answered))
+                continue;
+            if (request->begun_ns < *oldest_ns)
+                *oldest_ns = request->begun_ns;
+            if (request->begun_ns < before_ns && count < room)
+                found[count++] = (struct waiting){request->fh, request->begun_ns};
+        }
+    }
+    return count;
+}
+
+size_t request_list_waiting(struct mux *mux, uint64_t before_ns, struct waiting *found, size_t room,
+                            uint64_t *oldest_ns)
+{
+    size_t count = 0;
+
+    *oldest_ns = UINT64_MAX;
+    pthread_mutex_lock(&mux->lock);
+    if (mux->inflight.count)
+        count = list_waiting(&mux->inflight, before_ns, found, room, oldest_ns);
+    pthread_mutex_unlock(&mux->lock);
+    return count;
 }
 
 void request_interrupt(struct mux *mux, uint64_t unique)

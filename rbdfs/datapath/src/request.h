@@ -57,10 +57,12 @@ struct request {
     struct open_image *image;          /* the registration's */
     struct block *data;                /* of a WRITE; of a READ from its submission on; or NULL */
     uint64_t offset;                   /* in the image */
+    uint64_t fh;
+    uint32_t opcode;
     uint32_t length;
     enum request_kind kind;
     enum meter_operation operation;
-    uint64_t begun_ns; /* by meter_begin() */
+    uint64_t begun_ns; /* when it was read from the kernel, by meter_begin() */
     bool flush_after; /* a WRITE of a file that was opened with O_DSYNC */
     bool flushing;    /* and its data are written: the flush is under way */
     bool direct;      /* a READ past the page cache: its caller is no page fault */
@@ -79,6 +81,14 @@ void request_fail_all(struct open_image *image, int error);
 /* Whether a READ with this number is not answered yet, whose thread it is, and whether it is
  * direct. */
 bool request_is_waiting_read(struct mux *mux, uint64_t unique, uint32_t *pid, bool *direct);
+/* A file whose request waits, and since when. */
+struct waiting {
+    uint64_t fh, begun_ns;
+};
+/* Put requests that were begun before this time and are not answered yet, `room` of them at most;
+ * returns how many, and in *oldest_ns when the oldest of all has begun, or UINT64_MAX. */
+size_t request_list_waiting(struct mux *mux, uint64_t before_ns, struct waiting *found, size_t room,
+                            uint64_t *oldest_ns);
 /* Answer such a READ with EINTR, if it still waits. */
 void request_interrupt(struct mux *mux, uint64_t unique);
 

@@ -39,6 +39,14 @@ struct timespec deadline_in(double seconds)
     };
 }
 
+uint64_t now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
 void monotonic_cond_init(pthread_cond_t *cond)
 {
     pthread_condattr_t attributes;
