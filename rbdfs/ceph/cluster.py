@@ -230,6 +230,10 @@ class Cluster:
         with from_ceph(f"namespace {pool}/{namespace}"):
             return bool(await self._in_thread(rbd.RBD().namespace_exists, ioctx, namespace))
 
+    async def trouble(self, pool: str) -> str | None:
+        """Return what keeps requests to *pool* waiting, as monitors.trouble() does."""
+        return await in_own_thread(monitors.trouble, self._client, pool, abandon_on_cancel=True)
+
     async def fence(self, address: str) -> None:
         """Blocklist the client at *address*, as monitors.fence() does."""
         await self._in_thread(monitors.fence, self._client, address)

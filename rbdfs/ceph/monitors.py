@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import NotUnderstood, failure
+from rbdfs.model.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 
 # How long a fenced client stays fenced: Ceph's own default.
 _FENCE_S = 3600
+# Health checks of what keeps requests waiting, the likeliest first, and whether they name pools.
+_TROUBLES = {
+    "POOL_FULL": True,
+    "OSD_FULL": False,
+    "OSD_DOWN": False,
+    "PG_AVAILABILITY": False,
+    "SLOW_OPS": False,
+}
+# How many of their lines are told.
+_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,29 @@ def blocklist(client: rados.Rados) -> set[str]:
         if not all(isinstance(address, str) for address in addresses):
             raise TypeError("an address that is no text")
         return addresses
+
+
+def trouble(client: rados.Rados, pool: str) -> str | None:
+    """Return why requests to *pool* may wait, in a few words, as far as the monitors know.
+
+    None where they know of nothing. Blocks. Raises OSError.
+    """
+    action = "asking for the health of the cluster"
+    answer = _ask(client, action, prefix="health", detail="detail")
+    with _understanding("health of the cluster"):
+        checks = json.loads(answer)["checks"]
+        for name, own in _TROUBLES.items():
+            if name not in checks:
+                continue
+            texts = [str(detail["message"]) for detail in checks[name].get("detail", [])]
+            if own:
+                texts = [text for text in texts if f"'{pool}'" in text]
+            elif not texts:
+                texts = [str(checks[name]["summary"]["message"])]
+            if texts:
+                more = f" and {len(texts) - _TOLD} more" if len(texts) > _TOLD else ""
+                return printable("; ".join(texts[:_TOLD])) + more
+    return None
 
 
 @contextlib.contextmanager

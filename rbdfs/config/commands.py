@@ -102,7 +102,11 @@ COMMANDS = {
         ("[--json] MOUNTPOINT",),
         (
             "As JSON in any case. To root and to who mounted. `state` is `serving`; `no server` "
-            "while one is started; `given up` when none could be, until `rbdfs restart`.",
+            "while one is started; `given up` when none could be, until `rbdfs restart`. "
+            "`oldest_request_seconds` is for how long the oldest request has not been answered, "
+            "and `waiting` has the images that have waited for two seconds; after ten the log "
+            "names them, too, and why (`osd.0 is down`, `pool is full`, `locked by ADDRESS`), and "
+            "when they go on.",
         ),
         (Option("accepted: it is JSON in any case", switches=("--json",)),),
     ),

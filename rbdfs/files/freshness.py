@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import trio
 
@@ -39,9 +39,8 @@ _PERIOD_S = 0.9
 # since before counts, so that who has waited for long, and is killed, ends.
 _CONFIRM_S = 5.0
 _LEAST_CONFIRM_S = 0.5
-# When the cluster is said to be slow, and not to answer at all, in seconds.
+# When the cluster is said to be slow, in seconds.
 _SLOW_S = 2.0
-_STUCK_S = 5.0
 # More than answer at once; those that do not answer must not be all of them.
 _LOOKS_A_POOL = 64
 # Removed, fenced: no open file gets over that. A look that has timed out says nothing of the file.
@@ -67,7 +66,8 @@ class Freshness:
         self._rota: Rota[SharedImage] = Rota(_PERIOD_S)
         # Since when.
         self._looking: dict[SharedImage, float] = {}
-        self._reported: set[SharedImage] = set()
+        # Since when, of those whose looks have timed out.
+        self._silent: WeakKeyDictionary[SharedImage, float] = WeakKeyDictionary()
         self._slots: dict[str, trio.Semaphore] = {}
         # Where the data was of what is being opened anew.
         self._before: dict[SharedImage, Lineage] = {}
@@ -93,7 +93,6 @@ class Freshness:
                 for shared in self._rota.due(images, now):
                     self._looking[shared] = now
                     nursery.start_soon(self._look, shared)
-                self._report_waiting()
 
     async def quiesce(self) -> None:
         """Change nothing any more; return when the kernel knows of all that was changed.
@@ -107,15 +106,15 @@ class Freshness:
 
         0 where that is less than what a look takes.
         """
-        waits = trio.current_time() - self._looking.get(shared, trio.current_time())
+        now = trio.current_time()
+        waits = now - self._silent.get(shared, self._looking.get(shared, now))
         return waits if waits > _SLOW_S else 0.0
 
-    def _report_waiting(self) -> None:
-        for shared, since in self._looking.items():
-            waits = trio.current_time() - since
-            if waits > _STUCK_S and shared not in self._reported:
-                self._reported.add(shared)
-                log.warning("%s waits for the cluster since %.0f s", shared.entry.spec, waits)
+    def waiting(self) -> list[tuple[SharedImage, float]]:
+        """Return the images that have waits_s()."""
+        looked_at = {*self._looking, *self._silent}
+        waits = [(shared, self.waits_s(shared)) for shared in looked_at if shared.error is None]
+        return [(shared, seconds) for shared, seconds in waits if seconds]
 
     async def _drop_pages(self, entry: Entry) -> None:
         try:
@@ -166,7 +165,12 @@ class Freshness:
             async with self._slots.setdefault(shared.entry.pool, trio.Semaphore(_LOOKS_A_POOL)):
                 await self._timestamps.catch_up(shared)
                 await self._compare(shared)
+            self._silent.pop(shared, None)
+        except TimedOut:
+            # With -o timeout it is the next look that may be answered.
+            self._silent.setdefault(shared, self._looking[shared])
         except OSError as exc:
+            self._silent.pop(shared, None)
             spec = shared.entry.spec
             log.warning("cannot tell whether %s has changed: %s", spec, exc, extra=repeats(exc))
         except Exception:
@@ -174,9 +178,6 @@ class Freshness:
             log.exception("looking at %s failed", shared.entry.spec)
         finally:
             del self._looking[shared]
-            if shared in self._reported:
-                self._reported.discard(shared)
-                log.info("%s: the cluster answers again", shared.entry.spec)
 
     async def _compare(self, shared: SharedImage) -> None:
         known = shared.entry

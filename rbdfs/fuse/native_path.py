@@ -161,8 +161,7 @@ class NativePath:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_with, self._mux)
                     nursery.start_soon(self._answer_extra, extra, operations)
-                    if self._mux.trace_fileno() >= 0:
-                        nursery.start_soon(tell_traced, self._mux, self._specs)
+                    nursery.start_soon(tell_traced, self._mux, self._specs)
                     # A duplicate, because libfuse closes what it is given.
                     yield f"/dev/fd/{os.dup(pair.theirs.fileno())}"
                     nursery.cancel_scope.cancel()

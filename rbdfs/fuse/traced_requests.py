@@ -33,8 +33,8 @@ class Specs(OrderedDict[int, str]):
 
 
 async def tell_traced(mux: native.Mux, specs: Specs) -> None:
-    """Log what *mux* answers, until cancelled; tell_rest() is for what is left then."""
-    while True:
+    """Log what *mux* answers, if it has a trace; tell_rest() is for what is left in the end."""
+    while mux.trace_fileno() >= 0:
         await trio.lowlevel.wait_readable(mux.trace_fileno())
         _tell(mux, specs)
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from rbdfs.keeper.estate import Estate
     from rbdfs.server.keeper_link import Link
     from rbdfs.server.meters import SharedMeters
+    from rbdfs.server.waiting import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ async def serve(
         if predecessor is not None:
             await takeover.restore(mounted, keeping, predecessor, nursery, fenced=fenced)
         look = partial(_look_around, mounted, nursery, cluster, cache, new=predecessor is None)
-        return await _answer(mounted, path, keeping, predecessor, look)
+        return await _answer(mounted, path, keeping, predecessor, look, cluster.trouble)
 
 
 async def _answer(
@@ -116,6 +117,7 @@ async def _answer(
     keeping: Link,
     predecessor: Estate | None,
     look_around: Callable[[], None],
+    trouble: Trouble,
 ) -> int | None:
     """Answer the kernel until the end; return as serve() does."""
     operations = Operations(mounted, keeping)
@@ -125,7 +127,8 @@ async def _answer(
         init = b"" if predecessor is None else predecessor.init
         connected = path.connected(descriptor, operations, init)
         async with connected as device, _session(operations, device):
-            return await Serving(operations, path, keeping, mounted.freshness, mount).run()
+            serving = Serving(operations, path, keeping, mounted.freshness, mount, trouble)
+            return await serving.run()
 
 
 def _connection(

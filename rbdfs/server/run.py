@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import signal
 import threading
@@ -18,26 +17,24 @@ from rbdfs.errors import EXIT_FAILURE
 from rbdfs.kernel import mountpoint
 from rbdfs.server.garbage import collected_in_parts
 from rbdfs.server.lag import Lag
+from rbdfs.server.status import files_report
+from rbdfs.server.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.freshness import Freshness
-    from rbdfs.files.handle import Handle
     from rbdfs.fuse.operations import Operations
     from rbdfs.kernel.mount import Mount
     from rbdfs.server.keeper_link import Link
+    from rbdfs.server.waiting import Trouble
 
 log = logging.getLogger(__name__)
 
 # Requests in work at once: as many as there are callers. Thousands may wait for a pool that stands
 # still, and must not keep those of other pools from being read.
 _MAX_TASKS = 1 << 20
-# A status names no more files than these, nor than a message has room for, in bytes: a name may be
-# all escapes, and what is wrong with a file may take some lines to say.
-_REPORTED_FILES = 256
-_REPORTED_BYTES = 100_000
 # After the first signal, how long requests in flight and flushes may take, in seconds.
 DRAIN_S = 30.0
 # A server that has served so long, in seconds, will not die of what it was sent again at the start.
@@ -84,6 +81,7 @@ class Serving:
         keeping: Link,
         freshness: Freshness,
         mount: Mount,
+        trouble: Trouble,
     ) -> None:
         self._operations = operations
         self._path = path
@@ -95,6 +93,7 @@ class Serving:
         self._told = itertools.count(1)
         self._token = trio.lowlevel.current_trio_token()
         self._lag = Lag()
+        self._waiting = Waiting(operations, path, freshness, trouble)
 
     async def run(self) -> int | None:
         """Serve; return the exit code, or None where another server is to go on."""
@@ -134,7 +133,9 @@ class Serving:
     async def _look_after_files(self) -> None:
         # The kernel cannot be told to drop pages before the connection is open.
         await self._operations.ready.wait()
-        await self._freshness.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._freshness.run)
+            nursery.start_soon(self._waiting.run)
 
     async def _acquit(self) -> None:
         """Clear what was under way when servers ended, once this one has lived with it."""
@@ -206,32 +207,14 @@ class Serving:
         self._path.acquit()
         leave(EXIT_FAILURE)
 
-    def _report(self, handle: Handle) -> dict[str, Any]:
-        shared = handle.shared
-        return {
-            "spec": handle.entry.spec,
-            "writable": handle.writable,
-            "locked": shared.image is not None and shared.image.lock_held,
-            "waits_s": round(self._freshness.waits_s(shared), 1),
-            "error": None if shared.error is None else str(shared.error),
-        }
-
     def _status(self) -> dict[str, Any]:
         handles = self._operations.mounted.handles
-        files: list[dict[str, Any]] = []
-        room = _REPORTED_BYTES
-        for handle in itertools.islice(handles, _REPORTED_FILES):
-            files.append(self._report(handle))
-            room -= len(json.dumps(files[-1]))
-            if room < 0:
-                files.pop()
-                break
         return {
             "open_files": len(handles),
-            "files": files,
+            "files": files_report(handles, self._freshness),
             "requests": self._path.stats(),
             "lag": self._lag.report(),
-        }
+        } | self._waiting.report()
 
     def _watch_signals(self, nursery: trio.Nursery) -> None:
         """End the mount at the first signal, and the process at the second.

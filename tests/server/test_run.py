@@ -38,7 +38,7 @@ async def test_a_server_that_fails_leaves_though_the_cluster_does_not_answer(
     operations: Any = SimpleNamespace(ready=trio.Event())
     path: Any = SimpleNamespace(acquit=acquitted.set)
     nothing: Any = SimpleNamespace(commands=commands)
-    serving = run.Serving(operations, path, nothing, nothing, nothing)
+    serving = run.Serving(operations, path, nothing, nothing, nothing, nothing)
     with pytest.RaisesGroup(pytest.RaisesExc(Failure)):
         await serving.run()
     assert await trio.to_thread.run_sync(left.wait, 20)

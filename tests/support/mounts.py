@@ -34,7 +34,7 @@ _QUIET = ("DEBUG", "INFO")
 # And a host that is busy enough makes a cluster that does not answer.
 _RACES = (
     r"fuse_release\(\): fuse_reply_\* failed with No such file or directory",
-    r"waits for the cluster since \d+ s",
+    r"waits? for the cluster since \d+ s",
 )
 
 

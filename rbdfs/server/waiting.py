@@ -1,0 +1,182 @@
+"""What waits for the cluster: in the log once when it has for long, and once when it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from rbdfs.config.logging_setup import about
+from rbdfs.errors import NotOpen
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from rbdfs.files.data_path import DataPath
+    from rbdfs.files.freshness import Freshness
+    from rbdfs.fuse.operations import Operations
+    from rbdfs.model.entry import Entry
+
+    Trouble = Callable[[str], Awaitable[str | None]]
+    """Cluster.trouble()."""
+
+log = logging.getLogger(__name__)
+
+_PERIOD_S = 1.0
+# What is told of in the log, and what in the status, in seconds.
+_LONG_S = 10.0
+_SLOW_S = 2.0
+# Images that a line of the log names, and a status.
+_NAMED = 8
+_LISTED = 256
+# How long may be asked for the reason, in seconds.
+_REASON_S = 3.0
+
+
+@dataclass(slots=True)
+class _Told:
+    since: float
+    reason: str
+
+
+class Waiting:
+    """Looks every second at what is under way in one mount."""
+
+    def __init__(
+        self, operations: Operations, path: DataPath, freshness: Freshness, trouble: Trouble
+    ) -> None:
+        self._operations = operations
+        self._path = path
+        self._freshness = freshness
+        self._trouble = trouble
+        # By image spec, what the log says of.
+        self._told: dict[str, _Told] = {}
+
+    async def run(self) -> None:
+        """Look, until cancelled."""
+        while True:
+            await trio.sleep(_PERIOD_S)
+            try:
+                await self._look()
+            except Exception:
+                # Nobody awaits this task: what it raised would take the mount down.
+                log.exception("looking at what waits failed")
+
+    def report(self) -> dict[str, Any]:
+        """Return what a status tells: for how long the oldest request waits, and the images."""
+        waits = sorted(self._waits().items(), key=lambda item: -item[1][0])
+        return {
+            "oldest_request_seconds": round(self._oldest(), 1),
+            "waiting": [
+                {
+                    "image": spec,
+                    "seconds": round(seconds, 1),
+                    "reason": self._told[spec].reason if spec in self._told else None,
+                }
+                for spec, (seconds, _) in waits[:_LISTED]
+            ],
+        }
+
+    def _oldest(self) -> float:
+        oldest, _ = self._path.waiting(_SLOW_S)
+        return max([oldest, *(request.seconds for request in self._operations.running)])
+
+    def _waits(self) -> dict[str, tuple[float, Entry]]:
+        """Return for how many seconds each image waits, by its spec, and one entry of it."""
+        mounted = self._operations.mounted
+        found: list[tuple[float, Entry | None]] = []
+        for fh, seconds in self._path.waiting(_SLOW_S)[1].items():
+            # It may be closed by now, and then has been answered.
+            with contextlib.suppress(NotOpen):
+                found.append((seconds, mounted.handles[fh].entry))
+        running = self._operations.running
+        found += [(each.seconds, running.entry(each)) for each in running if each.seconds > _SLOW_S]
+        found += [(seconds, shared.entry) for shared, seconds in self._freshness.waiting()]
+        waits: dict[str, tuple[float, Entry]] = {}
+        for seconds, entry in found:
+            if entry is not None and seconds > _SLOW_S:
+                spec = entry.whole.spec or "/"
+                waits[spec] = max(waits.get(spec, (0.0, entry)), (seconds, entry), key=_seconds)
+        return waits
+
+    async def _look(self) -> None:
+        waits = self._waits()
+        over = [spec for spec in self._told if spec not in waits]
+        if over:
+            now = trio.current_time()
+            longest = max(now - self._told.pop(spec).since for spec in over)
+            log.info(
+                "%s: the cluster answers again, after %.0f s", _named(over), longest, **_of(over)
+            )
+        begun = {
+            spec: wait
+            for spec, wait in waits.items()
+            if wait[0] > _LONG_S and spec not in self._told
+        }
+        if begun:
+            await self._tell(begun)
+
+    async def _tell(self, begun: dict[str, tuple[float, Entry]]) -> None:
+        """Log that these wait, and why as far as that is known: a line for each pool."""
+        pools: dict[str, dict[str, tuple[float, Entry]]] = {}
+        for spec, (seconds, entry) in begun.items():
+            pools.setdefault(entry.pool, {})[spec] = (seconds, entry)
+        for pool, waits in pools.items():
+            seconds, entry = max(waits.values(), key=_seconds)
+            since = trio.current_time() - seconds
+            reason = await self._reason(pool, entry)
+            for spec in waits:
+                self._told[spec] = _Told(since, reason)
+            log.warning(
+                "%s %s for the cluster since %.0f s: %s",
+                *(_named(waits), "waits" if len(waits) == 1 else "wait", seconds, reason),
+                **_of(waits),
+            )
+
+    async def _reason(self, pool: str, entry: Entry) -> str:
+        """Return what keeps *entry* waiting, as far as anybody says."""
+        mounted = self._operations.mounted
+        shared = mounted.handles.shared(entry)
+        if shared is not None and shared.gate.is_frozen:
+            return "it is being moved, and has to be copied first"
+        with trio.move_on_after(_REASON_S):
+            try:
+                if (trouble := await self._trouble(pool)) is not None:
+                    return trouble
+            except OSError as exc:
+                return f"the monitors do not say why ({exc.strerror})"
+            with trio.move_on_after(_REASON_S):
+                if (owner := await self._lock_owner(entry)) is not None:
+                    return f"locked by {owner}"
+            return "the cluster does not say why"
+        return "the monitors do not answer"
+
+    async def _lock_owner(self, entry: Entry) -> str | None:
+        """Return the address of another client that has the image locked."""
+        if entry.is_directory or entry.is_snapshot:
+            return None
+        try:
+            owner = await self._operations.mounted.xattrs.value(entry, b"user.rbd.lock_owner")
+        except OSError:
+            return None
+        address = owner.decode("utf-8", "backslashreplace").partition(" ")[0]
+        own = self._path.opener.addresses
+        return address if address and address not in own else None
+
+
+def _seconds(wait: tuple[float, Entry]) -> float:
+    return wait[0]
+
+
+def _named(specs: Iterable[str]) -> str:
+    names = list(specs)
+    others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + others
+
+
+def _of(specs: Iterable[str]) -> dict[str, Any]:
+    first, *others = specs
+    return {} if others else {"extra": about(first)}

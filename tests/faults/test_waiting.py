@@ -1,0 +1,157 @@
+"""What waits for the cluster is told of once, with why, and once when it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.ceph import Ceph
+from tests.support.conditions import eventually
+from tests.support.images import MIB, import_image, random_bytes
+from tests.support.mounts import opened
+from tests.support.quota import pool_with_a_quota
+from tests.support.servers import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.mounts import Mount, Mounting
+
+WAITS_S = 60.0
+LOCKER = """
+import sys, rados, rbd
+with rados.Rados(conffile=sys.argv[1], rados_id="admin") as cluster:
+    with cluster.open_ioctx(sys.argv[2]) as ioctx, rbd.Image(ioctx, sys.argv[3]) as image:
+        image.write(b"x", 0)
+        print(cluster.get_addrs(), flush=True)
+        sys.stdin.read()
+"""
+
+both_data_paths = pytest.mark.parametrize("mount_options", ["native", "python"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def own_ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
+    """A cluster whose OSD may be away for as long as it takes."""
+    cluster = Ceph.start(tmp_path_factory.mktemp("own"), objectstore="bluestore")
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def told(mount: Mount, text: str) -> list[str]:
+    """What the log says with `text` in it, without time and tag."""
+    found = [line for line in mount.log_text.splitlines() if text in line and "DEBUG" not in line]
+    return [line.partition("): ")[2] for line in found]
+
+
+def first_told(mount: Mount, text: str) -> str:
+    return eventually(lambda: told(mount, text), WAITS_S, text)[0]
+
+
+@contextlib.contextmanager
+def away(ceph: Ceph) -> Iterator[None]:
+    """The only OSD is down for the time of the block."""
+    ceph.signal("osd.0", signal.SIGSTOP)
+    try:
+        ceph.ceph("osd", "down", "0")
+        yield
+    finally:
+        ceph.signal("osd.0", signal.SIGCONT)
+
+
+@pytest.mark.parametrize("timeout", [None, 5])
+def test_an_osd_that_is_away(
+    own_ceph: Ceph, image_name: str, mounting: Mounting, timeout: int | None
+) -> None:
+    """Also with -o timeout, where each look at an open file fails after a while."""
+    options = [] if timeout is None else ["-o", f"timeout={timeout}"]
+    where = replace(mounting, ceph=own_ceph)
+    with (
+        own_ceph.temporary_pool() as pool,
+        where(pool, *options, lifetime_s=180) as mount,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        import_image(own_ceph, f"{pool}/{image_name}", random_bytes(MIB))
+        image = f"{pool}/{image_name}"
+        # Of the copies that processes have which are started meanwhile.
+        mount.allow_log(r"flush: \[Errno 110\]")
+        with opened(mount.file(image_name), os.O_RDONLY | os.O_DIRECT) as file:
+            with away(own_ceph):
+                if timeout is None:
+                    read = threads.submit(os.pread, file, 4096, 0)
+                waits = first_told(mount, "for the cluster since")
+                text = rf"{image} waits for the cluster since \d+ s: osd\.0 .*is down"
+                assert re.fullmatch(text, waits)
+                status = ask(mount, "status")
+                (waiting,) = (each for each in status["waiting"] if each["image"] == image)
+                assert waiting["seconds"] >= 10
+                assert "is down" in waiting["reason"]
+                assert timeout is not None or status["oldest_request_seconds"] > 2
+            over = first_told(mount, "the cluster answers again")
+            assert over.startswith(f"{image}: the cluster answers again, after ")
+            if timeout is None:
+                assert read.result(WAITS_S) == random_bytes(4096)
+            eventually(lambda: ask(mount, "status")["waiting"] == [], what="nothing that waits")
+        assert len(told(mount, "for the cluster since")) == 1
+        assert not told(mount, "cannot tell whether")
+
+
+def test_a_full_pool(ceph: Ceph, image_name: str, mounting: Mounting) -> None:
+    pool = f"full-{image_name}"
+    with pool_with_a_quota(ceph, pool) as set_quota:
+        import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+        with (
+            mounting(pool, lifetime_s=180) as mount,
+            ThreadPoolExecutor(1) as threads,
+            opened(mount.file(image_name), os.O_RDWR | os.O_DSYNC) as file,
+        ):
+            set_quota(1)
+
+            def write_until_it_waits() -> int:
+                # The client hears of the quota after the monitors.
+                while not told(mount, "for the cluster since"):
+                    os.pwrite(file, b"x", 0)
+                return 1
+
+            write = threads.submit(write_until_it_waits)
+            waits = first_told(mount, "for the cluster since")
+            assert f"pool '{pool}' is full" in waits
+            set_quota(0)
+            assert write.result(WAITS_S) == 1
+            first_told(mount, "the cluster answers again")
+
+
+@both_data_paths
+def test_a_lock_that_is_held(ceph: Ceph, pool: str, image_name: str, mounting: Mounting) -> None:
+    """Its owner hangs: it does not hand the lock over, nor is it dead yet."""
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+    command = [sys.executable, "-c", LOCKER, str(ceph.conf), pool, image_name]
+    with (
+        mounting(pool, "-o", "lock=auto", lifetime_s=180) as mount,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        assert owner.stdout is not None
+        address = owner.stdout.readline().decode().strip()
+        file = os.open(mount.file(image_name), os.O_RDWR | os.O_DSYNC)
+        owner.send_signal(signal.SIGSTOP)
+        try:
+            write = threads.submit(os.pwrite, file, b"x", 0)
+            waits = first_told(mount, "for the cluster since")
+            assert waits.endswith(f"locked by {address}")
+        finally:
+            owner.kill()
+        assert write.result(WAITS_S) == 1
+        os.close(file)
+        first_told(mount, "the cluster answers again")
