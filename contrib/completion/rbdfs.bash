@@ -24,13 +24,13 @@ _rbdfs_setting() {
         manage=*) printf 'manage=%s\n' snapshots ;;
         cache=*) printf 'cache=%s\n' none writethrough writeback unsafe ;;
         datapath=*) printf 'datapath=%s\n' native python ;;
-        *) printf '%s\n' conf= id= cluster= connect_timeout= snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty log_level= ;;
+        *) printf '%s\n' conf= id= keyring= mon_host= cluster= connect_timeout= all_pools snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty log= log_level= debug ;;
     esac
 }
 
 _rbdfs_switches() {
     case $1 in
-        mount) printf '%s\n' --json -h --help -c --conf --id -k --keyring -m --cluster --connect-timeout --all-pools -r --read-only -f --foreground --log-file --log-level -d --debug -o --version ;;
+        mount) printf '%s\n' --json -h --help -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --all-pools -r --read-only -f --foreground --log-file --log-level -d --debug -o --version ;;
         umount) printf '%s\n' --timeout --json -h --help ;;
         mounts) printf '%s\n' --json -h --help ;;
         status) printf '%s\n' --json -h --help ;;
@@ -75,7 +75,7 @@ _rbdfs() {
     for word in "${words[@]:1:${#words[@]}-2}"; do
         if [[ $expected ]]; then
             case $expected in
-                -c | --conf | --id | -k | --keyring | -m | --cluster) cluster+=("$expected" "$word") ;;
+                -c | --conf | --id | --user | -n | --name | -k | --keyring | -m | --cluster) cluster+=("$expected" "$word") ;;
             esac
             expected=''
             continue
@@ -83,7 +83,7 @@ _rbdfs() {
         case $ended$word in
             --) ended=yes ;;
             --all-pools) all=yes ;;
-            -c | --conf | --id | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | --log-level | -o | --timeout) expected=$word ;;
+            -c | --conf | --id | --user | -n | --name | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | --log-level | -o | --timeout) expected=$word ;;
             -*) ;;
             mount | umount | mounts | status | restart)
                 if [[ -z $command ]] && ((${#found[@]} == 0)); then command=$word; else found+=("$word"); fi

@@ -17,7 +17,7 @@ function __rbdfs_pools
         if test -n "$switch"
             set -a cluster $switch $word
             set switch
-        else if contains -- $word -c --conf --id -k --keyring -m --cluster
+        else if contains -- $word -c --conf --id --user -n --name -k --keyring -m --cluster
             set switch $word
         end
     end
@@ -26,7 +26,7 @@ end
 
 function __rbdfs_settings
     set -l before (string replace -r '[^,]*$' '' -- (commandline -ct))
-    printf "$before%s\n" conf= id= cluster= connect_timeout= snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty log_level= snapshots=visible snapshots=hidden snapshots=off snapshots=all sector_size=512 sector_size=4096 lock=exclusive lock=transient lock=auto manage=snapshots cache=none cache=writethrough cache=writeback cache=unsafe datapath=native datapath=python
+    printf "$before%s\n" conf= id= keyring= mon_host= cluster= connect_timeout= all_pools snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty log= log_level= debug snapshots=visible snapshots=hidden snapshots=off snapshots=all sector_size=512 sector_size=4096 lock=exclusive lock=transient lock=auto manage=snapshots cache=none cache=writethrough cache=writeback cache=unsafe datapath=native datapath=python
     string match -q '*data_pool=*' -- (commandline -ct); and printf "$before"'data_pool=%s\n' (__rbdfs_pools)
 end
 
@@ -59,7 +59,7 @@ function __rbdfs_has
     for word in $words
         if test -n "$switch"
             set switch
-        else if contains -- $word -c --conf --id -k --keyring -m --cluster --connect-timeout --log-file --log-level -o --timeout
+        else if contains -- $word -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --log-file --log-level -o --timeout
             set switch $word
         else if test $word = --all-pools; or not string match -q -- '-*' $word
             set count (math $count + 1)
@@ -77,7 +77,7 @@ complete -c rbdfs -n '__rbdfs_is ""' -a restart -d 'serve a mount with what is i
 complete -c rbdfs -n '__rbdfs_is "" mount' -l json -d 'say on stdout what is mounted'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s c -l conf -r -F -d 'the configuration file'
-complete -c rbdfs -n '__rbdfs_is "" mount' -l id -x -d 'connect as client.ID'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l id -l user -s n -l name -x -d 'connect as client.ID'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s k -l keyring -r -F -d 'the file with the key'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s m -x -d 'addresses of the monitors'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l cluster -x -d 'stands in Ceph\'s default paths'

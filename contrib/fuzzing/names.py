@@ -12,7 +12,8 @@ from pathlib import Path
 from fuzzing.parts import Parts
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.command_line import parse_arguments
-from rbdfs.config.mount_options import MountOptions, apply_options
+from rbdfs.config.mount_options import MountOptions
+from rbdfs.config.option_words import apply_options
 from rbdfs.config.source import resolve_source
 from rbdfs.errors import NameTooLong, UserError
 from rbdfs.kernel.mount import parsed_entry

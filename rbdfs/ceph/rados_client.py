@@ -16,9 +16,9 @@ from rbdfs.ceph.unreachable import (
     unresolved_monitor,
     why_unreadable,
 )
-from rbdfs.config.mount_options import names
+from rbdfs.config.option_words import names
 from rbdfs.config.suggestions import did_you_mean
-from rbdfs.errors import ClusterAway, UserError
+from rbdfs.errors import EXIT_USAGE, ClusterAway, UserError
 
 if TYPE_CHECKING:
     from rbdfs.config.ceph_settings import CephSettings
@@ -52,9 +52,15 @@ def configured(settings: CephSettings, timeout_s: float) -> rados.Rados:
         try:
             client.conf_set(key, value)
         except rados.Error as exc:
-            hint = did_you_mean(key, names())
-            raise UserError(f"unknown option, or a value that Ceph refuses: {key}{hint}") from exc
+            raise UserError(_refusal(client, key), EXIT_USAGE) from exc
     return client
+
+
+def _refusal(client: rados.Rados, key: str) -> str:
+    """Return what is wrong with a setting that Ceph has refused. Its value may be a key."""
+    if client.conf_get(key) is None:
+        return f"unknown option {key}, of Ceph neither{did_you_mean(key, names())}"
+    return f"Ceph does not take the value of {key}"
 
 
 def connect(client: rados.Rados, settings: CephSettings, timeout_s: float) -> None:

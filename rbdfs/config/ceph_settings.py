@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rbdfs.config.absolute_path import absolute
 from rbdfs.model.record import known_fields
 
 # librados makes whoever submits a request wait when its client has this many under way (1024,
@@ -15,6 +16,9 @@ UNTHROTTLED = (("objecter_inflight_ops", "0"), ("objecter_inflight_op_bytes", "0
 
 # As libvirt, CloudStack and Proxmox name it, for a client; Ceph 20 knows the first no more.
 _RENAMED = {"auth_supported": "auth_client_required"}
+
+# A daemon leaves the directory that these may be relative to.
+_PATHS = ("keyring", "keyfile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,14 @@ class CephSettings:
         # The user's own settings may say otherwise.
         return (*UNTHROTTLED, *named)
 
+    def with_absolute_paths(self, directory: Path) -> CephSettings:
+        """Return the settings with files of keys that are relative below *directory*."""
+        pairs = (
+            (key, _absolute_paths(value, directory) if key in _PATHS else value)
+            for key, value in self.pairs
+        )
+        return replace(self, pairs=tuple(pairs))
+
     def record(self) -> dict[str, Any]:
         """Return the settings fit for JSON, for from_record()."""
         return asdict(self) | {"conf": None if self.conf is None else str(self.conf)}
@@ -53,3 +65,12 @@ class CephSettings:
         conf = known["conf"]
         pairs = tuple((key, value) for key, value in known["pairs"])
         return cls(**known | {"conf": None if conf is None else Path(conf), "pairs": pairs})
+
+
+def _absolute_paths(text: str, directory: Path) -> str:
+    """Return a list of paths as librados takes it, each of them absolute."""
+    paths = (path.strip() for path in text.split(","))
+    # It is librados that knows $home, $cluster and their like.
+    return ",".join(
+        path if not path or path.startswith("$") else absolute(path, directory) for path in paths
+    )

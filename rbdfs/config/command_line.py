@@ -12,9 +12,10 @@ import rbdfs
 from rbdfs.config.absolute_path import absolute
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.grammar import GRAMMARS, seconds
-from rbdfs.config.mount_options import MountOptions, apply_options
-from rbdfs.config.option_values import log_level
-from rbdfs.config.source import resolve_source
+from rbdfs.config.mount_options import MountOptions
+from rbdfs.config.option_values import client, log_level
+from rbdfs.config.option_words import apply_options
+from rbdfs.config.source import Source, resolve_source
 from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import EXIT_USAGE, UserError
 
@@ -174,7 +175,7 @@ def _mount_parser(word: str | None) -> _Parser:
     )
     parser.add_argument("--all-pools", action="store_true")
     parser.add_argument("-c", "--conf", type=Path)
-    parser.add_argument("--id")
+    parser.add_argument("--id", "--user", "-n", "--name", type=client)
     parser.add_argument("-k", "--keyring", type=Path)
     parser.add_argument("-m", dest="mon_host")
     parser.add_argument("--cluster")
@@ -205,14 +206,18 @@ def _parsed_mount(
     """Return the options of a mount, and whether it is to be told of as JSON."""
     parser = _mount_parser(word)
     parsed, words = _parsed(parser, arguments)
-    if parsed.all_pools:
-        named, (mountpoint,) = None, _few(words, parser, ("MOUNTPOINT",), 1)
+    options = _mount_options(parsed, directory)
+    if options.source.pool is None:
+        named, (*stands_for_it, mountpoint) = None, _few(words, parser, ("MOUNTPOINT",), 2)
+        # fstab has to have a source. The first is what df(1) and mount(8) show of it.
+        if stands_for_it not in ([], [str(Source())], ["none"]):
+            raise UserError(f"all pools, and {stands_for_it[0]} too?", EXIT_USAGE)
     else:
         names = ("POOL (or --all-pools)", "MOUNTPOINT")
         named, mountpoint = _few(words, parser, names, 2)
-    options = _mount_options(parsed, directory)
     source, ceph = resolve_source(named, options.ceph, directory)
     where = mountpoint and absolute(mountpoint, directory)
+    ceph = ceph.with_absolute_paths(directory)
     return replace(options, source=source, mountpoint=where, ceph=ceph), parsed.json
 
 
@@ -222,7 +227,7 @@ def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
     if parsed.mon_host:
         pairs.append(("mon_host", parsed.mon_host))
     if parsed.keyring:
-        pairs.append(("keyring", str(Path(absolute(parsed.keyring, directory)))))
+        pairs.append(("keyring", str(parsed.keyring)))
     options = apply_options(MountOptions(), parsed.options)
     conf = parsed.conf or options.ceph.conf
     ceph = CephSettings(
@@ -231,13 +236,15 @@ def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
         cluster=parsed.cluster or options.ceph.cluster,
         pairs=(*pairs, *options.ceph.pairs),
     )
+    log_file = parsed.log_file or options.log_file
     return replace(
         options,
+        source=Source() if parsed.all_pools else options.source,
         ceph=ceph,
         read_only=options.read_only or parsed.read_only,
         foreground=parsed.foreground,
-        debug=parsed.debug,
+        debug=options.debug or parsed.debug,
         log_level=parsed.log_level or options.log_level,
-        log_file=parsed.log_file and Path(absolute(parsed.log_file, directory)),
+        log_file=log_file and Path(absolute(log_file, directory)),
         connect_timeout_s=parsed.connect_timeout or options.connect_timeout_s,
     )

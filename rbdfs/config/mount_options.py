@@ -1,4 +1,4 @@
-"""Mount options: their values, defaults and the ``-o`` syntax."""
+"""Mount options: their values and defaults. How they are said is in option_words."""
 
 from __future__ import annotations
 
@@ -6,22 +6,15 @@ import math
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rbdfs.config import option_values
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.source import Source
-from rbdfs.config.suggestions import did_you_mean
-from rbdfs.errors import EXIT_USAGE, UserError
 from rbdfs.model.record import known_fields
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
 
 # What each cache mode tells librbd, after everything else, as QEMU does. An acknowledged write
 # is on the OSDs with none and writethrough, and may be in memory with the others.
-_CACHE_SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
+CACHE_SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "none": (("rbd_cache", "false"),),
     "writethrough": (("rbd_cache", "true"), ("rbd_cache_policy", "writethrough")),
     "writeback": (("rbd_cache", "true"), ("rbd_cache_policy", "writeback")),
@@ -33,7 +26,7 @@ _CACHE_SETTINGS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-_OWNERSHIP = ("uid", "gid", "umask")
+OWNERSHIP = ("uid", "gid", "umask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +55,7 @@ class MountOptions:
         data_pool, object_size: for images that are made; None means the cluster's default.
         connect_timeout_s: how long reaching the cluster may take, in seconds.
         timeout_s: how long a request may take, in seconds; None means that it waits for ever.
+        flags: words of mount(8) that the kernel keeps of a mount, as noexec.
         abort_on_full: whether what a full pool has no room for fails, instead of waiting.
         debug: whether each request is logged, as with the log_level debug.
         log_level: the least that is logged: debug, info, warning or error.
@@ -71,6 +65,7 @@ class MountOptions:
     mountpoint: str = ""
     ceph: CephSettings = field(default_factory=CephSettings)
     read_only: bool = False
+    flags: tuple[str, ...] = ()
     allow_other: bool = False
     nonempty: bool = False
     uid: int = field(default_factory=os.getuid)
@@ -110,7 +105,7 @@ class MountOptions:
         known = known_fields(cls, record)
         log_file = known.get("log_file")
         # Before it was told which were asked for, all of them held.
-        dictated = known.get("dictated", _OWNERSHIP)
+        dictated = known.get("dictated", OWNERSHIP)
         return cls(
             **known
             | {
@@ -118,6 +113,7 @@ class MountOptions:
                 "ceph": CephSettings.from_record(record["ceph"]),
                 "log_file": None if log_file is None else Path(log_file),
                 "dictated": tuple(dictated),
+                "flags": tuple(known.get("flags", ())),
             }
         )
 
@@ -139,129 +135,9 @@ class MountOptions:
     @property
     def ceph_settings(self) -> CephSettings:
         """How to reach the cluster, with what the mount itself dictates as the last word."""
-        pairs = [*self.ceph.pairs, *_CACHE_SETTINGS[self.cache]]
+        pairs = [*self.ceph.pairs, *CACHE_SETTINGS[self.cache]]
         if self.timeout_s is not None:
             # librados answers with ETIMEDOUT then, and the image has failed: see Image.check(). It
             # takes whole seconds alone, and 0 for none at all.
             pairs.append(("rados_osd_op_timeout", f"{math.ceil(self.timeout_s)}"))
         return replace(self.ceph, pairs=tuple(pairs), full_try=self.abort_on_full)
-
-
-# Options of mount(8) and fstab that say nothing to a FUSE file system, or what it does anyway.
-_IGNORED = frozenset(
-    {"defaults", "nosuid", "nodev", "auto", "noauto", "user", "users", "nouser", "nofail"}
-    | {"_netdev", "noatime", "nodiratime", "relatime", "async", "exec", "noexec", "suid", "dev"}
-)
-
-
-# A word that stands by itself, or a whole KEY=VALUE.
-_FLAGS: dict[str, dict[str, Any]] = {
-    "ro": {"read_only": True},
-    "rw": {"read_only": False},
-    "allow_other": {"allow_other": True},
-    "nonempty": {"nonempty": True},
-    "partitions": {"partitions": True},
-    "direct_io": {"direct_io": True},
-    "notrim": {"trim": False},
-    "quiet": {"quiet": True},
-    "manage": {"manage": True, "remove_snapshots": False},
-    "manage=snapshots": {"manage": True, "remove_snapshots": True},
-    "abort_on_full": {"abort_on_full": True},
-}
-_VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "uid": ("uid", option_values.number),
-    "gid": ("gid", option_values.number),
-    "umask": ("umask", option_values.octal),
-    "dmask": ("dmask", option_values.octal),
-    "snapshots": ("snapshots", option_values.OneOf("visible", "hidden", "off", "all")),
-    "datapath": ("data_path", option_values.OneOf("native", "python")),
-    "sector_size": ("sector_size", option_values.OneOf(512, 4096)),
-    "lock": ("lock", option_values.OneOf("exclusive", "transient", "auto")),
-    "cache": ("cache", option_values.OneOf(*_CACHE_SETTINGS)),
-    "data_pool": ("data_pool", option_values.word),
-    "object_size": ("object_size", option_values.object_size),
-    "timeout": ("timeout_s", option_values.parse_seconds),
-    "log_level": ("log_level", option_values.log_level),
-    "connect_timeout": ("connect_timeout_s", option_values.parse_seconds),
-}
-_CEPH: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "id": ("user", option_values.word),
-    "conf": ("conf", Path),
-    "cluster": ("cluster", option_values.word),
-}
-
-
-def split_options(text: str) -> list[str]:
-    r"""Split ``a,b=c`` at its commas; ``\,`` is a comma and ``\\`` a backslash in a value."""
-    parts, current, escaped = [], "", False
-    for char in text:
-        if escaped:
-            current += char
-            escaped = False
-        elif char == "\\":
-            escaped = True
-        elif char == ",":
-            parts.append(current)
-            current = ""
-        else:
-            current += char
-    parts.append(current + ("\\" if escaped else ""))
-    return [part for part in parts if part]
-
-
-def names() -> set[str]:
-    """Return the words that an option of ours begins with."""
-    return {name.partition("=")[0] for name in (*_FLAGS, *_VALUES, *_CEPH)}
-
-
-def _bad_value(part: str) -> UserError:
-    # Where nothing goes wrong nobody needs it.
-    from rbdfs.config.option_texts import options
-
-    key, _, value = part.partition("=")
-    choices = [choice for option in options() if option.word == key for choice in option.choices]
-    return UserError(
-        f"bad value in option: {part}{did_you_mean(value, choices, f'{key}=')}", EXIT_USAGE
-    )
-
-
-def _unknown(part: str) -> UserError:
-    key, separator, _ = part.partition("=")
-    if separator and key in _FLAGS:
-        return _bad_value(part)
-    if key in names():
-        return UserError(f"option {key} needs a value: {part}", EXIT_USAGE)
-    return UserError(f"unknown option {part}{did_you_mean(key, names())}", EXIT_USAGE)
-
-
-def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
-    """Return *options* changed by the values of ``-o``, the last of a kind winning.
-
-    ``KEY=VALUE`` of an unknown key is a setting of Ceph, which refuses those that it does not
-    know when the cluster is reached. Raises UserError for everything else that is unknown.
-    """
-    changes: dict[str, Any] = {}
-    ceph: dict[str, Any] = {}
-    pairs = list(options.ceph.pairs)
-    for part in (part for text in texts for part in split_options(text)):
-        key, separator, value = part.partition("=")
-        if separator and key in _VALUES:
-            name, parse = _VALUES[key]
-            try:
-                changes[name] = parse(value)
-            except ValueError:
-                raise _bad_value(part) from None
-        elif part in _FLAGS:
-            changes |= _FLAGS[part]
-        elif not separator and key in _IGNORED or key.startswith("x-"):
-            continue
-        elif separator and value and key in _CEPH:
-            name, parse = _CEPH[key]
-            ceph[name] = parse(value)
-        elif separator and key and value and key not in _FLAGS:
-            pairs.append((key, value))
-        else:
-            raise _unknown(part)
-    dictated = (name for name in _OWNERSHIP if name in changes or name in options.dictated)
-    changes["dictated"] = tuple(dictated)
-    return replace(options, **changes, ceph=replace(options.ceph, **ceph, pairs=tuple(pairs)))

@@ -52,6 +52,21 @@ class Option:
         return (*switches, *([word] if self.word else []))
 
 
+VALUES = {
+    "FILE": "a path",
+    "GROUP": "the number or name of a group",
+    "HOST": "addresses, between spaces or commas",
+    "ID": "the id of a client of Ceph",
+    "LEVEL": "one of debug, info, warning, error",
+    "MASK": "an octal number up to 777",
+    "NAME": "a word",
+    "POOL": "the name of a pool",
+    "SECONDS": "a number of seconds, up to 86400",
+    "SIZE": "a power of two from 4K to 32M",
+    "USER": "the number or name of a user",
+}
+"""What stands for a value, in words."""
+
 GROUPS: dict[str, tuple[Option, ...]] = {
     "The cluster": (
         Option(
@@ -62,15 +77,22 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "FILE",
             kind="file",
         ),
-        Option("connect as `client.ID`", "`admin`", ("--id",), "id", "ID"),
+        Option(
+            "connect as `client.ID`; `client.` may stand before it",
+            "`admin`",
+            ("--id", "--user", "-n", "--name"),
+            "id",
+            "ID",
+        ),
         Option(
             "the file with the key",
             "from the configuration",
             ("-k", "--keyring"),
-            value="FILE",
+            "keyring",
+            "FILE",
             kind="file",
         ),
-        Option("addresses of the monitors", "from the configuration", ("-m",), value="HOST"),
+        Option("addresses of the monitors", "from the configuration", ("-m",), "mon_host", "HOST"),
         Option("stands in Ceph's default paths", "`ceph`", ("--cluster",), "cluster", "NAME"),
         Option(
             "any setting of Ceph, after the configuration file; one that Ceph does not know is an "
@@ -90,8 +112,10 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     ),
     "What is shown": (
         Option(
-            "every pool for rbd, each as a directory, instead of one SOURCE",
+            "every pool for rbd, each as a directory, instead of one SOURCE. In fstab the source "
+            "is `rbdfs` then",
             switches=("--all-pools",),
+            word="all_pools",
         ),
         Option(
             "which snapshots are files. `hidden`: found by name, not listed, so that recursive "
@@ -132,24 +156,25 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "other users may use the mount, as the permissions allow", "off", word="allow_other"
         ),
         Option(
-            "the owner of all files. One that is given comes before what chown has asked for",
+            "the owner of all files, by number or name. One that is given comes before what chown "
+            "has asked for",
             "the mounting user",
             word="uid",
-            value="N",
+            value="USER",
         ),
-        Option("their group, likewise", "the mounting user's", word="gid", value="N"),
+        Option("their group, likewise", "the mounting user's", word="gid", value="GROUP"),
         Option(
             "what others may not do, in octal: images are 0600 with 077, snapshots 0400, "
             "directories 0700. One that is given comes before what chmod has asked for",
             "077",
             word="umask",
-            value="N",
+            value="MASK",
         ),
         Option(
             "umask of directories alone: `dmask=066` lets others reach files whose names they know",
             "as umask",
             word="dmask",
-            value="N",
+            value="MASK",
         ),
         Option(
             "chmod and chown that cannot be kept succeed and change nothing, as on vfat: for "
@@ -223,10 +248,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("allow a mount point with files in it, which it would hide", "off", word="nonempty"),
         Option("do not go to the background", "off", ("-f", "--foreground")),
         Option(
-            "the log: made with mode 0640, also after a rotation",
+            "the log: made with mode 0640, also after a rotation. (`-o log_file=` is a setting of "
+            "Ceph, for the log of its library)",
             "the journal, else syslog; stderr with `-f`",
             ("--log-file",),
-            value="FILE",
+            "log",
+            "FILE",
             kind="file",
         ),
         Option(
@@ -237,12 +264,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "log_level",
             "LEVEL",
         ),
-        Option("as `--log-level debug`", "off", ("-d", "--debug")),
+        Option("as `--log-level debug`", "off", ("-d", "--debug"), "debug"),
     ),
 }
 IGNORED = (
-    "The options of mount(8) and fstab that say nothing here (`rw`, `noauto`, `_netdev`, `x-...`) "
-    "are accepted."
+    "The options of mount(8) that the kernel keeps (`noexec`, `noatime`, `sync` and their like) "
+    "reach it, and those of fstab that say nothing here (`noauto`, `_netdev`, `x-...`) are "
+    "accepted. Every mount is nosuid and nodev."
 )
 ESCAPES = "In a value, `\\,` is a comma and `\\\\` a backslash."
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import math
+import pwd
+from pathlib import Path
 
 
 def number(text: str, base: int = 10) -> int:
@@ -12,6 +15,22 @@ def number(text: str, base: int = 10) -> int:
     if value >= 2**32 - 1:
         raise ValueError(text)
     return value
+
+
+def user(text: str) -> int:
+    """Return the number of a user, of a number or a name."""
+    try:
+        return number(text) if text.isdigit() else pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise ValueError(text) from None
+
+
+def group(text: str) -> int:
+    """Return the number of a group, of a number or a name."""
+    try:
+        return number(text) if text.isdigit() else grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise ValueError(text) from None
 
 
 def octal(text: str) -> int:
@@ -68,3 +87,12 @@ def word(text: str) -> str:
     if not text:
         raise ValueError(text)
     return text
+
+
+def client(text: str) -> str:
+    """Return the id of a client, which may be given with its type as Ceph prints it."""
+    return word(text.removeprefix("client."))
+
+
+def path(text: str) -> Path:
+    return Path(word(text))

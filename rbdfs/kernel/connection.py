@@ -16,9 +16,26 @@ import stat
 import subprocess
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
+# By the words of mount(8), linux/mount.h.
+MS_FLAGS = {
+    "noexec": 8,
+    "sync": 16,
+    "dirsync": 128,
+    "nosymfollow": 256,
+    "noatime": 1024,
+    "nodiratime": 2048,
+    "relatime": 1 << 21,
+    "strictatime": 1 << 24,
+    "lazytime": 1 << 25,
+}
+# Of these fusermount3 knows the first, and is not to be told the second, which is the default.
+_FUSERMOUNT_FLAGS, _DEFAULT_FLAGS = ("noexec", "sync", "dirsync", "noatime"), ("relatime",)
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 FUSERMOUNT_TIMEOUT_S = 30.0
 
@@ -30,11 +47,15 @@ MESSAGE_OVERHEAD = 4096
 
 @dataclass(frozen=True)
 class MountOptions:
-    """What the kernel is told of a mount.  `fsname` is what mount(8) shows as its source."""
+    """What the kernel is told of a mount.  `fsname` is what mount(8) shows as its source.
+
+    *flags* are words of MS_FLAGS.
+    """
 
     fsname: str = "rbdfs"
     subtype: str = "rbdfs"
     read_only: bool = False
+    flags: tuple[str, ...] = ()
     allow_other: bool = False
     default_permissions: bool = False
     max_read: int = 0  # bytes; 0: the kernel's own limit
@@ -66,6 +87,14 @@ def open_kernel(
     return _fusermount(mountpoint, options)
 
 
+def ms_flags(words: Iterable[str], *, read_only: bool) -> int:
+    """The flags argument of mount(2)."""
+    flags = MS_NOSUID | MS_NODEV | (MS_RDONLY if read_only else 0)
+    for word in words:
+        flags |= MS_FLAGS[word]
+    return flags
+
+
 def kernel_options(options: MountOptions, *, fd: int, file_type: int) -> str:
     """The data argument of mount(2).  Nothing in it is free text."""
     words = [
@@ -84,6 +113,7 @@ def fusermount_options(options: MountOptions) -> str:
         "ro" if options.read_only else "rw",
         "nosuid",
         "nodev",
+        *(flag for flag in options.flags if flag not in _DEFAULT_FLAGS),
         *_permissions(options),
         f"fsname={_escaped(options.fsname)}",
         f"subtype={_escaped(options.subtype)}",
@@ -118,7 +148,7 @@ def _c_string(text: str) -> bytes:
 
 
 def _mount(mountpoint: str, file_type: int, options: MountOptions) -> int:
-    flags = MS_NOSUID | MS_NODEV | (MS_RDONLY if options.read_only else 0)
+    flags = ms_flags(options.flags, read_only=options.read_only)
     source, target = _c_string(options.fsname), _c_string(mountpoint)
     fs_type = _c_string(f"fuse.{options.subtype}")
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -131,6 +161,9 @@ def _mount(mountpoint: str, file_type: int, options: MountOptions) -> int:
 
 
 def _fusermount(mountpoint: str, options: MountOptions) -> int:
+    for flag in options.flags:
+        if flag not in (*_FUSERMOUNT_FLAGS, *_DEFAULT_FLAGS):
+            raise OSError(errno.EPERM, f"{flag} is root's to ask for: fusermount3 does not know it")
     words = fusermount_options(options)
     with ExitStack() as stack:
         ours, theirs = (stack.enter_context(end) for end in socket.socketpair())

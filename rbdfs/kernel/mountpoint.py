@@ -88,6 +88,7 @@ def _settings(options: MountOptions) -> connection.MountOptions:
     return connection.MountOptions(
         fsname=str(options.source),
         read_only=options.read_only,
+        flags=options.flags,
         allow_other=options.allow_other,
         # Without it the kernel lets others do everything; with it, the mounting user gets EACCES
         # where EROFS would say what is wrong.

@@ -8,21 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from rbdfs.config import command_line, mount_options
+from rbdfs.config import command_line, option_words
 from rbdfs.config.command_line import parse, parse_arguments
 from rbdfs.config.commands import COMMANDS
 from rbdfs.config.grammar import GRAMMARS, Grammar, Value
 from rbdfs.config.help_text import help_text
-from rbdfs.config.mount_options import MountOptions, apply_options
+from rbdfs.config.mount_options import MountOptions
 from rbdfs.config.option_texts import Option, options
 from rbdfs.config.option_values import OneOf
+from rbdfs.config.option_words import apply_options
 from rbdfs.errors import UserError
 
 # One that each takes which has no choices.
 A_VALUE = {"FILE": "word", "ID": "word", "NAME": "word", "HOST": "word", "POOL": "word"}
-A_VALUE |= {"N": "1", "SIZE": "4M", "LEVEL": "warning", "SECONDS": "1", "VALUE": "word"}
+A_VALUE |= {
+    "USER": "1",
+    "GROUP": "1",
+    "MASK": "1",
+    "SIZE": "4M",
+    "LEVEL": "warning",
+    "SECONDS": "1",
+    "VALUE": "word",
+}
 # The opposite of ro, and the default.
 UNTOLD = {"rw"}
+CEPH = {"KEY", "keyring", "mon_host"}
 
 
 def settings() -> list[Option]:
@@ -37,7 +47,7 @@ def values(option: Option) -> list[str]:
 
 def test_every_option_is_told_and_no_other() -> None:
     told = {option.word for option in settings()}
-    assert told - {"KEY"} == mount_options.names() - UNTOLD
+    assert told - {"KEY"} == option_words.names() - UNTOLD
     switches = {switch for option in options() for switch in option.switches}
     switches |= {switch for option in COMMANDS["mount"].options for switch in option.switches}
     parser = command_line._mount_parser("mount")
@@ -77,19 +87,26 @@ def test_operands_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
             parse(arguments)
 
 
+def test_every_switch_has_a_form_for_fstab() -> None:
+    """But those that make no sense there: mount(8) waits for what it runs, and reads no JSON."""
+    told = {option.switches[-1] for option in options() if option.switches and not option.word}
+    assert told == {"--foreground"}
+    assert [option.switches[-1] for option in COMMANDS["mount"].options] == ["--json"]
+
+
 @pytest.mark.parametrize("option", settings(), ids=lambda option: option.forms[-1])
 def test_its_values_are_taken_as_told(option: Option) -> None:
     """A name that nothing knows would go to Ceph as a setting, or be refused."""
     for text in values(option):
         applied = apply_options(MountOptions(), [text])
-        assert (applied.ceph.pairs == ()) == (option.word != "KEY"), f"{text} would go to Ceph"
+        assert (applied.ceph.pairs != ()) == (option.word in CEPH), f"{text} would go to Ceph"
 
 
 def test_the_choices_are_those_there_are() -> None:
     told = {option.word: set(option.choices) for option in settings() if option.choices}
     taken = {
         name: parse.values.keys()
-        for name, (_, parse) in mount_options._VALUES.items()
+        for name, (_, parse) in option_words._VALUES.items()
         if isinstance(parse, OneOf)
     }
     assert told == {**taken, "manage": {"snapshots"}}

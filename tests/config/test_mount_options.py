@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbdfs.config.ceph_settings import CephSettings
-from rbdfs.config.mount_options import MountOptions, apply_options, split_options
+from rbdfs.config.command_line import parse_arguments
+from rbdfs.config.mount_options import MountOptions
+from rbdfs.config.option_words import apply_options, split_options
 from rbdfs.config.source import Source
 from rbdfs.errors import EXIT_USAGE, UserError
+from rbdfs.kernel import connection
 
 CACHE_MODES = ("none", "writethrough", "writeback", "unsafe")
 
@@ -138,14 +141,120 @@ def test_what_is_not_mentioned_stays() -> None:
 
 
 def test_what_fstab_and_mount_add_is_accepted() -> None:
-    text = "rw,defaults,nosuid,nodev,noauto,user,nofail,_netdev,noatime,x-systemd.automount"
+    text = "rw,defaults,nosuid,nodev,suid,dev,auto,noauto,user,users,nouser,owner,group,nofail"
+    text += ",_netdev,silent,loud,nomand,noiversion,x-systemd.automount,X-mount.mkdir=0700"
+    text += ",comment=of whom,user=somebody"
     assert applied(text, "x-systemd.requires=network.target", "", ",,") == MountOptions()
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("noexec,noatime,sync", ("noatime", "noexec", "sync")),
+        ("dirsync,lazytime,nodiratime,nosymfollow,relatime,strictatime", None),
+        ("noexec,exec,nodiratime,diratime,lazytime,nolazytime,nosymfollow,symfollow", ()),
+        ("noatime,atime,relatime,norelatime,strictatime,nostrictatime,sync,async", ()),
+    ],
+)
+def test_what_the_kernel_keeps(text: str, flags: tuple[str, ...] | None) -> None:
+    found = applied(text)
+    assert found.flags == (tuple(sorted(text.split(","))) if flags is None else flags)
+    assert MountOptions.from_record(json.loads(json.dumps(found.record()))) == found
+    assert set(found.flags) <= connection.MS_FLAGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("mand", "option mand cannot be kept: Linux has no mandatory locks any more"),
+        (
+            "iversion",
+            "option iversion cannot be kept: the kernel counts no versions of files of FUSE",
+        ),
+        *(
+            (
+                f"{word}=a:b:c",
+                f"option {word} cannot be kept: rbdfs tells the kernel no SELinux context;"
+                " its policy for fuse holds",
+            )
+            for word in ("context", "fscontext", "defcontext", "rootcontext")
+        ),
+        ("lock=foo", "bad value in option: lock=foo (it takes one of exclusive, transient, auto)"),
+        (
+            "lock=transiet",
+            "bad value in option: lock=transiet: did you mean lock=transient?"
+            " (it takes one of exclusive, transient, auto)",
+        ),
+        (
+            "cache",
+            "option cache needs a value: cache"
+            " (it takes one of none, writethrough, writeback, unsafe)",
+        ),
+        ("ro=1", "bad value in option: ro=1 (it takes no value)"),
+        ("rw=1", "bad value in option: rw=1 (it takes no value)"),
+        ("manage=1", "bad value in option: manage=1 (it takes no value, or snapshots)"),
+        ("uid=a b", "bad value in option: uid=a b (it takes the number or name of a user)"),
+        ("gid=a b", "bad value in option: gid=a b (it takes the number or name of a group)"),
+        ("umask=8", "bad value in option: umask=8 (it takes an octal number up to 777)"),
+        (
+            "object_size=3M",
+            "bad value in option: object_size=3M (it takes a power of two from 4K to 32M)",
+        ),
+        ("nonsense", "unknown option nonsense"),
+        ("snapshot", "unknown option snapshot: did you mean snapshots?"),
+    ],
+)
+def test_what_is_said_of_an_option_that_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(UserError) as caught:
+        applied(text)
+    assert (str(caught.value), caught.value.exit_code) == (reason, EXIT_USAGE)
+
+
+def test_spaces_around_an_option_are_nobodys() -> None:
+    assert applied("ro, manage ,uid=7") == applied("ro,manage,uid=7")
+
+
+def test_users_and_groups_have_names() -> None:
+    options = applied("uid=nobody,gid=daemon")
+    assert (options.uid, options.gid) == (65534, 1)
+
+
+def test_a_client_may_be_named_as_ceph_prints_it() -> None:
+    for arguments in (["--id", "client.vms"], ["--user", "vms"], ["-n", "client.vms"]):
+        assert parse_arguments([*arguments, "rbd", "/mnt"]).ceph.user == "vms"
+    for arguments in (["--name=client.vms"], ["-o", "id=client.vms"], ["-o", "id=vms"]):
+        assert parse_arguments(["rbd", "/mnt", *arguments]).ceph.user == "vms"
+
+
+def test_files_of_keys_are_relative_to_where_the_command_is() -> None:
+    home = Path("/srv")
+    for arguments in (["-k", "a/key"], ["--keyring=a/key"], ["-o", "keyring=a/key"]):
+        pairs = parse_arguments([*arguments, "rbd", "/mnt"], home).ceph.pairs
+        assert pairs == (("keyring", "/srv/a/key"),)
+    found = parse_arguments(["-o", r"keyring=a\,/b\,$home/c,keyfile=d", "rbd", "/mnt"], home)
+    assert found.ceph.pairs == (("keyring", "/srv/a,/b,$home/c"), ("keyfile", "/srv/d"))
+    found = parse_arguments(["rbd:rbd/vm1:keyring=key", "/mnt"], home)
+    assert found.ceph.pairs == (("keyring", "/srv/key"),)
+
+
+def test_all_pools_in_fstab() -> None:
+    plain = parse_arguments(["--all-pools", "/mnt"])
+    assert plain.source == Source()
+    for arguments in (["rbdfs", "/mnt", "-o", "all_pools"], ["none", "/mnt", "-o", "all_pools"]):
+        assert parse_arguments(arguments) == plain
+    with pytest.raises(UserError, match=r"^all pools, and rbd too\?$"):
+        parse_arguments(["rbd", "/mnt", "-o", "all_pools"])
+
+
+def test_a_log_and_its_level_in_fstab() -> None:
+    options = parse_arguments(["rbd", "/mnt", "-o", "log=/l,debug"])
+    assert options == parse_arguments(["rbd", "/mnt", "--log-file=/l", "--debug"])
 
 
 @pytest.mark.parametrize("name", ["uid", "gid", "umask", "dmask"])
 @pytest.mark.parametrize(
     "value",
-    ["", "-1", "+1", " 1", "1 ", "1_0", "0x10", "1.0", "1e3", "nan", "inf", "root"]
+    ["", "-1", "+1", " 1", "1_0", "0x10", "1.0", "1e3", "nan", "inf", "no such user"]
     + ["4294967295", "9" * 30, "9" * 5000, "\u0663", "\uff11", "\u00b2"],
 )
 def test_a_bad_number(name: str, value: str) -> None:
@@ -190,7 +299,7 @@ def test_a_bad_number_of_seconds(value: str) -> None:
         "connect_timeout",
         "id",
     ]
-    + ["conf", "cluster", "=", "=x", "mon_host=", " ro", "-x"],
+    + ["conf", "cluster", "=", "=x", "mon_host=", "r o", "-x"],
 )
 def test_an_unknown_option(text: str) -> None:
     check_refused(text)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from documenting.command import CHECKOUT
 
-from rbdfs.config import mount_options
+from rbdfs.config import option_words
 from rbdfs.config.command_line import COMMANDS
 from rbdfs.config.option_texts import options
 from tests.support.mounts import TIMEOUT_S
@@ -141,7 +141,7 @@ def test_switches(rados: Path) -> None:
 
 def test_mount_options(rados: Path) -> None:
     words = {word.rstrip("=") for word in bash("rbdfs -o ")}
-    assert words == mount_options.names() - {"rw"}
+    assert words == option_words.names() - {"rw"}
     assert bash("rbdfs mount -o ro,snap") == ["ro,snapshots="]
     # What stands before a = is no part of the word that bash replaces.
     assert bash("rbdfs -o ro,snapshots=h") == ["hidden"]

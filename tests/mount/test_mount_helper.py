@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rbdfs.config.command_line import COMMANDS
+from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import RBDFS, processes_naming, wait_for_end
-from tests.support.namespaces import Namespace, namespace
+from tests.support.namespaces import WITHOUT_MOUNTS_OF_OTHERS, Namespace, namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 def here() -> Iterator[Namespace]:
     """A namespace where rbdfs is installed, in a place that mount(8) has in its PATH."""
     install = f"mount -t tmpfs none /usr/local/bin && ln -s {RBDFS} /usr/local/bin/rbdfs"
-    with namespace(install) as here:
+    with namespace(WITHOUT_MOUNTS_OF_OTHERS + install) as here:
         yield here
 
 
@@ -71,6 +72,96 @@ def test_fstab(
     shown = here.run("findmnt", "-n", "-o", "SOURCE,FSTYPE", mountpoint)
     assert shown.stdout.split() == [pool, "fuse.rbdfs"]
     assert here.run("umount", mountpoint).returncode == 0
+
+
+def flags_of(here: Namespace, mountpoint: Path) -> set[str]:
+    """What /proc/mounts says of a mount."""
+    shown = here.run("findmnt", "-n", "--kernel", "-o", "OPTIONS", mountpoint)
+    return set(shown.stdout.strip().split(","))
+
+
+ALWAYS = {"nosuid", "nodev", "user_id=0", "group_id=0"}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ("", {"rw", "relatime"}),
+        ("defaults", {"rw", "relatime"}),
+        ("rw,suid,dev,exec,atime,diratime,async", {"rw", "relatime"}),
+        ("ro,noexec,noatime", {"ro", "noexec", "noatime"}),
+        ("nodiratime,relatime", {"rw", "nodiratime", "relatime"}),
+        ("strictatime,lazytime", {"rw", "lazytime"}),
+        ("sync,dirsync,nosymfollow", {"rw", "sync", "dirsync", "nosymfollow", "relatime"}),
+        ("user", {"rw", "noexec", "relatime"}),
+        ("owner,group,nofail,_netdev,auto,silent,loud,comment=a", {"rw", "relatime"}),
+        ("X-mount.mkdir,x-systemd.automount,x-systemd.idle-timeout=5min", {"rw", "relatime"}),
+    ],
+)
+def test_what_the_kernel_keeps_of_the_options(
+    ceph: Ceph, pool: str, here: Namespace, mountpoint: Path, tmp_path: Path, options: str,
+    kept: set[str],
+) -> None:  # fmt: skip
+    """Those of mount(8) that are for every file system, in fstab."""
+    fstab = tmp_path / "fstab"
+    where = str(mountpoint).replace(" ", "\\040")
+    options = ",".join(filter(None, [options, f"conf={ceph.conf}"]))
+    fstab.write_text(f"{pool} {where} fuse.rbdfs {options} 0 0\n")
+    done = here.run("mount", "--fstab", fstab, mountpoint)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert flags_of(here, mountpoint) == kept | ALWAYS
+    assert here.run("umount", mountpoint).returncode == 0
+
+
+@pytest.mark.parametrize("option", ["mand", "iversion"])
+def test_what_nobody_can_keep_is_refused(
+    ceph: Ceph, pool: str, here: Namespace, mountpoint: Path, option: str
+) -> None:
+    options = f"{option},conf={ceph.conf}"
+    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint)
+    assert done.returncode != 0
+    assert f"rbdfs: option {option} cannot be kept: " in done.stderr
+    assert not here.mounted(mountpoint)
+
+
+def test_all_lines_of_fstab(
+    ceph: Ceph, pool: str, image_name: str, here: Namespace, mountpoint: Path, tmp_path: Path
+) -> None:
+    """`mount -a` twice, and `umount -a`; each long switch stands in a line."""
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+    other, file = tmp_path / "other", tmp_path / "disk.raw"
+    other.mkdir()
+    file.touch()
+    where = str(mountpoint).replace(" ", "\\040")
+    options = f"conf={ceph.conf},id=rw,keyring={ceph.keyring('rw')},connect_timeout=20"
+    fstab, log = tmp_path / "fstab", tmp_path / "log"
+    fstab.write_text(
+        f"{pool} {where} fuse.rbdfs {options},debug,log={log} 0 0\n"
+        f"rbdfs {other} fuse.rbdfs {options},all_pools 0 0\n"
+        f"rbd:{pool}/{image_name} {file} fuse.rbdfs {options} 0 0\n"
+        f"{pool} /nowhere fuse.rbdfs {options},noauto 0 0\n"
+    )
+    paths = (mountpoint, other, file)
+    try:
+        for _ in range(2):
+            done = here.run("mount", "-a", "--fstab", fstab)
+            assert (done.returncode, done.stderr) == (0, "")
+            shown = here.run("findmnt", "-n", "-t", "fuse.rbdfs", "-o", "TARGET", "--raw").stdout
+            found = [line.replace("\\x20", " ") for line in shown.splitlines()]
+            assert sorted(found) == sorted(map(str, paths))
+        assert here.path(mountpoint / image_name).read_bytes() == random_bytes(MIB)
+        assert here.path(other / pool / image_name).read_bytes() == random_bytes(MIB)
+        assert here.path(file).read_bytes() == random_bytes(MIB)
+        here.run("ls", "-l", mountpoint)
+        eventually(lambda: "DEBUG" in log.read_text(), what="what debug logs")
+        done = here.run("umount", "-a", "-t", "fuse.rbdfs")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not any(map(here.mounted, paths))
+    finally:
+        daemons = [pid for path in paths for pid in processes_naming(str(path))]
+        here.run("umount", "-a", "-t", "fuse.rbdfs")
+        for pid in daemons:
+            wait_for_end(pid)
 
 
 def test_failure_is_told(ceph: Ceph, here: Namespace, mountpoint: Path) -> None:

@@ -214,7 +214,7 @@ def test_settings_of_the_file_name(
         ("rbd:{pool}/nowhere/{image}:conf={conf}", 1, "no such namespace: {pool}/nowhere$"),
         ("rbd:nowhere/{image}:conf={conf}", 1, "no such pool: nowhere$"),
         ("rbd:{pool}/{image}:conf=/nothing.conf", 1, "/nothing.conf"),
-        ("rbd:{pool}/{image}:conf={conf}:no_such_setting=1", 1, "no_such_setting"),
+        ("rbd:{pool}/{image}:conf={conf}:no_such_setting=1", 2, "no_such_setting"),
         ("rbd:{pool}/{image}:conf={conf}:", 2, "has no value"),
         ("rbd:{image}", 2, "pool name is required"),
     ],
