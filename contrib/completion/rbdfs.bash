@@ -34,6 +34,8 @@ _rbdfs_switches() {
         umount) printf '%s\n' --timeout --json -h --help ;;
         mounts) printf '%s\n' --json -h --help ;;
         status) printf '%s\n' --json -h --help ;;
+        stat) printf '%s\n' --json -h --help ;;
+        map) printf '%s\n' --json --draw -h --help ;;
         restart) printf '%s\n' --json -h --help ;;
     esac
 }
@@ -54,7 +56,7 @@ _rbdfs_candidates() {
             elif [[ ${command:-mount} != mount ]]; then
                 [[ ${#found[@]} != 0 || $command != @(umount|status|restart) ]] || _rbdfs_mounts
             elif ((${#found[@]} == 0)) && [[ -z $all ]]; then
-                [[ $command || $ended ]] || printf '%s\n' mount umount mounts status restart
+                [[ $command || $ended ]] || printf '%s\n' mount umount mounts status stat map restart
                 _rbdfs_pools "${cluster[@]}"
             fi
             ;;
@@ -85,7 +87,7 @@ _rbdfs() {
             --all-pools) all=yes ;;
             -c | --conf | --id | --user | -n | --name | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | --log-level | -o | --timeout) expected=$word ;;
             -*) ;;
-            mount | umount | mounts | status | restart)
+            mount | umount | mounts | status | stat | map | restart)
                 if [[ -z $command ]] && ((${#found[@]} == 0)); then command=$word; else found+=("$word"); fi
                 ;;
             *) found+=("$word") ;;
@@ -95,6 +97,9 @@ _rbdfs() {
     case $expected in
         -c | --conf | -k | --keyring | --log-file) return ;; # a file, as bash does by itself
     esac
+    if [[ -z $expected && $command == @(stat|map) && ( $current != -* || $ended ) ]]; then
+        return
+    fi
     if [[ -z $expected && ${command:-mount} == mount && $current != -* ]] &&
         ((${#found[@]} + ${#all} > 0)); then
         return

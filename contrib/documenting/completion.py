@@ -36,6 +36,7 @@ def bash() -> str:
         COMMANDS=" ".join(COMMANDS),
         COMMAND_PATTERN=" | ".join(COMMANDS),
         MOUNTED="|".join(_mounted()),
+        OF_FILES="|".join(_about("FILE")),
         CLUSTER_SWITCHES=" | ".join(_cluster()),
         VALUE_SWITCHES=" | ".join(_names(_with_a_value())),
         FILE_SWITCHES=" | ".join(_names(each for each in _with_a_value() if each.kind == "file")),
@@ -64,6 +65,7 @@ def fish() -> str:
         SETTINGS=" ".join([*_words(), *_pairs()]),
         COMMANDS=" ".join(COMMANDS),
         MOUNTED=" ".join(_mounted()),
+        OF_FILES=" ".join(_about("FILE")),
         CLUSTER_SWITCHES=" ".join(_cluster()),
         VALUE_SWITCHES=" ".join(_names(_with_a_value())),
         COMPLETE="\n".join(_fish_lines()),
@@ -103,9 +105,12 @@ def _cluster() -> list[str]:
 
 def _mounted() -> list[str]:
     """The commands that are about a mount that is there."""
-    return [
-        name for name, each in COMMANDS.items() if name != "mount" and "MOUNTPOINT" in each.forms[0]
-    ]
+    return _about("MOUNTPOINT")
+
+
+def _about(operand: str) -> list[str]:
+    """The commands but mount that take *operand*."""
+    return [name for name, each in COMMANDS.items() if name != "mount" and operand in each.forms[0]]
 
 
 def _choices() -> dict[str, tuple[str, ...]]:
@@ -158,6 +163,10 @@ def _zsh_command(name: str) -> str:
         lines += ["'1:source:_rbdfs_sources'", "'2:mount point:_files'"]
     elif name in _mounted():
         lines += ["'1:mount point:_rbdfs_mounts'"]
+    elif name in _about("FILE..."):
+        lines += ["'*:file:_files'"]
+    elif name in _about("FILE"):
+        lines += ["'1:file:_files'"]
     text = " \\\n".join(f"                {line}" for line in lines)
     return f"        {name})\n            _arguments -s -S \\\n{text}\n            ;;"
 

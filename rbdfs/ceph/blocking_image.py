@@ -75,7 +75,7 @@ def refuse_advisory_lock(image: Lockable, action: str) -> None:
     librbd would not get the exclusive lock, and answers EROFS, or asks for it without an end.
     """
     for client, cookie, address in lockers(image):
-        if not cookie.startswith(_LIBRBD):
+        if not is_exclusive(cookie):
             raise InUse(f"{action}: {client} at {address} holds lock {cookie!a}")
 
 
@@ -89,7 +89,7 @@ def holders(image: rbd.Image, dead: Container[str] = ()) -> list[tuple[str, str]
     return [
         (client, address)
         for client, cookie, address in lockers(image)
-        if not cookie.startswith(_LIBRBD) or (address in watching and address not in dead)
+        if not is_exclusive(cookie) or (address in watching and address not in dead)
     ]
 
 
@@ -163,6 +163,11 @@ def lockers(image: Lockable) -> list[tuple[str, str, str]]:
     """Return ``(client, cookie, address)`` of who held a lock when *image* was opened."""
     found = image.list_lockers()
     return list(found["lockers"]) if found else []
+
+
+def is_exclusive(cookie: str) -> bool:
+    """Tell whether the lock with *cookie* is librbd's exclusive one, not of `rbd lock add`."""
+    return cookie.startswith(_LIBRBD)
 
 
 def encoded(name: str) -> bytes:

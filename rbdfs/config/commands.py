@@ -110,6 +110,47 @@ COMMANDS = {
         ),
         (Option("accepted: it is JSON in any case", switches=("--json",)),),
     ),
+    "stat": Command(
+        "tell all that is known of a file of a mount",
+        ("[--json] FILE...",),
+        (
+            "Image, snapshot or partition: spec and id, size, used and provisioned bytes, features "
+            "and flags, times, parents (also those in the trash) and children, locks and watchers "
+            "with their addresses and which of them are this mount's, snapshots (newest first), "
+            "group, migration, mirroring, a LUKS header, QEMU's name for it, and who has it open "
+            "here. Used is what the object map has of its own objects. A directory: its pool.",
+            "Who may read the file may ask, and needs no key: the mount answers, by the extended "
+            "attribute `user.rbdfs.stat`, which is in no list. Nothing is locked or opened for "
+            "writing. What cannot be told is null in JSON, with the reason in `not_known`; what is "
+            "left out of a list that is too long (the answer has 64 KiB) is counted in `left_out`.",
+        ),
+        (
+            Option(
+                "an object; a list of them for more than one FILE, in which those that failed "
+                "have `error`",
+                switches=("--json",),
+            ),
+        ),
+    ),
+    "map": Command(
+        "show where a file of a mount has data",
+        ("[--json | --draw] FILE",),
+        (
+            "The extents that lseek(2) tells, with SEEK_DATA and SEEK_HOLE, one a line as they are "
+            "found. What is no data reads as zeros.",
+        ),
+        (
+            Option(
+                "as `qemu-img map --output=json` has them for a raw image, one a line",
+                switches=("--json",),
+            ),
+            Option(
+                "draw the file, a few lines of characters: the darker, the more data. In ASCII "
+                "where the locale has no other characters",
+                switches=("--draw",),
+            ),
+        ),
+    ),
     "restart": Command(
         "serve a mount with what is installed now; open files stay open",
         ("[--json] MOUNTPOINT",),

@@ -58,8 +58,10 @@ def seconds(text: str) -> float:
 
 
 GRAMMARS = {
+    "map": Grammar(("FILE",), flags=("--draw",)),
     "mounts": Grammar(operands=()),
     "restart": Grammar(),
+    "stat": Grammar(("FILE...",)),
     "status": Grammar(),
     "umount": Grammar(values={"--timeout": Value(seconds, 60.0)}),
 }

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rbdfs.files.unfinished import UnfinishedFiles
     from rbdfs.fuse.begun_requests import BegunRequests
     from rbdfs.fuse.directory_handles import OpenDirectories
+    from rbdfs.fuse.file_reports import FileReports
     from rbdfs.fuse.inherited_inodes import InheritedInodes
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.metadata.stamps import HeaderStamps
@@ -55,6 +56,7 @@ class Mounted:
     """One mount.
 
     Attributes:
+        reports: what `rbdfs stat` is told.
         requests: those that must not run twice.
         stamps: writes owners and modes.
         holes: finds data and holes of what is open.
@@ -77,6 +79,7 @@ class Mounted:
     handles: HandleTable
     directories: OpenDirectories
     xattrs: Xattrs
+    reports: FileReports
     lineages: Lineages
     requests: BegunRequests
     stamps: HeaderStamps

@@ -21,6 +21,7 @@ from rbdfs.fuse.begun_requests import (
     STATFS,
 )
 from rbdfs.fuse.stat import BLOCK_BYTES, file_mode
+from rbdfs.model.file_report import ATTRIBUTE
 from rbdfs.model.ownership import NOT_ASKED_FOR
 from rbdfs.names.xattrs import check_user_attribute
 
@@ -157,7 +158,10 @@ class NameOperations(pyfuse3.Operations):
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         with self.mounted.requests.constant(GETXATTR, inode, ctx.pid):
-            return await self.mounted.xattrs.value(await self.mounted.entry(inode), name)
+            entry = await self.mounted.entry(inode)
+            if name == ATTRIBUTE:
+                return await self.mounted.reports.report(entry)
+            return await self.mounted.xattrs.value(entry, name)
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         with self.mounted.requests.constant(LISTXATTR, inode, ctx.pid):

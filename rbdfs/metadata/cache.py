@@ -22,7 +22,7 @@ from rbdfs.errors import Fenced, Gone, ImageGone, Missing, NotUnderstood, PoolGo
 from rbdfs.metadata.image_header import MAX_DEPTH, omap_reader, read_header, read_parent
 from rbdfs.metadata.migration_record import MIGRATING, read_migration
 from rbdfs.metadata.name_cache import TTL_S, NameCache
-from rbdfs.metadata.object_map import decoded, read_object_map, trustworthy
+from rbdfs.metadata.object_map import decoded, read_object_map, tells_own_data, trustworthy
 from rbdfs.metadata.opened_header import inspect_image
 from rbdfs.model.encoding import LaterVersion
 from rbdfs.model.entry import Key
@@ -107,6 +107,19 @@ class MetadataCache(NameCache):
         Raises OSError where nothing can be read.
         """
         if not trustworthy(attributes, snap):
+            return None
+        return await self.own_allocated(where, attributes, snap, known=known)
+
+    async def own_allocated(
+        self,
+        where: Entry,
+        attributes: ImageAttributes,
+        snap: SnapAttributes | None,
+        *,
+        known: bool = False,
+    ) -> int | None:
+        """Return as allocated() how much of it is not in what it was cloned from."""
+        if not tells_own_data(attributes, snap):
             return None
         load = partial(self._load_allocated, where, attributes, snap)
         kept = self._allocated if snap is None else self._allocated_by_snaps

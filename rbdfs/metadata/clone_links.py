@@ -27,36 +27,43 @@ def is_noted(source: Any, snap: Key, target: Any, clone: Key) -> bool:
 
     *source* and *target* are what ``rados.Ioctx`` they are in. Raises OSError and NotUnderstood.
     """
-    return _by_snapshot(source, snap, clone) or _by_pool(target, snap, clone)
+    child = (clone.pool_id, clone.namespace, clone.image_id)
+    return child in noted_by_snapshot(source, snap) or clone.image_id in noted_by_pool(target, snap)
 
 
-def _by_snapshot(source: Any, snap: Key, clone: Key) -> bool:
-    """Look for a clone of format 2, in the header of the image."""
+def noted_by_snapshot(source: Any, snap: Key) -> set[tuple[int, str, str]]:
+    """Return pool id, namespace and id of the clones of format 2 of *snap*; block as is_noted().
+
+    The header of the image has them, wherever they are. Raises as is_noted().
+    """
     try:
         answer = call_class(
             source, f"rbd_header.{snap.image_id}", "children_list", encode_u64(snap.snap_id)
         )
     except Missing:
-        return False
+        return set()
     children = Decoder(answer)
-    found = False
+    found = set()
     for _ in range(children.u32()):
         # A cls::rbd::ChildImageSpec.
         version, _compat, body = children.versioned(_CHILD_SPEC_VERSION)
         pool_id, image_id = body.i64(), body.text()
         namespace = body.text() if version >= _CHILD_SPEC_VERSION else ""
-        found |= (pool_id, namespace, image_id) == (clone.pool_id, clone.namespace, clone.image_id)
+        found.add((pool_id, namespace, image_id))
     return found
 
 
-def _by_pool(target: Any, snap: Key, clone: Key) -> bool:
-    """Look for a clone of format 1, in the pool that it is in."""
+def noted_by_pool(target: Any, snap: Key) -> set[str]:
+    """Return the ids of the clones of format 1 of *snap* in *target*; block as is_noted().
+
+    Each pool has those that are in it, and in the same namespace of it. Raises as is_noted().
+    """
     parent = _I64.pack(snap.pool_id) + encode_string(snap.image_id.encode())
     try:
         answer = call_class(
             target, "rbd_children", "get_children", parent + encode_u64(snap.snap_id)
         )
     except Missing:
-        return False
+        return set()
     children = Decoder(answer)
-    return clone.image_id in [children.text() for _ in range(children.u32())]
+    return {children.text() for _ in range(children.u32())}

@@ -56,6 +56,19 @@ def image_name(ioctx: rados.Ioctx, image_id: str) -> str:
     return Decoder(call_class(ioctx, "rbd_directory", "dir_get_name", argument)).text()
 
 
+def name_in_trash(ioctx: rados.Ioctx, image_id: str) -> str:
+    """Return the name that an image had before it was put into the trash; blocks.
+
+    Raises OSError: ENOENT where it is not there.
+    """
+    argument = encode_string(image_id.encode("utf-8", "surrogateescape"))
+    record = Decoder(call_class(ioctx, "rbd_trash", "trash_get", argument))
+    # A cls::rbd::TrashImageSpec.
+    _, _, spec = record.versioned(understood=2)
+    spec.u8()  # who has put it there
+    return spec.text()
+
+
 async def read_meta_page(read_omap: ReadOmap, image_id: str) -> dict[str, bytes] | None:
     """Return the image-meta of an image by key, in one read; None where that is not all of it.
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-from rbdfs.ceph.pool_threads import PoolThreads
-from rbdfs.errors import Gone, Missing, NotPermitted, PoolGone
-from rbdfs.metadata import image_meta
-from rbdfs.model.entry import Entry, Key, find_snap
-from rbdfs.model.file_name import ImageSpec
-from rbdfs.model.image_attributes import USER
 from rbdfs.model.qemu_filename import QemuFileName, format_qemu_filename
+from rbdfs.names.ancestry import Ancestry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from rbdfs.ceph.cluster import Cluster
     from rbdfs.config.ceph_settings import CephSettings
-    from rbdfs.model.image_attributes import ImageAttributes, ParentSpec
+    from rbdfs.model.entry import Entry
+    from rbdfs.model.image_attributes import ImageAttributes
     from rbdfs.names.catalog import Catalog
 
 # Bits of an image's features (RBD_FEATURES of librbd/features.h), as `rbd info` names them.
@@ -28,7 +23,6 @@ _FEATURES = (
 )  # fmt: skip
 # Settings that hold a secret: whoever may stat(2) a file may read its attributes.
 _SECRET = frozenset({"key"})
-_THREADS_A_POOL = 4
 
 
 class KnownAttributes:
@@ -41,7 +35,7 @@ class KnownAttributes:
         self._cluster = cluster
         self._catalog = catalog
         self._settings = settings
-        self._threads = PoolThreads(_THREADS_A_POOL)
+        self._ancestry = Ancestry(cluster, catalog)
         # None: this entry has no such attribute.
         self._values: dict[bytes, Callable[[Entry], Awaitable[str | None]]] = {
             b"id": self._id,
@@ -83,44 +77,18 @@ class KnownAttributes:
         return str(1 << (await self._catalog.attributes(entry)).order)
 
     async def _features(self, entry: Entry) -> str:
-        features = (await self._catalog.attributes(entry)).features
-        names = [name for bit, name in enumerate(_FEATURES) if features >> bit & 1]
-        unknown = features >> len(_FEATURES) << len(_FEATURES)
-        return ",".join([*names, *([f"{unknown:#x}"] if unknown else [])])
+        return ",".join(feature_names(await self._catalog.attributes(entry)))
 
     async def _snap_id(self, entry: Entry) -> str | None:
         return str(entry.key.snap_id) if entry.is_snapshot else None
 
     async def _data_pool(self, entry: Entry) -> str | None:
         pool_id = _data_pool_id(entry, await self._catalog.attributes(entry))
-        return None if pool_id is None else await self._pool_name(pool_id)
+        return None if pool_id is None else await self._ancestry.pool_name(pool_id)
 
     async def _parent(self, entry: Entry) -> str | None:
         parent = (await self._catalog.attributes(entry)).parent
-        return None if parent is None else await self._parent_spec(parent)
-
-    async def _pool_name(self, pool_id: int) -> str:
-        try:
-            return await self._cluster.pool_name(pool_id)
-        except Missing:
-            return f"id:{pool_id}"
-
-    async def _parent_spec(self, parent: ParentSpec) -> str:
-        """Return the spec of a parent, with ids for what has no name that could be read."""
-        key = Key(parent.pool_id, parent.pool_namespace, parent.image_id)
-        pool, name, snap = await self._pool_name(parent.pool_id), f"id:{parent.image_id}", None
-        entry = Entry(key, pool, parent.pool_namespace, name)
-        try:
-            ioctx = await self._cluster.ioctx_of(entry)
-            name = await self._threads.run(pool, image_meta.image_name, ioctx, parent.image_id)
-        except (Missing, PoolGone, NotPermitted):
-            pass  # in the trash, where it has an id only; or not for us to read
-        with contextlib.suppress(Gone, NotPermitted):
-            found = find_snap(await self._catalog.attributes(entry), parent.snap_id)
-            # One that was removed is kept for its clones under a name of Ceph's own.
-            snap = found.name if found is not None and found.namespace_type == USER else None
-        snap_id = parent.snap_id if snap is None else None
-        return str(ImageSpec(pool, parent.pool_namespace, name, snap, snap_id))
+        return None if parent is None else await self._ancestry.spec(parent)
 
     async def _qemu(self, entry: Entry) -> str | None:
         return self._qemu_name(entry)
@@ -144,6 +112,14 @@ class KnownAttributes:
             return format_qemu_filename(file_name)
         except ValueError:
             return None
+
+
+def feature_names(attributes: ImageAttributes) -> list[str]:
+    """Return the features of an image as `rbd info` names them; those not known here as bits."""
+    features = attributes.features
+    names = [name for bit, name in enumerate(_FEATURES) if features >> bit & 1]
+    unknown = features >> len(_FEATURES) << len(_FEATURES)
+    return [*names, *([f"{unknown:#x}"] if unknown else [])]
 
 
 def _data_pool_id(entry: Entry, attributes: ImageAttributes) -> int | None:

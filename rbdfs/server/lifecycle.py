@@ -23,6 +23,7 @@ from rbdfs.files.timestamps import Timestamps
 from rbdfs.files.unfinished import UnfinishedFiles
 from rbdfs.fuse.begun_requests import BegunRequests
 from rbdfs.fuse.directory_handles import OpenDirectories
+from rbdfs.fuse.file_reports import FileReports
 from rbdfs.fuse.mounted import Mounted
 from rbdfs.fuse.operations import Operations
 from rbdfs.keeper.estate import Kind
@@ -37,6 +38,7 @@ from rbdfs.moves.executor import Executor
 from rbdfs.moves.moves import Moves
 from rbdfs.names.catalog import Catalog
 from rbdfs.names.clones import Clones
+from rbdfs.names.image_report import ImageReports
 from rbdfs.names.manage import Management
 from rbdfs.names.partitions import PartitionTables
 from rbdfs.names.xattrs import Xattrs
@@ -97,10 +99,10 @@ async def serve(
         # Closed before the moves are interrupted, as Copier.stoppable() wants it.
         await stack.enter_async_context(_closing(handles, moves))
         directories = OpenDirectories(catalog, keeping)
-        xattrs = Xattrs(cluster, catalog, options.ceph)
+        told = _told(cluster, catalog, cache, options, handles)
         begun = {} if predecessor is None else predecessor.of_kind(Kind.REQUEST)
         requests = BegunRequests(path, keeping, begun, cluster.number)
-        parts = (options, inodes, catalog, handles, directories, xattrs, lineages, requests)
+        parts = (options, inodes, catalog, handles, directories, *told, lineages, requests)
         management, clones = _management(cluster, catalog, options)
         holes = Holes(DataFinder(cluster))
         mounted = Mounted(*parts, stamps, timestamps, holes, management, clones, moves)
@@ -136,6 +138,18 @@ def _connection(
 ) -> contextlib.AbstractAsyncContextManager[Cluster]:
     bridge, seconds = AioBridge(meters.metering.answered), options.connect_timeout_s
     return Cluster.connect(options.ceph_settings, bridge, seconds, tries=tries)
+
+
+def _told(
+    cluster: Cluster,
+    catalog: Catalog,
+    cache: MetadataCache,
+    options: MountOptions,
+    handles: HandleTable,
+) -> tuple[Xattrs, FileReports]:
+    """Return what tells of a file by its extended attributes."""
+    images = ImageReports(cluster, catalog, cache, options.ceph)
+    return Xattrs(cluster, catalog, options.ceph), FileReports(images, handles)
 
 
 def _look_around(

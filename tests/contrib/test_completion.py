@@ -118,7 +118,9 @@ def typed(descriptor: int, text: str, awaited: str) -> str:
 
 def test_commands_and_pools(rados: Path) -> None:
     assert set(bash("rbdfs ", rados)) == {*COMMANDS, "rbd", "vms"}
-    assert bash("rbdfs sta", rados) == ["status"]
+    assert bash("rbdfs statu", rados) == ["status"]
+    # A file, which bash finds by itself.
+    assert bash("rbdfs stat /", rados) == bash("rbdfs map -- -", rados) == []
     assert bash("rbdfs mount ", rados) == ["rbd", "vms"]
     assert bash("rbdfs -- ", rados) == ["rbd", "vms"]
     assert bash("rbdfs -o ro v", rados) == ["vms"]
@@ -227,7 +229,7 @@ def test_a_shell_on_a_terminal(shell: str, rados: Path) -> None:
     with terminal(COMMAND_LINES[shell], environment) as descriptor:
         typed(descriptor, SETUP[shell] + "echo be''gun\n", "begun")
         for line, awaited in (
-            ("rbdfs stat\t", "rbdfs status "),
+            ("rbdfs statu\t", "rbdfs status "),
             ("rbdfs v\t", "rbdfs vms "),
             ("rbdfs mount --conn\t", "--connect-timeout"),
             ("rbdfs -o ro,snapsh\thid\t", "ro,snapshots=hidden"),

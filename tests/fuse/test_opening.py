@@ -64,7 +64,7 @@ class Waiting:
         others: Any = None
         directories = OpenDirectories(others, Unremembered())
         parts = (others, self.inodes, others, self.table, directories)
-        self.mounted = Mounted(*parts, *(others,) * 6)
+        self.mounted = Mounted(*parts, *(others,) * 7)
         self.operations = Operations(self.mounted, Unremembered())
         self.inodes.restore(VM1, INODE)
         self.inodes.opened(INODE, VM1)

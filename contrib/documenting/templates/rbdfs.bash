@@ -86,6 +86,9 @@ _rbdfs() {
     case $expected in
         @FILE_SWITCHES@) return ;; # a file, as bash does by itself
     esac
+    if [[ -z $expected && $command == @(@OF_FILES@) && ( $current != -* || $ended ) ]]; then
+        return
+    fi
     if [[ -z $expected && ${command:-mount} == mount && $current != -* ]] &&
         ((${#found[@]} + ${#all} > 0)); then
         return

@@ -73,3 +73,4 @@ complete -c rbdfs -f
 complete -c rbdfs -n '__rbdfs_is "" mount; and __rbdfs_has 0' -k -a '(__rbdfs_pools)'
 complete -c rbdfs -n '__rbdfs_is mount; and __rbdfs_has 1' -F
 complete -c rbdfs -n '__rbdfs_is @MOUNTED@; and __rbdfs_has 0' -a '(__rbdfs_mounts)'
+complete -c rbdfs -n '__rbdfs_is @OF_FILES@' -F

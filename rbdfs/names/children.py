@@ -1,0 +1,87 @@
+"""The clones of an image, or of one snapshot of it."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.ceph.pool_threads import PoolThreads
+from rbdfs.metadata import clone_links
+from rbdfs.model.entry import Key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rbdfs.ceph.cluster import Cluster, Ioctx
+    from rbdfs.model.entry import Entry
+    from rbdfs.model.image_attributes import ImageAttributes
+    from rbdfs.names.ancestry import Ancestry
+
+_THREADS_A_POOL = 4
+# So many are named: each is a question to the cluster, and there may be thousands.
+_NAMED = 100
+
+
+class Children:
+    """Finds the clones of an image, wherever they are, without opening any."""
+
+    def __init__(self, cluster: Cluster, ancestry: Ancestry) -> None:
+        self._cluster = cluster
+        self._ancestry = ancestry
+        self._threads = PoolThreads(_THREADS_A_POOL)
+
+    async def of(
+        self, entry: Entry, attributes: ImageAttributes
+    ) -> tuple[list[dict[str, Any]], int, OSError | None]:
+        """Return the children of *entry*, how many more there are, and why these may not be all.
+
+        Each is as Ancestry.named() has it, with the ``snapshot_id`` that it is a clone of.
+        """
+        if not attributes.image_id:
+            # Of format 1, which cannot be cloned.
+            return [], 0, None
+        only = entry.key.snap_id
+        snaps = [each for each in attributes.snaps if not only or each.snap_id == only]
+        keys = [entry.image_key._replace(snap_id=snap.snap_id) for snap in snaps]
+        found: set[tuple[int, Key]] = set()
+        children: list[dict[str, Any]] = []
+        error: OSError | None = None
+        try:
+            ioctx = await self._cluster.ioctx_of(entry)
+            found |= await self._threads.run(entry.pool, _of_snapshots, ioctx, keys)
+            # Only a snapshot that is protected has clones of format 1.
+            old = [key for key, snap in zip(keys, snaps, strict=True) if snap.protected]
+            found |= await self._of_pools(entry.namespace, old)
+        except OSError as exc:
+            error = exc
+        for snap_id, key in islice(sorted(found), _NAMED):
+            try:
+                children.append({**await self._ancestry.named(key), "snapshot_id": snap_id})
+            except OSError as exc:
+                error = exc
+                break
+        return children, len(found) - len(children), error
+
+    async def _of_pools(self, namespace: str, keys: list[Key]) -> set[tuple[int, Key]]:
+        found: set[tuple[int, Key]] = set()
+        for pool in await self._cluster.pools() if keys else ():
+            ioctx = await self._cluster.ioctx(pool, namespace)
+            found |= await self._threads.run(pool, _of_pool, ioctx, keys)
+        return found
+
+
+def _of_snapshots(ioctx: Ioctx, keys: Iterable[Key]) -> set[tuple[int, Key]]:
+    return {
+        (key.snap_id, Key(pool_id, namespace, image_id))
+        for key in keys
+        for pool_id, namespace, image_id in clone_links.noted_by_snapshot(ioctx, key)
+    }
+
+
+def _of_pool(ioctx: Ioctx, keys: Iterable[Key]) -> set[tuple[int, Key]]:
+    pool_id, namespace = ioctx.get_pool_id(), ioctx.get_namespace()
+    return {
+        (key.snap_id, Key(pool_id, namespace, image_id))
+        for key in keys
+        for image_id in clone_links.noted_by_pool(ioctx, key)
+    }
