@@ -14,7 +14,7 @@ from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.grammar import GRAMMARS, seconds
 from rbdfs.config.mount_options import MountOptions
 from rbdfs.config.option_values import client, log_level
-from rbdfs.config.option_words import apply_options
+from rbdfs.config.option_words import apply_options, split_options
 from rbdfs.config.source import Source, resolve_source
 from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import EXIT_USAGE, UserError
@@ -30,7 +30,7 @@ class Request:
     """What a command line asks for.
 
     Attributes:
-        command: one of COMMANDS.
+        command: one of COMMANDS, or remount.
         json: whether the answer, and a failure, is told as JSON on stdout.
         operands: as they were given; none for a mount, whose options have them.
         values: of the command's own switches, by their names as argparse has them; the default of
@@ -77,7 +77,10 @@ def parse(arguments: list[str]) -> Request:
     """Return what the command line asks for; raise UserError where it cannot mean anything."""
     word = _command(arguments)
     if word in (None, "mount"):
-        options, as_json = _parsed_mount(arguments[word is not None :], Path(), word)
+        of_mount = arguments[word is not None :]
+        if (remount := _parsed_remount(of_mount, word)) is not None:
+            return remount
+        options, as_json = _parsed_mount(of_mount, Path(), word)
         return Request("mount", as_json, options=options)
     assert word is not None
     parser = _command_parser(word)
@@ -198,6 +201,23 @@ def parse_arguments(arguments: list[str], directory: Path | None = None) -> Moun
     this process, or *directory* where the command line was given in another one.
     """
     return _parsed_mount(arguments, directory or Path(), None)[0]
+
+
+def _parsed_remount(arguments: list[str], word: str | None) -> Request | None:
+    """Return the request to change a mount that is there, None where that is not asked for.
+
+    It is what mount(8) runs for `mount -o remount,ro MOUNTPOINT`: no command that is typed.
+    """
+    parser = _mount_parser(word)
+    parsed, words = _parsed(parser, arguments)
+    options = [part.strip() for text in parsed.options for part in split_options(text)]
+    if "remount" not in options:
+        return None
+    for name, given in vars(parsed).items():
+        if name not in ("options", "json") and given != parser.get_default(name):
+            raise UserError("a remount takes its options behind -o alone", EXIT_USAGE)
+    operands = _few(words, parser, ("SOURCE", "MOUNTPOINT"), 2)
+    return Request("remount", parsed.json, tuple(operands), {"options": options})
 
 
 def _parsed_mount(

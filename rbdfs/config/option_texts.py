@@ -270,7 +270,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
 IGNORED = (
     "The options of mount(8) that the kernel keeps (`noexec`, `noatime`, `sync` and their like) "
     "reach it, and those of fstab that say nothing here (`noauto`, `_netdev`, `x-...`) are "
-    "accepted. Every mount is nosuid and nodev."
+    "accepted. Every mount is nosuid and nodev. `mount -o remount,ro MOUNTPOINT`, and `rw` again, "
+    "is refused while files are open for writing; what takes a new mount says so."
 )
 ESCAPES = "In a value, `\\,` is a comma and `\\\\` a backslash."
 

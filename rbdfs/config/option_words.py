@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.config import option_values
+from rbdfs.config.absolute_path import absolute
 from rbdfs.config.mount_options import CACHE_SETTINGS, OWNERSHIP
 from rbdfs.config.source import Source
 from rbdfs.config.suggestions import did_you_mean
@@ -44,6 +46,8 @@ _FLAGS_OF_MOUNT = {
     "nosymfollow": "nosymfollow",
     "symfollow": "-nosymfollow",
 }
+# What /proc/mounts shows of a mount of FUSE, and mount(8) repeats when it is to be remounted.
+_OF_THE_KERNEL = ("user_id=", "group_id=", "default_permissions", "max_read=", "blksize=")
 # Those that nobody can keep, each with the reason.
 _REFUSED = {
     "mand": "Linux has no mandatory locks any more",
@@ -151,6 +155,32 @@ def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
     dictated = (name for name in OWNERSHIP if name in changes or name in options.dictated)
     changes |= {"dictated": tuple(dictated), "flags": tuple(sorted(flags))}
     return replace(options, **changes, ceph=replace(options.ceph, **ceph, pairs=tuple(pairs)))
+
+
+def unchangeable(options: MountOptions, texts: Iterable[str]) -> list[str]:
+    """Return the words among *texts* that ask for something else than a mount with *options* has.
+
+    Of all but ro, rw, and what the kernel keeps, which can be changed. Raises UserError as
+    apply_options() does.
+    """
+    found = []
+    for text in texts:
+        if text == "remount" or text.startswith(_OF_THE_KERNEL):
+            continue
+        asked = apply_options(options, [text])
+        ceph = asked.ceph.with_absolute_paths(Path())
+        new = replace(
+            asked,
+            read_only=options.read_only,
+            flags=options.flags,
+            log_file=asked.log_file and Path(absolute(asked.log_file)),
+            ceph=replace(
+                ceph, conf=ceph.conf and Path(absolute(ceph.conf)), pairs=options.ceph.pairs
+            ),
+        )
+        if new != options or not set(ceph.pairs) <= set(options.ceph.pairs):
+            found.append(text.partition("=")[0])
+    return found
 
 
 def _parsed(part: str, parse: Callable[[str], Any], value: str) -> Any:

@@ -56,7 +56,6 @@ class Keeper:
         self._failed: str | None = None
         self._passing = False
         self._started = self._ready_since = 0.0
-        # How the mount is doing.
         self._was_ready = self._ending = False
         self._generation = 0
         self._endurance = Endurance()
@@ -251,14 +250,15 @@ class Keeper:
         self._refusal.begin()
         self._commands.answer("restart", {"error": f"given up: {self._last_fault}"})
 
-    # What the commands restart and status ask for.
+    # What the commands restart, status and options ask for.
 
     def _hear_command(self) -> None:
         command = self._commands.receive()
         if command in ("restart", "status") and self._ready and self._server is not None:
             self._server.send({"do": command})
-        elif command == "status":
-            self._commands.answer(command, self._facts())
+        elif command in ("options", "status"):
+            told = {"options": self._options.record()} if command == "options" else {}
+            self._commands.answer(command, self._facts() | told)
         elif command == "metrics":
             self._commands.give(command, self._facts(), self._meters)
         elif command == "restart":

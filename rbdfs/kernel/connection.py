@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT = 1, 2, 4, 32
 # By the words of mount(8), linux/mount.h.
 MS_FLAGS = {
     "noexec": 8,
@@ -209,6 +209,18 @@ def _errno_of(message: str) -> int:
     """The errno whose text ends a message of fusermount3; EPERM for its own refusals."""
     known = {os.strerror(code): code for code in errno.errorcode}
     return known.get(message.rpartition(": ")[2], errno.EPERM)
+
+
+def remount(mountpoint: str, words: Iterable[str], *, read_only: bool) -> None:
+    """Give a mount these flags in the place of those that it has.
+
+    Raises OSError: EBUSY where files are open for writing and it is to be read-only, EPERM for
+    whoever is not root (fusermount3 cannot).
+    """
+    flags = ctypes.c_ulong(MS_REMOUNT | ms_flags(words, read_only=read_only))
+    if _libc().mount(None, _c_string(mountpoint), None, flags, None) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), mountpoint)
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:

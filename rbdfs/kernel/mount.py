@@ -21,7 +21,7 @@ from rbdfs.kernel import connection, raw_requests
 from rbdfs.model.record import known_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # The type of a mount of ours in /proc/self/mountinfo.
 FILE_SYSTEM = "fuse.rbdfs"
@@ -214,6 +214,17 @@ class Mount:
         if path is None:
             raise OSError(errno.EINVAL, "not mounted any more", self.path)
         connection.unmount(path)
+
+    def remount(self, flags: Iterable[str], *, read_only: bool) -> None:
+        """Give it these flags, words of connection.MS_FLAGS, in the place of those that it has.
+
+        Raises OSError EBUSY where it is to be read-only and files are open for writing, EINVAL
+        where it has gone, EPERM for whoever is not root.
+        """
+        path = self.where()
+        if path is None:
+            raise OSError(errno.EINVAL, "not mounted any more", self.path)
+        connection.remount(path, flags, read_only=read_only)
 
     def detach(self, fuse: int | None = None) -> None:
         """Take it from its mount point, if it is there; open files keep its server working.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,72 +11,42 @@ import pytest
 from rbdfs.config.command_line import COMMANDS
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
-from tests.support.mounts import RBDFS, processes_naming, wait_for_end
-from tests.support.namespaces import WITHOUT_MOUNTS_OF_OTHERS, Namespace, namespace
+from tests.support.mounts import processes_naming, wait_for_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.ceph import Ceph
-    from tests.support.mounts import Mounting
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("mount.fuse3", path="/sbin:/usr/sbin") is None, reason="needs mount.fuse3"
-)
+    from tests.support.namespaces import Namespace
 
 
-@pytest.fixture
-def here() -> Iterator[Namespace]:
-    """A namespace where rbdfs is installed, in a place that mount(8) has in its PATH."""
-    install = f"mount -t tmpfs none /usr/local/bin && ln -s {RBDFS} /usr/local/bin/rbdfs"
-    with namespace(WITHOUT_MOUNTS_OF_OTHERS + install) as here:
-        yield here
-
-
-@pytest.fixture
-def mountpoint(mounting: Mounting, here: Namespace) -> Iterator[Path]:
-    path = mounting.mountpoint("with space")
-    try:
-        yield path
-    finally:
-        daemons = processes_naming(str(path))
-        here.run("umount", "-l", path)
-        for pid in daemons:
-            wait_for_end(pid)
-
-
-def test_mount(ceph: Ceph, pool: str, image_name: str, here: Namespace, mountpoint: Path) -> None:
+def test_mount(
+    ceph: Ceph, pool: str, image_name: str, here: Namespace, mountpoint_here: Path
+) -> None:
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
     options = f"ro,nosuid,nodev,_netdev,id=rw,conf={ceph.conf},keyring={ceph.keyring('rw')}"
-    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint)
+    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint_here)
     assert (done.returncode, done.stderr) == (0, "")
-    assert here.path(mountpoint / image_name).read_bytes() == random_bytes(MIB)
-    assert os.statvfs(here.path(mountpoint)).f_flag & os.ST_RDONLY
-    assert here.run("umount", mountpoint).returncode == 0
-    assert not here.mounted(mountpoint)
+    assert here.path(mountpoint_here / image_name).read_bytes() == random_bytes(MIB)
+    assert os.statvfs(here.path(mountpoint_here)).f_flag & os.ST_RDONLY
+    assert here.run("umount", mountpoint_here).returncode == 0
+    assert not here.mounted(mountpoint_here)
 
 
 def test_fstab(
-    ceph: Ceph, pool: str, image_name: str, here: Namespace, mountpoint: Path, tmp_path: Path
+    ceph: Ceph, pool: str, image_name: str, here: Namespace, mountpoint_here: Path, tmp_path: Path
 ) -> None:
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
     fstab = tmp_path / "fstab"
-    where = str(mountpoint).replace(" ", "\\040")
+    where = str(mountpoint_here).replace(" ", "\\040")
     fstab.write_text(f"{pool} {where} fuse.rbdfs noauto,_netdev,conf={ceph.conf} 0 0\n")
-    done = here.run("mount", "--fstab", fstab, mountpoint)
+    done = here.run("mount", "--fstab", fstab, mountpoint_here)
     assert (done.returncode, done.stderr) == (0, "")
-    with here.path(mountpoint / image_name).open("r+b") as file:
+    with here.path(mountpoint_here / image_name).open("r+b") as file:
         assert file.write(b"written") == 7
-    shown = here.run("findmnt", "-n", "-o", "SOURCE,FSTYPE", mountpoint)
+    shown = here.run("findmnt", "-n", "-o", "SOURCE,FSTYPE", mountpoint_here)
     assert shown.stdout.split() == [pool, "fuse.rbdfs"]
-    assert here.run("umount", mountpoint).returncode == 0
-
-
-def flags_of(here: Namespace, mountpoint: Path) -> set[str]:
-    """What /proc/mounts says of a mount."""
-    shown = here.run("findmnt", "-n", "--kernel", "-o", "OPTIONS", mountpoint)
-    return set(shown.stdout.strip().split(","))
+    assert here.run("umount", mountpoint_here).returncode == 0
 
 
 ALWAYS = {"nosuid", "nodev", "user_id=0", "group_id=0"}
@@ -99,40 +68,40 @@ ALWAYS = {"nosuid", "nodev", "user_id=0", "group_id=0"}
     ],
 )
 def test_what_the_kernel_keeps_of_the_options(
-    ceph: Ceph, pool: str, here: Namespace, mountpoint: Path, tmp_path: Path, options: str,
+    ceph: Ceph, pool: str, here: Namespace, mountpoint_here: Path, tmp_path: Path, options: str,
     kept: set[str],
 ) -> None:  # fmt: skip
     """Those of mount(8) that are for every file system, in fstab."""
     fstab = tmp_path / "fstab"
-    where = str(mountpoint).replace(" ", "\\040")
+    where = str(mountpoint_here).replace(" ", "\\040")
     options = ",".join(filter(None, [options, f"conf={ceph.conf}"]))
     fstab.write_text(f"{pool} {where} fuse.rbdfs {options} 0 0\n")
-    done = here.run("mount", "--fstab", fstab, mountpoint)
+    done = here.run("mount", "--fstab", fstab, mountpoint_here)
     assert (done.returncode, done.stderr) == (0, "")
-    assert flags_of(here, mountpoint) == kept | ALWAYS
-    assert here.run("umount", mountpoint).returncode == 0
+    assert here.flags(mountpoint_here) == kept | ALWAYS
+    assert here.run("umount", mountpoint_here).returncode == 0
 
 
 @pytest.mark.parametrize("option", ["mand", "iversion"])
 def test_what_nobody_can_keep_is_refused(
-    ceph: Ceph, pool: str, here: Namespace, mountpoint: Path, option: str
+    ceph: Ceph, pool: str, here: Namespace, mountpoint_here: Path, option: str
 ) -> None:
     options = f"{option},conf={ceph.conf}"
-    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint)
+    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint_here)
     assert done.returncode != 0
     assert f"rbdfs: option {option} cannot be kept: " in done.stderr
-    assert not here.mounted(mountpoint)
+    assert not here.mounted(mountpoint_here)
 
 
 def test_all_lines_of_fstab(
-    ceph: Ceph, pool: str, image_name: str, here: Namespace, mountpoint: Path, tmp_path: Path
+    ceph: Ceph, pool: str, image_name: str, here: Namespace, mountpoint_here: Path, tmp_path: Path
 ) -> None:
     """`mount -a` twice, and `umount -a`; each long switch stands in a line."""
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
     other, file = tmp_path / "other", tmp_path / "disk.raw"
     other.mkdir()
     file.touch()
-    where = str(mountpoint).replace(" ", "\\040")
+    where = str(mountpoint_here).replace(" ", "\\040")
     options = f"conf={ceph.conf},id=rw,keyring={ceph.keyring('rw')},connect_timeout=20"
     fstab, log = tmp_path / "fstab", tmp_path / "log"
     fstab.write_text(
@@ -141,7 +110,7 @@ def test_all_lines_of_fstab(
         f"rbd:{pool}/{image_name} {file} fuse.rbdfs {options} 0 0\n"
         f"{pool} /nowhere fuse.rbdfs {options},noauto 0 0\n"
     )
-    paths = (mountpoint, other, file)
+    paths = (mountpoint_here, other, file)
     try:
         for _ in range(2):
             done = here.run("mount", "-a", "--fstab", fstab)
@@ -149,10 +118,10 @@ def test_all_lines_of_fstab(
             shown = here.run("findmnt", "-n", "-t", "fuse.rbdfs", "-o", "TARGET", "--raw").stdout
             found = [line.replace("\\x20", " ") for line in shown.splitlines()]
             assert sorted(found) == sorted(map(str, paths))
-        assert here.path(mountpoint / image_name).read_bytes() == random_bytes(MIB)
+        assert here.path(mountpoint_here / image_name).read_bytes() == random_bytes(MIB)
         assert here.path(other / pool / image_name).read_bytes() == random_bytes(MIB)
         assert here.path(file).read_bytes() == random_bytes(MIB)
-        here.run("ls", "-l", mountpoint)
+        here.run("ls", "-l", mountpoint_here)
         eventually(lambda: "DEBUG" in log.read_text(), what="what debug logs")
         done = here.run("umount", "-a", "-t", "fuse.rbdfs")
         assert (done.returncode, done.stderr) == (0, "")
@@ -164,17 +133,19 @@ def test_all_lines_of_fstab(
             wait_for_end(pid)
 
 
-def test_failure_is_told(ceph: Ceph, here: Namespace, mountpoint: Path) -> None:
+def test_failure_is_told(ceph: Ceph, here: Namespace, mountpoint_here: Path) -> None:
     options = f"conf={ceph.conf}"
-    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, "no-such-pool", mountpoint)
+    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, "no-such-pool", mountpoint_here)
     assert done.returncode != 0
     assert "rbdfs: no such pool" in done.stderr
-    assert not here.mounted(mountpoint)
+    assert not here.mounted(mountpoint_here)
 
 
-def test_pool_of_the_name_of_a_command(ceph: Ceph, here: Namespace, mountpoint: Path) -> None:
+def test_pool_of_the_name_of_a_command(ceph: Ceph, here: Namespace, mountpoint_here: Path) -> None:
     """In fstab there is no `--`, so what mount(8) runs is a mount, whatever the pool is called."""
     for name in COMMANDS:
-        done = here.run("mount", "-t", "fuse.rbdfs", "-o", f"conf={ceph.conf}", name, mountpoint)
+        done = here.run(
+            "mount", "-t", "fuse.rbdfs", "-o", f"conf={ceph.conf}", name, mountpoint_here
+        )
         assert re.fullmatch(f"rbdfs: no such pool.*: {name}\n", done.stderr), done.stderr
-    assert not here.mounted(mountpoint)
+    assert not here.mounted(mountpoint_here)

@@ -51,6 +51,11 @@ class Namespace:
         mounts = Path(f"/proc/{self.holder}/mountinfo").read_text().splitlines()
         return str(path).replace(" ", "\\040") in [line.split(" ")[4] for line in mounts]
 
+    def flags(self, path: Path) -> set[str]:
+        """What /proc/mounts says of the mount on a path."""
+        shown = self.run("findmnt", "-n", "--kernel", "-o", "OPTIONS", path)
+        return set(shown.stdout.strip().split(","))
+
 
 @contextlib.contextmanager
 def namespace(setup: str) -> Iterator[Namespace]:
