@@ -10,7 +10,7 @@ import trio
 from rbdfs.errors import InUse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from rbdfs.model.entry import Entry, Key
     from rbdfs.model.relocation import Relocation
@@ -54,3 +54,14 @@ class Relocations:
             await quiesced.wait()
         relocation = self._relocations.get(entry.image_key)
         return entry if relocation is None else await self.where(relocation.follow(entry))
+
+    async def where_once(self, entry: Entry, ready: Callable[[Entry], Awaitable[None]]) -> Entry:
+        """Return *entry* as where() does, once *ready* has returned for it there.
+
+        Where it is moved meanwhile, that is waited for, and both are asked again.
+        """
+        while True:
+            entry = await self.where(entry)
+            await ready(entry)
+            if entry.image_key not in self._quiesced and entry.image_key not in self._relocations:
+                return entry

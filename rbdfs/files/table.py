@@ -109,9 +109,7 @@ class HandleTable:
         Raises OSError: EROFS where the client may not write, EBUSY where the image is in use by
         another client, or by a partition of it or the whole of it; otherwise librbd's errno.
         """
-        entry = await self.relocations.where(entry)
-        use = Use.of(entry, writable=writable)
-        shared = await self._acquire(entry, use)
+        entry, use, shared = await self._acquire(entry, writable=writable)
         handle = Handle(next(self._numbers), inode, entry, shared, use, self._keeping.grown)
         handle.sync, handle.request = sync, request
         handle.direct_io = direct_io or not handle.trusted
@@ -145,8 +143,7 @@ class HandleTable:
         # Until it is open, or lost, the keeper knows of it what was *left*.
         if left.error is not None:
             error = failure(left.error, f"{entry.spec} was lost to the server before")
-        known = None if error is not None else self._shared.get(entry.whole_key)
-        shared = known or self._new_shared(entry)
+        shared = (None if error else self.shared(entry)) or self._new_shared(entry)
         if error is None:
             self._shared[entry.whole_key] = shared
         shared.expect(use)
@@ -231,8 +228,7 @@ class HandleTable:
     @contextlib.asynccontextmanager
     async def borrowed(self, entry: Entry, *, writable: bool) -> AsyncIterator[SharedImage]:
         """Open the image of *entry*, as open() does, for one operation without a file."""
-        entry = await self.relocations.where(entry)
-        shared = await self._acquire(entry, use := Use.of(entry, writable=writable))
+        _, use, shared = await self._acquire(entry, writable=writable)
         try:
             yield shared
         finally:
@@ -264,19 +260,23 @@ class HandleTable:
         if handles := self.sharing(shared):
             await self._close(handles)
 
-    async def _acquire(self, entry: Entry, use: Use) -> SharedImage:
-        key = entry.whole_key
-        if (known := self._shared.get(key)) and (error := failure_of(known)):
+    async def close_lost(self, entry: Entry) -> None:
+        """Return when the image of *entry* that was lost, or is found to be, is closed."""
+        if (known := self.shared(entry)) and (error := failure_of(known)):
             self.lose(known, error)
+        await self.lost.closed(entry.whole_key)
+
+    async def _acquire(self, entry: Entry, *, writable: bool) -> tuple[Entry, Use, SharedImage]:
         # Before it is found by others: who is cancelled would take it from those who wait as well.
-        await self.lost.closed(key)
-        shared = self._shared.setdefault(key, self._new_shared(entry))
+        entry = await self.relocations.where_once(entry, self.close_lost)
+        use = Use.of(entry, writable=writable)
+        shared = self._shared.setdefault(entry.whole_key, self._new_shared(entry))
         try:
             await shared.acquire(use)
         except BaseException:
             self._drop_unused(shared)
             raise
-        return shared
+        return entry, use, shared
 
     async def _put(self, shared: SharedImage, *uses: Use) -> None:
         if self._timestamps is not None and any(use is not Use.READ for use in uses):

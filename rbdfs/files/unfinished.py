@@ -79,13 +79,11 @@ class UnfinishedFiles:
         """
         if entry.is_snapshot or self._written_here(entry) or not await self._marked(entry):
             return
+        # What has failed nobody trims here any more, and whoever opens it has another: see below.
+        await self._handles.close_lost(entry)
         # Its last writer here may have left a moment ago: then it is trimmed, and closed.
         if (shared := self._handles.shared(entry)) is not None:
-            if (error := failure_of(shared)) is not None:
-                # Nobody trims it here any more, and whoever opens it has another: see below.
-                self._handles.lose(shared, error)
             await shared.unchanging()
-        await self._handles.lost.closed(entry.whole_key)
         image = await self._handles.relocations.where(entry.whole)
         if self._written_here(image) or not await self._marked(image):
             return

@@ -23,11 +23,13 @@ from rbdfs.errors import Fenced
 from rbdfs.files.claim import Claims
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.handle import Handle, Use
+from rbdfs.files.interplay import quiesced
 from rbdfs.files.keeping import OpenFile, Unremembered
 from rbdfs.files.reopening import Checks, Failed
 from rbdfs.files.shared_image import SharedImage
 from rbdfs.files.table import HandleTable
 from rbdfs.model.entry import Entry, Key
+from rbdfs.model.relocation import Relocation
 from tests.support.fakes import FakeContent, FakeImage
 
 if TYPE_CHECKING:
@@ -588,6 +590,31 @@ async def test_a_cancelled_open_takes_nothing_from_one_that_goes_on(
     (first,) = opened
     await open_one()
     assert opened[1].shared is first.shared is table.shared(entry)
+
+
+async def test_an_open_that_waits_for_the_end_of_what_was_lost_follows_a_move(
+    table: HandleTable, images: Images
+) -> None:
+    """The image is moved meanwhile: whoever opens it opens it where it is by then."""
+    entry, there = images.create(), images.create()
+    lost = await table.open(entry, 1, writable=True)
+    table.lose(lost.shared, Fenced("fenced"))
+    opened: list[Handle] = []
+
+    async def open_one() -> None:
+        opened.append(await table.open(entry, 1, writable=True))
+        async with table.borrowed(entry, writable=True) as shared:
+            assert shared is opened[0].shared
+
+    async with trio.open_nursery() as nursery, lost.shared.quiesced():
+        nursery.start_soon(open_one)
+        await trio.testing.wait_all_tasks_blocked()
+        async with quiesced(table, entry.image_key):
+            table.relocate(Relocation(entry.image_key, there, {}))
+    (handle,) = opened
+    assert (handle.entry.key, handle.shared.entry.key) == (there.key, there.key)
+    assert await images.watchers(entry) == []
+    assert len(await images.watchers(there)) == 1
 
 
 async def test_a_cancelled_release_closes_all_the_same(table: HandleTable, images: Images) -> None:
