@@ -19,6 +19,7 @@ cdef class Image:
     cdef readonly Ioctx ioctx
     cdef readonly str spec
     cdef readonly bint read_only
+    cdef uint64_t all_writes  # that were complete when it was closed
 
     def __cinit__(self):
         self.image = NULL
@@ -90,7 +91,7 @@ cdef class Image:
     @property
     def completed_writes(self):
         """How many writes of the kernel are complete: counted before they are answered."""
-        return self.image.completed_writes if self.image != NULL else 0
+        return self.image.completed_writes if self.image != NULL else self.all_writes
 
     # Every call of librbd is counted, so that close() waits for it.
 
@@ -365,6 +366,7 @@ cdef class Image:
         with nogil:
             result = c_mux.open_image_quiesce(image, &deadline)
         check(-result, f"close {self.spec}")
+        self.all_writes = image.completed_writes
         self.image = NULL
         with nogil:
             result = c_rbd.rbd_close(image.rbd)

@@ -17,6 +17,7 @@ from rbdfs.files.open_files import OpenFiles
 from rbdfs.files.relocations import Relocations
 from rbdfs.files.reopening import Latecomers, Reopenings
 from rbdfs.files.shared_image import SharedImage
+from rbdfs.files.timestamps import Timestamps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from rbdfs.files.growth import Mark
     from rbdfs.files.keeping import Keeping, OpenFile
     from rbdfs.files.reopening import Checks, Failed
-    from rbdfs.files.timestamps import Timestamps
     from rbdfs.metadata.lineage import Lineages
     from rbdfs.model.entry import Entry, Key
     from rbdfs.model.relocation import Relocation
@@ -48,7 +48,7 @@ class HandleTable:
         """*outdated* is called when what the header told of an image may be old."""
         self.claims = Claims(data_path.opener, keeping, lock_mode=lock_mode)
         self._lineages, self._mark = lineages, mark
-        self._timestamps, self._outdated = timestamps, outdated
+        self._timestamps, self._outdated = timestamps or Timestamps(None), outdated
         self._data_path, self._keeping = data_path, keeping
         self._handles, self._numbers = OpenFiles(), fresh_numbers()
         self._shared: dict[Key, SharedImage] = {}
@@ -144,12 +144,11 @@ class HandleTable:
         if left.error is not None:
             error = failure(left.error, f"{entry.spec} was lost to the server before")
         shared = (None if error else self.shared(entry)) or self._new_shared(entry)
-        if error is None:
-            self._shared[entry.whole_key] = shared
         shared.expect(use)
         handle = Handle.restored(left, shared, use, self._keeping.grown)
         self._handles.add(handle)
         if error is None:
+            self._shared[entry.whole_key] = shared
             self._reopenings.add(handle, left.length)
         else:
             # What was lost before, the server before has told.
@@ -172,8 +171,7 @@ class HandleTable:
         # Before the data path hears that the image is open.
         lost = [use for some in failed for use in self._lose_some(some)]
         self.lost.reopened(shared)
-        if self._timestamps is not None:
-            self._timestamps.suspect(shared)
+        self._timestamps.suspect(shared)
         self._changed(shared)
         if lost:
             await self._put(shared, *lost)
@@ -279,14 +277,16 @@ class HandleTable:
         return entry, use, shared
 
     async def _put(self, shared: SharedImage, *uses: Use) -> None:
-        if self._timestamps is not None and any(use is not Use.READ for use in uses):
-            await self._timestamps.catch_up(shared)
+        if any(use is not Use.READ for use in uses):
+            # Nobody does it later. Where the cluster does not answer, closing waits for it as well.
+            await self._timestamps.catch_up(shared, patience_s=float("inf"))
         await shared.put(*uses)
         self._drop_unused(shared)
 
     def _changed(self, shared: SharedImage) -> None:
         if shared in self._reopenings:
             return
+        self._timestamps.opened(shared)
         # When nobody has it open any more, its size is asked of the header again.
         self._outdated(shared.entry)
         for handle in self.sharing(shared):
