@@ -54,8 +54,11 @@ class NameOperations(pyfuse3.Operations):
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
         with self.mounted.requests.constant(GETATTR, inode, ctx.pid):
-            entry = await self.mounted.catalog.current(await self.mounted.entry(inode), known=True)
-            entry = await self.mounted.told(entry)
+            return await self._attributes(inode)
+
+    async def _attributes(self, inode: InodeT) -> pyfuse3.EntryAttributes:
+        entry = await self.mounted.catalog.current(await self.mounted.entry(inode), known=True)
+        entry = await self.mounted.told(entry)
         self.mounted.inodes.refresh(entry)
         return self.mounted.attributes(entry, inode)
 
@@ -75,7 +78,7 @@ class NameOperations(pyfuse3.Operations):
         )
         # Times are the cluster's: cp -p and touch succeed, and change nothing.
         if not fields.update_size:
-            return await self.getattr(inode, ctx) if changed else known
+            return await self._attributes(inode) if changed else known
         handle = None if fh is None else await self.mounted.handles.ready(fh)
         if handle is not None:
             await handle.check()
@@ -89,7 +92,7 @@ class NameOperations(pyfuse3.Operations):
             shared = self.mounted.handles.shared(entry)
             if resized and (shared is None or shared.growth is None):
                 trail.leave(ctx, f"resized {entry.spec} from {length} bytes to {attr.st_size}")
-        return await self.getattr(inode, ctx)
+        return await self._attributes(inode)
 
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
         entry = await self.mounted.entry(inode)

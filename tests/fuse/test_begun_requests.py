@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rbdfs.fuse.begun_requests import CREATE, BegunRequest, BegunRequests
+from rbdfs.files.keeping import Unremembered
+from rbdfs.fuse import ownership
+from rbdfs.fuse.begun_requests import CREATE, GETATTR, BegunRequest, BegunRequests
+from rbdfs.fuse.operations import Operations
 from rbdfs.model.entry import Entry, Key
+
+if TYPE_CHECKING:
+    import pytest
 
 RENAMED, REPLACED = (Entry(Key(1, "", name), "pool", image=name) for name in ("a", "b"))
 
@@ -62,3 +68,37 @@ def test_what_was_left_is_remembered_until_it_is_carried_out() -> None:
     assert answered == list(range(6, 202, 2))
     requests.forget_left()
     assert len(answered) == 98
+
+
+async def test_who_changes_attributes_takes_the_request_of_nobody_who_asks_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of another pid namespace are thread 0: given up, it would end what has been changed."""
+    taken: list[int] = []
+
+    def constant(opcode: int, *_: int) -> contextlib.AbstractContextManager[None]:
+        taken.append(opcode)
+        return contextlib.nullcontext()
+
+    async def same(entry: Any, **_: bool) -> Any:
+        return entry
+
+    async def change(*_: Any) -> bool:
+        return True
+
+    mounted: Any = SimpleNamespace(
+        requests=SimpleNamespace(constant=constant),
+        catalog=SimpleNamespace(current=same),
+        inodes=SimpleNamespace(refresh=lambda _entry: None),
+        entry=same,
+        told=same,
+        attributes=lambda _entry, inode: inode,
+    )
+    monkeypatch.setattr(ownership, "asked_for", lambda *_: "a mode")
+    monkeypatch.setattr(ownership, "change", change)
+    operations: Any = Operations(mounted, Unremembered())
+    fields, ctx = SimpleNamespace(update_size=False), SimpleNamespace(pid=0)
+    assert await operations.setattr(7, None, fields, None, ctx) == 7
+    assert taken == []
+    assert await operations.getattr(7, ctx) == 7
+    assert taken == [GETATTR]
