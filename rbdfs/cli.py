@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rbdfs.config.absolute_path import absolute
 from rbdfs.config.command_line import asks_for_json, hinted, parse
+from rbdfs.config.extras import require_metrics
 from rbdfs.config.logging_setup import configure_logging, finish, flush, leave
 from rbdfs.config.secrets import conceal_arguments
 from rbdfs.errors import UserError
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         request = parse(arguments)
         if request.options is None:
             return _command(request)
-        _require_modules()
+        _require_modules(request.options)
         _keep_ceph_conf(request.options)
         options = replace(request.options, mountpoint=resolve(request.options.mountpoint))
         starter.facts = {"source": str(options.source), "mountpoint": options.mountpoint}
@@ -99,7 +100,7 @@ def _command(request: Request) -> int:
     return code
 
 
-def _require_modules() -> None:
+def _require_modules(options: MountOptions) -> None:
     """Raise UserError where this Python does not have what a server imports."""
     # Looked for, not imported: librbd would come along, and the keeper is to stay small.
     absent = [name for name in _SERVERS if importlib.util.find_spec(name) is None]
@@ -108,6 +109,8 @@ def _require_modules() -> None:
             f"{sys.executable} has no {' and '.join(absent)}: rados and rbd are Debian's"
             " python3-rados and python3-rbd, which a venv has with --system-site-packages"
         )
+    if options.metrics is not None:
+        require_metrics("--metrics")
 
 
 def _native(options: MountOptions) -> bool:
@@ -127,9 +130,10 @@ def _serve_alone(options: MountOptions, starter: Starter) -> int:
 
     from rbdfs.server import lifecycle
     from rbdfs.server.keeper_link import Unkept
+    from rbdfs.server.meters import Inherited
 
     if options.data_path is None:
         log.info("the native data path was not built: everything goes through pyfuse3")
     options = replace(options, data_path="python")
-    code = trio.run(lifecycle.serve, options, Unkept(options, starter), None)
+    code = trio.run(lifecycle.serve, options, Unkept(options, starter), None, Inherited())
     return code or 0

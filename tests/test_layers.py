@@ -23,6 +23,7 @@ ROOMS = [
     "files",
     "names",
     "metadata",
+    "metrics",
     "ceph keeper",
     "kernel",
     "datapath",
@@ -44,7 +45,9 @@ IMPURE = {"trio", "rados", "rbd", "pyfuse3", "subprocess", "socket", "threading"
 # The keeper outlives servers because there is so little that can fail in it.
 KEEPER_KNOWS = {"keeper", "kernel", "config", "model", "errors"}
 # A command is run by who needs no Ceph, while a mount lives.
-COMMANDS_KNOW = {"commands", *KEEPER_KNOWS}
+COMMANDS_KNOW = {"commands", "metrics", *KEEPER_KNOWS}
+# Meters are read while servers hang.
+METRICS_KNOW = {"metrics", "model"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 every_module = pytest.mark.parametrize(
@@ -160,6 +163,8 @@ def test_who_may_know_what(path: Path) -> None:
         assert not known & IMPURE
     if name == "keeper":
         assert other_rooms(path) | {name} <= KEEPER_KNOWS
+    if name == "metrics":
+        assert other_rooms(path) | {name} <= METRICS_KNOW
     if name == "commands":
         assert other_rooms(path) | {name} <= COMMANDS_KNOW
 

@@ -24,16 +24,16 @@ _rbdfs_setting() {
         manage=*) printf 'manage=%s\n' snapshots ;;
         cache=*) printf 'cache=%s\n' none writethrough writeback unsafe ;;
         datapath=*) printf 'datapath=%s\n' native python ;;
-        *) printf '%s\n' conf= id= keyring= mon_host= cluster= connect_timeout= all_pools snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty log= log_level= debug ;;
+        *) printf '%s\n' conf= id= keyring= mon_host= cluster= connect_timeout= all_pools snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty log= log_level= metrics= metrics_images debug ;;
     esac
 }
 
 _rbdfs_switches() {
     case $1 in
-        mount) printf '%s\n' --json -h --help -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --all-pools -r --read-only -f --foreground --log-file --log-level -d --debug -o --version ;;
+        mount) printf '%s\n' --json -h --help -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --all-pools -r --read-only -f --foreground --log-file --log-level --metrics -d --debug -o --version ;;
         umount) printf '%s\n' --timeout --json -h --help ;;
         mounts) printf '%s\n' --json -h --help ;;
-        status) printf '%s\n' --json -h --help ;;
+        status) printf '%s\n' --json --prometheus -h --help ;;
         stat) printf '%s\n' --json -h --help ;;
         map) printf '%s\n' --json --draw -h --help ;;
         restart) printf '%s\n' --json -h --help ;;
@@ -85,7 +85,7 @@ _rbdfs() {
         case $ended$word in
             --) ended=yes ;;
             --all-pools) all=yes ;;
-            -c | --conf | --id | --user | -n | --name | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | --log-level | -o | --timeout) expected=$word ;;
+            -c | --conf | --id | --user | -n | --name | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | --log-level | --metrics | -o | --timeout) expected=$word ;;
             -*) ;;
             mount | umount | mounts | status | stat | map | restart)
                 if [[ -z $command ]] && ((${#found[@]} == 0)); then command=$word; else found+=("$word"); fi

@@ -26,7 +26,7 @@ end
 
 function __rbdfs_settings
     set -l before (string replace -r '[^,]*$' '' -- (commandline -ct))
-    printf "$before%s\n" conf= id= keyring= mon_host= cluster= connect_timeout= all_pools snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty log= log_level= debug snapshots=visible snapshots=hidden snapshots=off snapshots=all sector_size=512 sector_size=4096 lock=exclusive lock=transient lock=auto manage=snapshots cache=none cache=writethrough cache=writeback cache=unsafe datapath=native datapath=python
+    printf "$before%s\n" conf= id= keyring= mon_host= cluster= connect_timeout= all_pools snapshots= partitions sector_size= ro lock= allow_other uid= gid= umask= dmask= quiet manage data_pool= object_size= cache= direct_io notrim timeout= abort_on_full datapath= nonempty log= log_level= metrics= metrics_images debug snapshots=visible snapshots=hidden snapshots=off snapshots=all sector_size=512 sector_size=4096 lock=exclusive lock=transient lock=auto manage=snapshots cache=none cache=writethrough cache=writeback cache=unsafe datapath=native datapath=python
     string match -q '*data_pool=*' -- (commandline -ct); and printf "$before"'data_pool=%s\n' (__rbdfs_pools)
 end
 
@@ -59,7 +59,7 @@ function __rbdfs_has
     for word in $words
         if test -n "$switch"
             set switch
-        else if contains -- $word -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --log-file --log-level -o --timeout
+        else if contains -- $word -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --log-file --log-level --metrics -o --timeout
             set switch $word
         else if test $word = --all-pools; or not string match -q -- '-*' $word
             set count (math $count + 1)
@@ -89,6 +89,7 @@ complete -c rbdfs -n '__rbdfs_is "" mount' -s r -l read-only -d 'nothing can be 
 complete -c rbdfs -n '__rbdfs_is "" mount' -s f -l foreground -d 'do not go to the background'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l log-file -r -F -d 'the log'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l log-level -x -d 'the least that is logged'
+complete -c rbdfs -n '__rbdfs_is "" mount' -l metrics -x -d 'let Prometheus scrape the mount'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s d -l debug -d 'as --log-level debug'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s o -x -a '(__rbdfs_settings)' -d 'mount options'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l version -d 'show the version'
@@ -98,6 +99,7 @@ complete -c rbdfs -n '__rbdfs_is umount' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is mounts' -l json -d 'a list'
 complete -c rbdfs -n '__rbdfs_is mounts' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is status' -l json -d 'accepted'
+complete -c rbdfs -n '__rbdfs_is status' -l prometheus -d 'the metrics instead'
 complete -c rbdfs -n '__rbdfs_is status' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is stat' -l json -d 'an object'
 complete -c rbdfs -n '__rbdfs_is stat' -s h -l help -d 'show this help'

@@ -58,6 +58,7 @@ class Cluster:
         dead: addresses of clients that this one succeeds, and that are fenced.
         steps: threads for the steps of live migrations.
         background: for what goes on beside, and ends with the connection.
+        fences: how many clients this one has fenced.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Cluster:
         self.address: str = client.get_addrs()
         self.number = f"{client.get_instance_id():x}"
         self.dead: frozenset[str] = frozenset()
+        self.fences = 0
         self._client = client
         # By the pool's id: its name may be given to another pool.
         self._ioctxs = ioctxs
@@ -237,6 +239,7 @@ class Cluster:
     async def fence(self, address: str) -> None:
         """Blocklist the client at *address*, as monitors.fence() does."""
         await self._in_thread(monitors.fence, self._client, address)
+        self.fences += 1
 
     async def may_fence(self) -> bool:
         """Tell whether this client may blocklist others, as monitors.may_fence() does."""

@@ -75,6 +75,9 @@ class SingleFlight(Generic[T]):
     Those used last are kept, of a weight of *capacity* together: *weigh* tells that of a value, 1
     by default. *nursery* is where loads go on when nobody waits for them any more; without one a
     load is part of the task that asks, and everybody waits for it.
+
+    Attributes:
+        hits, misses: how often no load was begun for who has asked, and how often one was.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class SingleFlight(Generic[T]):
         self._weigh = weigh
         self._nursery = nursery
         self._weight = 0
+        self.hits = self.misses = 0
         # The one used last comes last.
         self._values: OrderedDict[Hashable, _Value[T]] = OrderedDict()
         self._flights: dict[Hashable, _Flight[T]] = {}
@@ -109,13 +113,18 @@ class SingleFlight(Generic[T]):
         """
         known = self._used(key)
         if known is not None and known.expires > trio.current_time():
+            self.hits += 1
             return known.value
         flight = self._flights.get(key)
         if flight is None:
             if known is not None and lane is not None and lane.is_stuck:
+                self.hits += 1
                 return known.value
+            self.misses += 1
             flight = self._flights[key] = _Flight(trio.Event())
             await self._begin(key, load, flight)
+        else:
+            self.hits += 1
         patience_s = float("inf") if known is None or lane is None else lane.patience_s
         with trio.move_on_after(patience_s):
             await flight.landed.wait()
@@ -233,3 +242,8 @@ class SingleFlight(Generic[T]):
         dropped = self._values.pop(key, None)
         if dropped is not None:
             self._weight -= dropped.weight
+
+
+def looks(*flights: SingleFlight[Any]) -> tuple[int, int]:
+    """Return hits and misses of them all."""
+    return sum(each.hits for each in flights), sum(each.misses for each in flights)

@@ -13,7 +13,7 @@ from rbdfs.config.absolute_path import absolute
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.grammar import GRAMMARS, seconds
 from rbdfs.config.mount_options import MountOptions
-from rbdfs.config.option_values import client, log_level
+from rbdfs.config.option_values import client, listen_address, log_level
 from rbdfs.config.option_words import apply_options, split_options
 from rbdfs.config.source import Source, resolve_source
 from rbdfs.config.suggestions import did_you_mean
@@ -161,6 +161,13 @@ def _command_parser(word: str) -> _Parser:
     return parser
 
 
+def _address(text: str) -> str:
+    try:
+        return listen_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not ADDR:PORT or a path: {text}") from None
+
+
 def _level(text: str) -> str:
     try:
         return log_level(text)
@@ -189,6 +196,7 @@ def _mount_parser(word: str | None) -> _Parser:
     parser.add_argument("--log-file", type=Path)
     parser.add_argument("--log-level", type=_level)
     parser.add_argument("--connect-timeout", type=seconds)
+    parser.add_argument("--metrics", type=_address)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--version", action="version", version=f"rbdfs {rbdfs.__version__}")
     return parser
@@ -257,10 +265,14 @@ def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
         pairs=(*pairs, *options.ceph.pairs),
     )
     log_file = parsed.log_file or options.log_file
+    metrics = parsed.metrics or options.metrics
+    if metrics is not None and "/" in metrics:
+        metrics = absolute(metrics, directory)
     return replace(
         options,
         source=Source() if parsed.all_pools else options.source,
         ceph=ceph,
+        metrics=metrics,
         read_only=options.read_only or parsed.read_only,
         foreground=parsed.foreground,
         debug=options.debug or parsed.debug,

@@ -99,7 +99,7 @@ COMMANDS = {
     ),
     "status": Command(
         "tell what serves a mount, and which files are open",
-        ("[--json] MOUNTPOINT",),
+        ("[--json|--prometheus] MOUNTPOINT",),
         (
             "As JSON in any case. To root and to who mounted. `state` is `serving`; `no server` "
             "while one is started; `given up` when none could be, until `rbdfs restart`. "
@@ -108,7 +108,14 @@ COMMANDS = {
             "names them, too, and why (`osd.0 is down`, `pool is full`, `locked by ADDRESS`), and "
             "when they go on.",
         ),
-        (Option("accepted: it is JSON in any case", switches=("--json",)),),
+        (
+            Option("accepted: it is JSON in any case", switches=("--json",)),
+            Option(
+                "the metrics instead, as `--metrics` of the mount shows them, for the textfile "
+                "collector of Prometheus' node exporter; also while the server hangs or restarts",
+                switches=("--prometheus",),
+            ),
+        ),
     ),
     "stat": Command(
         "tell all that is known of a file of a mount",

@@ -62,6 +62,6 @@ GRAMMARS = {
     "mounts": Grammar(operands=()),
     "restart": Grammar(),
     "stat": Grammar(("FILE...",)),
-    "status": Grammar(),
+    "status": Grammar(flags=("--prometheus",)),
     "umount": Grammar(values={"--timeout": Value(seconds, 60.0)}),
 }

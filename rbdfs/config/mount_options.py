@@ -57,6 +57,8 @@ class MountOptions:
         timeout_s: how long a request may take, in seconds; None means that it waits for ever.
         flags: words of mount(8) that the kernel keeps of a mount, as noexec.
         abort_on_full: whether what a full pool has no room for fails, instead of waiting.
+        metrics: where who scrapes the metrics connects: ADDR:PORT, or an absolute path.
+        metrics_images: whether each image has series of its own.
         debug: whether each request is logged, as with the log_level debug.
         log_level: the least that is logged: debug, info, warning or error.
     """
@@ -89,6 +91,8 @@ class MountOptions:
     connect_timeout_s: float = 30.0
     timeout_s: float | None = None
     abort_on_full: bool = False
+    metrics: str | None = None
+    metrics_images: bool = False
     foreground: bool = False
     debug: bool = False
     log_level: str = "info"

@@ -53,6 +53,7 @@ class Option:
 
 
 VALUES = {
+    "ADDRESS": "HOST:PORT, or the path of a socket",
     "FILE": "a path",
     "GROUP": "the number or name of a group",
     "HOST": "addresses, between spaces or commas",
@@ -264,6 +265,16 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "log_level",
             "LEVEL",
         ),
+        Option(
+            "let Prometheus scrape the mount, at `HOST:PORT` or a Unix socket (`/PATH`); anybody "
+            "who reaches it may. It takes the package python3-prometheus-client (with pip "
+            "`rbdfs[metrics]`)",
+            "off",
+            ("--metrics",),
+            "metrics",
+            "ADDRESS",
+        ),
+        Option("a series for each image, and not only for each pool", "off", word="metrics_images"),
         Option("as `--log-level debug`", "off", ("-d", "--debug"), "debug"),
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import math
+import os
 import pwd
 from pathlib import Path
 
@@ -79,6 +80,20 @@ class OneOf:
 
 def log_level(text: str) -> str:
     if text not in ("debug", "info", "warning", "error"):
+        raise ValueError(text)
+    return text
+
+
+def listen_address(text: str) -> str:
+    """Return *text*, which is ADDR:PORT, [ADDR]:PORT of IPv6, or a path; raise ValueError."""
+    if "/" in text:
+        # What fits into struct sockaddr_un.
+        if len(os.fsencode(text)) > 107 or "\0" in text:
+            raise ValueError(text)
+        return text
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or number(port) > 65535 or (":" in host and not bracketed):
         raise ValueError(text)
     return text
 

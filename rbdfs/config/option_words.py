@@ -72,6 +72,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "manage": {"manage": True, "remove_snapshots": False},
     "manage=snapshots": {"manage": True, "remove_snapshots": True},
     "abort_on_full": {"abort_on_full": True},
+    "metrics_images": {"metrics_images": True},
     "debug": {"debug": True},
 }
 _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -88,6 +89,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "object_size": ("object_size", option_values.object_size),
     "timeout": ("timeout_s", option_values.parse_seconds),
     "log": ("log_file", option_values.path),
+    "metrics": ("metrics", option_values.listen_address),
     "log_level": ("log_level", option_values.log_level),
     "connect_timeout": ("connect_timeout_s", option_values.parse_seconds),
 }

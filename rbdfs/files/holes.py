@@ -92,10 +92,14 @@ def seek_in_data(handle: Handle, off: int, whence: int) -> int:
 
 
 class Holes:
-    """Finds data and holes of open files."""
+    """Finds data and holes of open files.
+
+    Attributes:
+        finder: finds those of images and snapshots.
+    """
 
     def __init__(self, finder: DataFinder) -> None:
-        self._finder = finder
+        self.finder = finder
         self._learnt: WeakKeyDictionary[SharedImage, _Learnt] = WeakKeyDictionary()
 
     async def seek_data(self, handle: Handle, off: int) -> int:
@@ -150,12 +154,12 @@ class Holes:
                     with contextlib.suppress(NotRead):
                         return await find_inside(known)
             if entry.is_snapshot:
-                extents = await self._finder.snapshot(entry)
+                extents = await self.finder.snapshot(entry)
                 if extents is not None:
                     return await find_inside(Data.known(extents))
             # What librbd keeps of acknowledged writes the object map does not know yet.
             elif not image.volatile:
-                found = await self._finder.head(entry, find_inside)
+                found = await self.finder.head(entry, find_inside)
                 if found is not None:
                     if unshared:
                         learnt.part.keep(state, asked[-1])

@@ -24,6 +24,9 @@ class LostImages:
         self._last: dict[Key, SharedImage] = {}
         self._cached: list[Entry] = []
 
+    def __len__(self) -> int:
+        return len(self._last)
+
     def add(self, shared: SharedImage) -> None:
         """Remember *shared*, which refuses everything from now on."""
         self._last[shared.entry.whole_key] = shared

@@ -66,6 +66,7 @@ class Estate:
             a keeper that has none.
         meters: memory in which servers count what they do (model.meters); None from a keeper that
             has none.
+        listener: where who scrapes the metrics connects; None where nobody is to.
         mount: which mount it is of; None before the mount, and from a keeper that does not know.
         init: how the kernel introduced itself to the first server: its INIT request.
         addresses: the Ceph clients of the last server.
@@ -84,6 +85,7 @@ class Estate:
     fuse: int | None = None
     ledger: int | None = None
     meters: int | None = None
+    listener: int | None = None
     mount: Mount | None = None
     init: bytes = b""
     addresses: list[str] = field(default_factory=list)
@@ -122,6 +124,7 @@ class Estate:
             "fuse": self.fuse,
             "ledger": self.ledger,
             "meters": self.meters,
+            "listener": self.listener,
             "mount": None if self.mount is None else self.mount.record(),
             "init": self.init.hex(),
             "addresses": self.addresses,
@@ -145,6 +148,7 @@ class Estate:
             fuse=record["fuse"],
             ledger=record.get("ledger"),
             meters=record.get("meters"),
+            listener=record.get("listener"),
             mount=None if record.get("mount") is None else Mount.from_record(record["mount"]),
             init=bytes.fromhex(record["init"]),
             addresses=record["addresses"],

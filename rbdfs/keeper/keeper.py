@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import selectors
 import signal
 import time
 from functools import partial
@@ -18,9 +17,10 @@ from rbdfs.errors import EXIT_FAILURE, PASSING, UserError
 from rbdfs.keeper.command_socket import CommandSocket
 from rbdfs.keeper.daemonise import SignalSocket
 from rbdfs.keeper.endurance import Endurance
-from rbdfs.keeper.estate import Estate, new_ledger, new_meters
+from rbdfs.keeper.estate import Estate, new_ledger
 from rbdfs.keeper.loop import Loop
 from rbdfs.keeper.messages import Listener
+from rbdfs.keeper.metrics import Metrics
 from rbdfs.keeper.refusal import Refusal
 from rbdfs.keeper.remains import Remains
 from rbdfs.keeper.server_process import ServerProcess, end_of
@@ -45,8 +45,9 @@ class Keeper:
     def __init__(self, options: MountOptions, starter: Starter) -> None:
         self._options = options
         self._starter = starter
-        self._loop, self._meters = Loop(), new_meters()
-        self._estate = Estate(options, ledger=new_ledger(), meters=self._meters)
+        self._loop, self._metrics = Loop(), Metrics(options)
+        ledger, metrics = new_ledger(), self._metrics
+        self._estate = Estate(options, None, ledger, metrics.memory, metrics.listener)
         self._server: ServerProcess | None = None
         self._remains = Remains(options.mountpoint)
         self._commands = CommandSocket()
@@ -59,9 +60,8 @@ class Keeper:
         self._was_ready = self._ending = False
         self._generation = 0
         self._endurance = Endurance()
-        self._refusal = Refusal(
-            self._loop.selector, self._estate, partial(self._on_ended, EXIT_FAILURE)
-        )
+        over = partial(self._on_ended, EXIT_FAILURE)
+        self._refusal = Refusal(self._loop.selector, self._estate, over)
         self._last_fault = "none"
         self._listener = Listener(
             mount=self._on_mount,
@@ -79,11 +79,10 @@ class Keeper:
         """Serve until the mount is over; return the exit code. Raises UserError at the start."""
         with self._loop:
             signals = self._loop.enter_context(SignalSocket(signal.SIGTERM, signal.SIGINT))
-            self._loop.selector.register(
-                signals, selectors.EVENT_READ, lambda: self._on_signals(signals.receive())
-            )
+            self._loop.watch(signals, lambda: self._on_signals(signals.receive()))
             self._loop.enter_context(self._commands)
-            self._loop.selector.register(self._commands, selectors.EVENT_READ, self._hear_command)
+            self._loop.enter_context(self._metrics)
+            self._loop.watch(self._commands, self._hear_command)
             try:
                 self._start_server(crashed=False)
                 while self._exit_code is None:
@@ -139,7 +138,7 @@ class Keeper:
             # No process, descriptor or memory left: that may pass.
             self._go_on(passing=exc.errno in PASSING)
             return
-        self._loop.selector.register(self._server.control, selectors.EVENT_READ, self._hear_server)
+        self._loop.watch(self._server.control, self._hear_server)
         self._generation += 1
 
     def _hear_server(self) -> None:
@@ -260,7 +259,7 @@ class Keeper:
             told = {"options": self._options.record()} if command == "options" else {}
             self._commands.answer(command, self._facts() | told)
         elif command == "metrics":
-            self._commands.give(command, self._facts(), self._meters)
+            self._commands.give(command, self._facts(), self._metrics.memory)
         elif command == "restart":
             # If one is on its way already, its readiness is the answer.
             if self._refusal.active:
@@ -280,6 +279,7 @@ class Keeper:
             "server": None if self._server is None else self._server.pid,
             "generation": self._generation,
             "last_fault": self._last_fault,
+            **self._metrics.facts,
         }
 
     def _end(self) -> None:

@@ -12,6 +12,12 @@ from rbdfs.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
+
+    class HasFileno(Protocol):
+        """A descriptor, as an object."""
+
+        def fileno(self) -> int: ...
 
     Action = Callable[[], None]
 
@@ -41,6 +47,10 @@ class Loop(contextlib.ExitStack):
     def idle(self) -> bool:
         """Whether nothing is due, whatever descriptors may bring."""
         return self._due is None
+
+    def watch(self, descriptor: HasFileno, action: Action) -> None:
+        """Have *action* done whenever *descriptor* can be read."""
+        self.selector.register(descriptor, selectors.EVENT_READ, action)
 
     def later(self, seconds: float, action: Action) -> None:
         """Have *action* done then, in place of what was to be done later so far."""

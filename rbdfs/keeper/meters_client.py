@@ -46,10 +46,7 @@ class MetersReader:
     def snapshot(self) -> Snapshot:
         """Return the meters as they are now; raise UserError for what is none of this version."""
         try:
-            # Not mapped: reading a page that was never written would make one of it.
-            header = os.pread(self.descriptor, meters_layout.HEADER_BYTES, 0)
-            data = os.pread(self.descriptor, meters_layout.used_bytes(header), 0)
-            return Snapshot.of(data)
+            return snapshot_in(self.descriptor)
         except (OSError, ValueError) as exc:
             raise UserError(f"{self.path!a}: its meters cannot be read: {exc}") from exc
 
@@ -62,6 +59,15 @@ def meters_at(path: str) -> Iterator[MetersReader]:
         yield MetersReader(facts, descriptor, path)
     finally:
         os.close(descriptor)
+
+
+def snapshot_in(descriptor: int) -> Snapshot:
+    """Return the meters in memory as they are now; raise OSError, or ValueError for what is none.
+
+    It is not mapped: reading a page that was never written would make one of it.
+    """
+    header = os.pread(descriptor, meters_layout.HEADER_BYTES, 0)
+    return Snapshot.of(os.pread(descriptor, meters_layout.used_bytes(header), 0))
 
 
 def _asked(path: str) -> tuple[dict[str, Any], int]:

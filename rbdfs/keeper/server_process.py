@@ -41,7 +41,8 @@ class ServerProcess:
         """
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         state = estate.record() | {"control": theirs.fileno(), "keeper": os.getpid()}
-        inherited = (theirs.fileno(), estate.fuse, estate.ledger, estate.meters)
+        shared = (estate.fuse, estate.ledger, estate.meters, estate.listener)
+        inherited = (theirs.fileno(), *shared)
         descriptors = [fd for fd in inherited if fd is not None]
         try:
             with theirs:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from rbdfs.ceph.monitors import PoolUsage
-from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.ceph.single_flight import SingleFlight, looks
 from rbdfs.errors import Fenced, Gone, ImageGone, Missing, NotUnderstood, PoolGone, TimedOut
 from rbdfs.metadata.image_header import MAX_DEPTH, omap_reader, read_header, read_parent
 from rbdfs.metadata.migration_record import MIGRATING, read_migration
@@ -92,6 +92,12 @@ class MetadataCache(NameCache):
         Nothing is known of an image that was changed since.
         """
         return self._headers.last(_header_key(where, name, image_id))
+
+    def looks(self) -> dict[str, tuple[int, int]]:
+        return super().looks() | {
+            "headers": looks(self._headers),
+            "sizes": looks(self._allocated, self._allocated_by_snaps),
+        }
 
     async def allocated(
         self,

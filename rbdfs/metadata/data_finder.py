@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from rbdfs.ceph.single_flight import SingleFlight
+from rbdfs.ceph.single_flight import SingleFlight, looks
 from rbdfs.errors import Missing, NotPermitted, NotUnderstood
 from rbdfs.metadata.image_header import MAX_DEPTH, omap_reader, read_head, read_header
 from rbdfs.metadata.map_search import MapSearch
@@ -120,6 +120,10 @@ class DataFinder:
         self._snapshots: SingleFlight[ExtentMap] = SingleFlight(
             _FOR_GOOD_S, _SNAPSHOTS_BYTES, weigh=_bytes, nursery=cluster.background
         )
+
+    def looks(self) -> dict[str, tuple[int, int]]:
+        """Return hits and misses, as NameCache.looks()."""
+        return {"extents": looks(self._snapshots)}
 
     async def head(self, entry: Entry, find: Callable[[Data], Awaitable[T]]) -> T | None:
         """Return what *find* finds in the image of *entry*, as of after this call.

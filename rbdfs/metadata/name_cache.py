@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from rbdfs.ceph.blocking_image import encoded
-from rbdfs.ceph.single_flight import Lane, SingleFlight
+from rbdfs.ceph.single_flight import Lane, SingleFlight, looks
 from rbdfs.errors import Missing, NotUnderstood
 from rbdfs.metadata import pool_directory
 from rbdfs.metadata.pool_directory import is_image_id, is_namespace
@@ -87,6 +87,10 @@ class NameCache:
         """Return the names of the namespaces of *pool*, but for those that are not UTF-8."""
         load = partial(self._load_namespaces, pool)
         return await self._namespaces.get(pool, load, self.lane(pool, known=known))
+
+    def looks(self) -> dict[str, tuple[int, int]]:
+        """Return hits and misses by what was looked for, one of model.figures.CACHES."""
+        return {"names": looks(self._pools, self._names, self._ids, self._namespaces)}
 
     def lane(self, pool: str, *, known: bool) -> Lane | None:
         """Return what loads from *pool* have in common, where what is known will do."""

@@ -53,11 +53,11 @@ class Metering:
         self._forget_in_flight(used)
 
     @classmethod
-    def unread(cls) -> Metering:
+    def unread(cls, clock_ns: Callable[[], int] = time.monotonic_ns) -> Metering:
         """Return one that nobody else can read."""
         memory = bytearray(layout.BYTES)
         memory[: len(layout.empty())] = layout.empty()
-        return cls(memory)
+        return cls(memory, clock_ns)
 
     def number(self, key: str) -> int:
         """Return the number of the image with this spec, of a place of its own if there is one."""

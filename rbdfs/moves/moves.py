@@ -67,6 +67,7 @@ class Moves:
 
     Attributes:
         inheritance: ends what a server before this one has begun.
+        done, failed: how many have ended, and how.
     """
 
     def __init__(
@@ -93,6 +94,12 @@ class Moves:
         self.inheritance = Inheritance(cluster, catalog, keeping, self, nursery)
         # Of the images whose requests wait for a copy.
         self._quiescences: set[Quiescence] = set()
+        self.done = self.failed = 0
+
+    @property
+    def running(self) -> int:
+        """How many are prepared, and have not ended."""
+        return len(self._quiescences)
 
     async def move(self, source: Entry, target: ImageSpec) -> None:
         """Move image *source* to *target*; return when its files are open there.
@@ -140,9 +147,13 @@ class Moves:
             except Undone as exc:
                 log.warning("%s; its files follow", exc)
                 await self._follow_back(move, quiescence)
+                self.failed += 1
+            else:
+                self.done += 1
             self._keeping.moved(move.number)
         except Exception as exc:
             # Nobody awaits this task: what it raised would take the mount down.
+            self.failed += 1
             log.exception("%s failed", migration)
             report_pending(migration)
             if not quiescence.over:
@@ -222,6 +233,7 @@ class Moves:
 
         What cannot be undone now, is undone later, after the answer: the files wait for it.
         """
+        self.failed += 1
         answered = False
         while True:
             try:

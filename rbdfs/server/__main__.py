@@ -23,6 +23,7 @@ from rbdfs.errors import EXIT_FAILURE, PASSING, ClusterAway, UserError
 from rbdfs.keeper.estate import Estate
 from rbdfs.server import lifecycle
 from rbdfs.server.keeper_link import KeeperLink
+from rbdfs.server.meters import Inherited
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ def _serve(state: dict[str, Any], link: KeeperLink) -> int:
         link.background = not estate.options.foreground
         configure_logging(estate.options)
         predecessor = None if estate.fuse is None else estate
-        code = trio.run(lifecycle.serve, estate.options, link, predecessor, estate.meters)
+        inherited = Inherited(estate.meters, estate.listener)
+        code = trio.run(lifecycle.serve, estate.options, link, predecessor, inherited)
     except UserError as exc:
         passing = isinstance(exc, ClusterAway)
         link.failed(str(exc), exc.exit_code, passing=passing)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from rbdfs.model import figures
 
-_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+if TYPE_CHECKING:
+    from rbdfs.model.metering import Metering
+
+_BOUNDS_MS = tuple(round(bound_s * 1000) for bound_s in figures.TURNS_S)
 
 
 class Lag(trio.abc.Instrument):
@@ -22,19 +23,33 @@ class Lag(trio.abc.Instrument):
     task that looks how late it wakes would wake it, and whoever reads them twice knows of any time.
     """
 
-    def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        self._clock_ns = clock_ns
-        self._begun_ns = clock_ns()
+    def __init__(self, metering: Metering) -> None:
+        """It is counted in the meters as well, over servers."""
+        self._clock_ns = metering.clock_ns
+        self._begun_ns = self._clock_ns()
         self._longest_ns = 0
         self._counts = [0] * (len(_BOUNDS_MS) + 1)
+        bounds = (*figures.TURNS_S, figures.LONGER)
+        self._turns = [metering.figure(figures.turns(bound)) for bound in bounds]
+        self._sum, self._longest, self._begun = map(
+            metering.figure, (figures.TURNS_SUM, "longest_turn_s", figures.TURN_BEGUN)
+        )
 
     def after_io_wait(self, timeout: float) -> None:
         self._begun_ns = self._clock_ns()
+        # For who reads it while this turn has no end.
+        self._begun.value = self._begun_ns / 1e9
 
     def before_io_wait(self, timeout: float) -> None:
         turn_ns = self._clock_ns() - self._begun_ns
-        self._longest_ns = max(self._longest_ns, turn_ns)
-        self._counts[bisect_left(_BOUNDS_MS, turn_ns / 1e6)] += 1
+        if turn_ns > self._longest_ns:
+            self._longest_ns = turn_ns
+            self._longest.value = turn_ns / 1e9
+        bound = bisect_left(_BOUNDS_MS, turn_ns / 1e6)
+        self._counts[bound] += 1
+        self._turns[bound].add()
+        self._sum.add(turn_ns / 1e9)
+        self._begun.value = 0.0
 
     def report(self) -> dict[str, Any]:
         """Return the longest turn, and how many took so many milliseconds at most ("more": any)."""

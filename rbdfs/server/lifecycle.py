@@ -44,7 +44,8 @@ from rbdfs.names.partitions import PartitionTables
 from rbdfs.names.xattrs import Xattrs
 from rbdfs.server import takeover
 from rbdfs.server.data_paths import data_path
-from rbdfs.server.meters import shared_meters
+from rbdfs.server.gauges import Gauges
+from rbdfs.server.meters import Inherited, count_start, shared_meters
 from rbdfs.server.root import find_root
 from rbdfs.server.run import Serving
 from rbdfs.server.start_deadline import StartDeadline
@@ -63,7 +64,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(
-    options: MountOptions, keeping: Link, predecessor: Estate | None, inherited: int | None = None
+    options: MountOptions, keeping: Link, predecessor: Estate | None, inherited: Inherited
 ) -> int | None:
     """Mount and serve until the mount is gone, a signal ends it, or another server is to go on.
 
@@ -72,7 +73,7 @@ async def serve(
     nothing mounted.
     """
     async with contextlib.AsyncExitStack() as stack:
-        meters = stack.enter_context(shared_meters(inherited))
+        meters = stack.enter_context(shared_meters(options, inherited))
         deadline = stack.enter_context(StartDeadline(options.connect_timeout_s, keeping.gave_up))
         connection = _connection(options, meters, deadline.tries)
         cluster = await stack.enter_async_context(connection)
@@ -122,6 +123,7 @@ async def _answer(
     trouble: Trouble,
 ) -> int | None:
     """Answer the kernel until the end; return as serve() does."""
+    count_start(mounted.metering, predecessor)
     operations = Operations(mounted, keeping)
     async with _device(mounted.options, keeping, predecessor) as (descriptor, mount):
         mounted.pages.device = descriptor
@@ -159,6 +161,7 @@ def _look_around(
 
     Not before all is restored that grows here, and the kernel can be told.
     """
+    nursery.start_soon(Gauges(mounted, cluster, cache).run)
     if mounted.options.read_only:
         return
     if new:

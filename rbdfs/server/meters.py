@@ -6,14 +6,22 @@ import contextlib
 import logging
 import mmap
 import os
+import socket
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from rbdfs.keeper.estate import new_meters
+from rbdfs.keeper.meters_client import snapshot_in
+from rbdfs.keeper.metrics import Metrics
 from rbdfs.model import meters_layout
+from rbdfs.model.figures import KINDS
 from rbdfs.model.metering import Metering
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rbdfs.config.mount_options import MountOptions
+    from rbdfs.keeper.estate import Estate
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +33,52 @@ class SharedMeters(NamedTuple):
     metering: Metering
 
 
+class Inherited(NamedTuple):
+    """What the keeper has for metrics: memory, and a listener for who scrapes them.
+
+    There is none for a mount without a keeper, nor from one that is older than they are.
+    """
+
+    memory: int | None = None
+    listener: int | None = None
+
+
 @contextlib.contextmanager
-def shared_meters(inherited: int | None) -> Iterator[SharedMeters]:
+def shared_meters(options: MountOptions, inherited: Inherited) -> Iterator[SharedMeters]:
     """Yield the memory that the keeper has made, or where it has none, one of this server's own.
 
-    A keeper has none that is older than meters, and one that others do not understand where it is
-    of another version of them; a mount without a keeper has no other. Raises OSError.
+    Who scrapes the mount is answered meanwhile, if somebody is to. Raises OSError, and UserError
+    where nobody can listen.
     """
+    with contextlib.ExitStack() as stack:
+        listener = inherited.listener
+        if options.metrics is not None and listener is None:
+            # Without a keeper: the memory that belongs to it is not used.
+            listener = stack.enter_context(Metrics(options)).listener
+        shared = stack.enter_context(_memory(inherited.memory))
+        if listener is not None:
+            stack.enter_context(_answering(options, listener, shared.descriptor))
+        yield shared
+
+
+@contextlib.contextmanager
+def _answering(options: MountOptions, listener: int, memory: int) -> Iterator[None]:
+    try:
+        from rbdfs.metrics.endpoint import Endpoint
+        from rbdfs.metrics.exposition import Mount, Reading, registry
+    except ImportError as exc:
+        # It was there when the mount was made.
+        log.error("nobody can scrape the metrics: %s", exc)
+        yield
+        return
+    mount = Mount(options.mountpoint, str(options.source), options.metrics_images)
+    metrics = registry(mount, lambda: Reading(snapshot_in(memory)))
+    with socket.socket(fileno=os.dup(listener)) as sock, Endpoint(sock, metrics).running():
+        yield
+
+
+@contextlib.contextmanager
+def _memory(inherited: int | None) -> Iterator[SharedMeters]:
     descriptor = new_meters() if inherited is None else inherited
     try:
         metering = _mapped(descriptor)
@@ -44,6 +91,16 @@ def shared_meters(inherited: int | None) -> Iterator[SharedMeters]:
         yield SharedMeters(descriptor, metering)
     finally:
         os.close(descriptor)
+
+
+def count_start(metering: Metering, predecessor: Estate | None) -> None:
+    """Note that a server is ready to serve what *predecessor* has left, if there was one."""
+    for name in KINDS:
+        # All are there from the beginning, with what other servers have counted or 0.
+        metering.figure(name)
+    metering.figure("server_started").value = time.time()
+    if predecessor is not None:
+        metering.figure(f"restarts_{'crash' if predecessor.crashed else 'asked'}").add()
 
 
 def _mapped(descriptor: int) -> Metering:

@@ -92,7 +92,7 @@ class Serving:
         self._signals = itertools.count(1)
         self._told = itertools.count(1)
         self._token = trio.lowlevel.current_trio_token()
-        self._lag = Lag()
+        self._lag = Lag(operations.mounted.metering)
         self._waiting = Waiting(operations, path, freshness, trouble)
 
     async def run(self) -> int | None:

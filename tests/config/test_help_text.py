@@ -29,6 +29,7 @@ A_VALUE |= {
     "LEVEL": "warning",
     "SECONDS": "1",
     "VALUE": "word",
+    "ADDRESS": "127.0.0.1:9283",
 }
 # The opposite of ro, and the default.
 UNTOLD = {"rw"}

@@ -52,6 +52,11 @@ def test_the_defaults_are_private_and_read_write() -> None:
         ("abort_on_full", "abort_on_full", True),
         ("sector_size=4096", "sector_size", 4096),
         ("quiet", "quiet", True),
+        ("metrics_images", "metrics_images", True),
+        *(
+            ("metrics=" + address, "metrics", address)
+            for address in ("localhost:9", "[::1]:9283", "0.0.0.0:0", "/run/rbdfs/a b.sock")
+        ),
         ("manage", "manage", True),
         ("manage", "remove_snapshots", False),
         ("manage=snapshots", "manage", True),
@@ -303,6 +308,14 @@ def test_a_bad_number_of_seconds(value: str) -> None:
 )
 def test_an_unknown_option(text: str) -> None:
     check_refused(text)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "9283", ":9283", "host:", "host:x", "host:65536", "::1:9", "a:b:9", "/" + "x" * 200],
+)
+def test_a_bad_address(address: str) -> None:
+    check_refused(f"metrics={address}")
 
 
 @pytest.mark.parametrize("text", ["id=", "conf=", "cluster="])

@@ -136,7 +136,7 @@ def test_switches(rados: Path) -> None:
     for line in ("rbdfs -", "rbdfs mount -"):
         assert set(bash(line)) == switches | {"-o", "-h", "--help", "--json", "--version"}
     assert bash("rbdfs mount --conn") == ["--connect-timeout"]
-    assert set(bash("rbdfs status -")) == {"-h", "--help", "--json"}
+    assert set(bash("rbdfs status -")) == {"-h", "--help", "--json", "--prometheus"}
     assert bash("rbdfs -- -") == []
     assert fish("rbdfs mount --conn", rados) == ["--connect-timeout"]
 

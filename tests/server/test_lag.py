@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
+from rbdfs.model import figures
+from rbdfs.model.metering import Metering
 from rbdfs.server.lag import Lag
 from tests.support.servers import ask
 
@@ -26,7 +29,8 @@ class Clock:
 
 async def test_each_turn_is_counted_by_its_length() -> None:
     clock = Clock()
-    lag = Lag(clock)
+    metering = Metering.unread(clock)
+    lag = Lag(metering)
     trio.lowlevel.add_instrument(lag)
     try:
         for turn_ms in (1, 3, 40, 50, 5000):
@@ -41,6 +45,9 @@ async def test_each_turn_is_counted_by_its_length() -> None:
     # All other turns took no time.
     assert {bound for bound, turns in report["turns"].items() if turns} == {"1", "5", "50", "more"}
     assert [report["turns"][bound] for bound in ("5", "50", "more")] == [1, 2, 1]
+    counted = [metering.figure(figures.turns(bound)).value for bound in (0.05, figures.LONGER)]
+    assert counted == [2, 1]
+    assert metering.figure(figures.TURNS_SUM).value == pytest.approx(5.094)
 
 
 def test_status_tells_it(mount: Mount, native: None) -> None:

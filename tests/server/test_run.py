@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from rbdfs.errors import EXIT_FAILURE, Failure
+from rbdfs.model.metering import Metering
 from rbdfs.server import run
 
 
@@ -35,7 +36,9 @@ async def test_a_server_that_fails_leaves_though_the_cluster_does_not_answer(
     monkeypatch.setattr(run.Serving, "_watch_signals", lambda *_: None)
     monkeypatch.setattr(run, "DRAIN_S", 0.01)
     monkeypatch.setattr(run, "leave", leave)
-    operations: Any = SimpleNamespace(ready=trio.Event())
+    operations: Any = SimpleNamespace(
+        ready=trio.Event(), mounted=SimpleNamespace(metering=Metering.unread())
+    )
     path: Any = SimpleNamespace(acquit=acquitted.set)
     nothing: Any = SimpleNamespace(commands=commands)
     serving = run.Serving(operations, path, nothing, nothing, nothing, nothing)

@@ -1,0 +1,137 @@
+"""What outlives the servers of a mount for the sake of its metrics: the meters, and a listener.
+
+Who scrapes connects to the listener at any time. A server answers; while there is none, whoever
+has come waits in the backlog for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.errors import UserError
+from rbdfs.keeper.estate import new_meters
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rbdfs.config.mount_options import MountOptions
+
+_BACKLOG = 128
+
+
+class Metrics:
+    """Of one mount, as a context: at its end nobody listens any more.
+
+    Attributes:
+        memory: that of the meters.
+        listener: the descriptor of the listener, None where none was asked for.
+    """
+
+    def __init__(self, options: MountOptions) -> None:
+        """Raise UserError where nobody can listen at the address that *options* name."""
+        self._images = options.metrics_images
+        self._address = options.metrics
+        self._listener = None if options.metrics is None else _listening(options.metrics)
+        self._inode = 0
+        if options.metrics is not None and is_path(options.metrics):
+            self._inode = Path(options.metrics).stat().st_ino
+        self.memory = new_meters()
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        os.close(self.memory)
+        if self._listener is None or self._address is None:
+            return
+        self._listener.close()
+        if is_path(self._address):
+            path = Path(self._address)
+            with contextlib.suppress(OSError):
+                # Another mount may listen there by now.
+                if path.stat().st_ino == self._inode:
+                    path.unlink()
+
+    @property
+    def listener(self) -> int | None:
+        return None if self._listener is None else self._listener.fileno()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `rbdfs status` tells: where somebody listens, and whether images have series."""
+        where = self._address
+        if self._listener is not None and self._listener.family != socket.AF_UNIX:
+            # Port 0 is any that is free.
+            where = host_and_port(*self._listener.getsockname()[:2])
+        return {"metrics": where, "metrics_images": self._images}
+
+
+def is_path(address: str) -> bool:
+    """Tell whether an address to listen at is a path."""
+    return "/" in address
+
+
+def host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _listening(address: str) -> socket.socket:
+    """Return a socket that listens at *address*; raise UserError."""
+    try:
+        listener = _at_path(address) if is_path(address) else _at_port(address)
+    except OSError as exc:
+        # The resolver has errors of its own, and the address its own words for it.
+        reason = exc.strerror or exc
+        raise UserError(f"cannot listen on {address} for metrics: {reason}") from exc
+    # Of all who share it: a server must not be stuck where another client has been faster.
+    listener.setblocking(False)
+    return listener
+
+
+def _at_port(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
+    except socket.gaierror:
+        raise
+    except OSError as exc:
+        # Python adds the address to it, which is named already.
+        raise OSError(exc.errno, os.strerror(exc.errno or errno.EIO)) from exc
+
+
+def _at_path(address: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        _remove_dead(address)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_dead(address: str) -> None:
+    """Remove the socket of a mount that was killed, which nobody listens on any more."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(address)
+        except ConnectionRefusedError:
+            # What is no socket refuses likewise.
+            if Path(address).is_socket():
+                Path(address).unlink()
+        except OSError:
+            return
