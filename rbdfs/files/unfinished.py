@@ -197,17 +197,24 @@ class UnfinishedFiles:
         where = await self._handles.relocations.where(image)
         if where.image_key != image.image_key:
             raise Missing(f"{image.spec} has moved")
-        # Whoever opens it here meanwhile waits.
-        async with quiesced(self._handles, image.image_key) as opened:
-            if any(shared.writers for shared in opened):
-                raise InUse(f"{image.spec} is open here for writing")
-            await self._catalog.check_openable(image)
-            try:
-                size = await self._threads.run(image.pool, finish)
-            finally:
-                self._catalog.changed(image)
-        # It would append where the end was.
-        await self._invalidate(image)
+        changing = False
+        try:
+            # Whoever opens it here meanwhile waits.
+            async with quiesced(self._handles, image.image_key) as opened:
+                if any(shared.writers for shared in opened):
+                    raise InUse(f"{image.spec} is open here for writing")
+                await self._catalog.check_openable(image)
+                changing = True
+                try:
+                    size = await self._threads.run(image.pool, finish)
+                finally:
+                    self._catalog.changed(image)
+        finally:
+            if changing:
+                # It would append where the end was, also where who waited for it has given up, or a
+                # failure came after the change: nobody finds a mark again.
+                with trio.CancelScope(shield=True):
+                    await self._invalidate(image)
         if size is None:
             log.info("%s keeps its size: it had a mark of another growth", image.spec)
         else:

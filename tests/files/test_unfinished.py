@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import rbd
@@ -13,6 +14,7 @@ from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
 from rbdfs.ceph.opener import PythonOpener
 from rbdfs.config.ceph_settings import CephSettings
+from rbdfs.files import unfinished
 from rbdfs.files.data_path import PythonDataPath
 from rbdfs.files.keeping import Unremembered
 from rbdfs.files.table import HandleTable
@@ -111,3 +113,31 @@ async def test_one_that_was_just_closed_is_left_to_who_opens_it_next(
     assert size(ioctx, marked) == ROOM
     await files.look_again()
     assert size(ioctx, marked) == len(DATA)
+
+
+async def test_the_kernel_forgets_the_size_though_who_opens_the_file_gives_up(
+    files: UnfinishedFiles,
+    root: Entry,
+    ioctx: rados.Ioctx,
+    marked: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who opens it next finds no mark: nobody else tells the kernel, which appends at the end."""
+    forgotten: list[Entry] = []
+    scope, trim = trio.CancelScope(), unfinished._finish
+
+    async def forget(entry: Entry) -> None:
+        await trio.lowlevel.checkpoint()
+        forgotten.append(entry)
+
+    def trim_and_give_up(*args: Any) -> int | None:
+        trio.from_thread.run_sync(scope.cancel)
+        return trim(*args)
+
+    monkeypatch.setattr(unfinished, "_finish", trim_and_give_up)
+    monkeypatch.setattr(files, "_invalidate", forget)
+    entry = await files._catalog.find(root, os.fsencode(marked))
+    with scope:
+        await files.finish_one(entry)
+    assert size(ioctx, marked) == len(DATA)
+    assert [each.key for each in forgotten] == [entry.key]
