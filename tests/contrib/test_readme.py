@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from rbdfs.config.option_texts import options
+from rbdfs.config.option_texts import Option, options
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 README = (CHECKOUT / "README.md").read_text()
@@ -23,10 +23,16 @@ def test_it_is_short() -> None:
 def test_its_options_are_those_of_the_manual() -> None:
     table = README.partition("| option | default | why one sets it |\n| --- | --- | --- |\n")[2]
     rows = re.findall(r"^\| `(.*?)` \| (.*?) \| .* \|$", table.partition("\n\n")[0], re.MULTILINE)
-    defaults = {form: option.default for option in options() for form in option.forms}
+    defaults = {form: option.default for option in options() for form in forms(option)}
     assert len(rows) > 5
     for form, default in rows:
         assert defaults[form.replace("\\|", "|")] == default
+
+
+def forms(option: Option) -> list[str]:
+    """Every way to say it alone."""
+    value = f" {option.takes}" if option.takes else ""
+    return [f"{switch}{value}" for switch in option.switches] + list(option.forms[-1:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
