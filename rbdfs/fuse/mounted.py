@@ -186,7 +186,7 @@ class Mounted:
         if writable or flags & os.O_TRUNC:
             self.check_writable(entry)
         if flags & os.O_TRUNC:
-            await self._check_truncation(entry)
+            await resizing.check_emptying(self, entry)
         if (writable or flags & os.O_TRUNC) and self.unfinished is not None:
             await self.unfinished.finish_one(entry)
         await self._check_copied(entry)
@@ -235,11 +235,6 @@ class Mounted:
             except OSError as exc:
                 failed.append(Failed(some, exc))
         return failed
-
-    async def _check_truncation(self, entry: Entry) -> None:
-        """Raise OSError EPERM where O_TRUNC is not allowed, before the image is opened for it."""
-        if self.management is None and await resizing.length_now(self, entry) != 0:
-            self.check_managed()
 
     async def let_grow(self, shared: SharedImage) -> None:
         """Let a file grow as it is written that is empty, or whose format needs it.

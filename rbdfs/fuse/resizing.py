@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from rbdfs.config.logging_setup import repeats
 from rbdfs.errors import InUse, NotPermitted, Outgrown
 
 if TYPE_CHECKING:
@@ -27,6 +28,30 @@ async def length_now(mounted: Mounted, entry: Entry) -> int:
         return length
     mounted.catalog.changed(entry)
     return (await mounted.catalog.current(entry)).size
+
+
+async def check_emptying(mounted: Mounted, entry: Entry) -> None:
+    """Raise OSError EPERM where O_TRUNC is not allowed, before the image is opened for it."""
+    if mounted.management is None and await length_now(mounted, entry) != 0:
+        _check_cut(mounted, entry)
+
+
+def _check_cut(mounted: Mounted, entry: Entry) -> None:
+    """Raise OSError EPERM where nothing may be cut off, and have the log name the ways round it.
+
+    Who copies over an image expects it to have the copy's length then, and a disk would keep its
+    own: with the old tail behind it.
+    """
+    try:
+        mounted.check_managed()
+    except NotPermitted as exc:
+        ways = "`dd conv=notrunc`, `qemu-img convert -n` or `rsync --inplace`"
+        refusal = NotPermitted(
+            f"{entry.spec}: it keeps its size, as a disk does: write into it with {ways},"
+            " or mount with -o manage"
+        )
+        log.info("%s", refusal.strerror, extra=repeats(refusal))
+        raise refusal from exc
 
 
 async def set_length(
@@ -54,7 +79,7 @@ async def _resized(mounted: Mounted, entry: Entry, shared: SharedImage, length: 
     """Resize as set_length(); return False where another client was quicker: to be looked at."""
     now = await length_now(mounted, entry)
     if length < now:
-        mounted.check_managed()
+        _check_cut(mounted, entry)
         await _check_shrinkable(mounted, entry)
     if length != now:
         try:

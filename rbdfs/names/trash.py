@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -24,6 +25,14 @@ log = logging.getLogger(__name__)
 
 # How long, in seconds, `rbd trash purge` leaves what is moved to the trash.
 _EXPIRY = "rbd_move_to_trash_on_remove_expire_seconds"
+
+
+def _until(expire_s: int) -> str:
+    """Return how long what is moved to the trash now can be had back at least."""
+    if not expire_s:
+        return "until it is purged"
+    until = time.localtime(time.time() + expire_s)
+    return f"at least until {time.strftime('%Y-%m-%d %H:%M:%S', until)}"
 
 
 class Change(Protocol):
@@ -51,7 +60,9 @@ class Trash:
         move = partial(trash_changes.move_to_trash, ioctx, entry, action, expire_s, dead)
         await self._change(entry, action, move)
         trashed = ImageSpec(entry.pool, entry.namespace, entry.image_id or entry.image)
-        log.info("%s is in the trash: rbd trash restore %s", entry.spec, trashed)
+        log.info(
+            "%s is in the trash %s: rbd trash restore %s", entry.spec, _until(expire_s), trashed
+        )
 
     @contextlib.asynccontextmanager
     async def replaced(self, entry: Entry | None, by: Entry, action: str) -> AsyncIterator[None]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import subprocess
 from functools import partial
 from stat import S_IFBLK
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, pool_objects, random_bytes
 from tests.support.mounts import opened
 from tests.support.refusals import refusal
@@ -98,6 +101,35 @@ def test_a_mode_that_cannot_be_kept_is_no_error_where_it_is_asked_for(
             5,
         )
         assert refusal(lambda: os.truncate(path, 0)) == "EPERM"
+
+
+COPIES = {
+    "cp": ["cp", "SOURCE", "IMAGE"],
+    "cat": ["sh", "-c", "cat SOURCE > IMAGE"],
+    "dd": ["dd", "if=SOURCE", "of=IMAGE"],
+    "qemu-img": ["qemu-img", "convert", "-O", "raw", "SOURCE", "IMAGE"],
+}
+
+
+@pytest.mark.parametrize("command", COPIES.values(), ids=COPIES)
+def test_a_copy_over_an_image_is_told_how(
+    ceph: Ceph, pool: str, image: str, mount: Mount, tmp_path: Path, command: list[str]
+) -> None:
+    """A device would keep its old tail behind a shorter copy, so an image is not emptied."""
+    source = tmp_path / "source"
+    source.write_bytes(b"\0" * 65536)
+    names = {"SOURCE": str(source), "IMAGE": str(mount.file(image))}
+    for word, name in names.items():
+        command = [part.replace(word, name) for part in command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0
+    assert "Operation not permitted" in done.stderr
+    line = (
+        f"INFO .*: {pool}/{image}: it keeps its size, as a disk does: write into it with"
+        " `dd conv=notrunc`, `qemu-img convert -n` or `rsync --inplace`, or mount with -o manage\n"
+    )
+    eventually(lambda: re.search(line, mount.log_text), what="the line that names the way")
+    assert export_image(ceph, f"{pool}/{image}") == random_bytes(MIB)
 
 
 def test_other_refusals(image: str, mount: Mount) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +72,8 @@ def test_what_is_renamed_over_lies_in_the_trash(
         assert (os.pread(writer, 3, 0), other.read_bytes()) == (b"TWO", b"ONE")
     assert trashed(ceph, pool).count(other.name) == 1
     command = f"rbd trash restore {pool}/{image_id}"
+    line = f"INFO .*{pool}/{other.name} is in the trash until it is purged: {command}\n"
+    eventually(lambda: re.search(line, managed.log_text), what="the line that says until when")
     eventually(lambda: command in managed.log_text, what="the command that brings it back")
     ceph.rbd(*command.split()[1:], "--image", f"{other.name}-back")
     assert export_image(ceph, f"{pool}/{other.name}-back") == b"TWO"
@@ -99,6 +103,24 @@ def test_what_cannot_be_renamed_over(
     assert (new.read_bytes(), other.read_bytes()) == (b"one", b"TWO")
     assert Path(f"{other}@s").read_bytes() == b"two"
     assert not {new.name, other.name} & set(trashed(ceph, pool))
+
+
+def test_until_when_what_is_removed_can_be_had_back(
+    ceph: Ceph, pool: str, mounting: Mounting, image_name: str
+) -> None:
+    """What the cluster is configured with, or -o: `rbd trash purge` leaves it for that long."""
+    import_image(ceph, f"{pool}/{image_name}", b"content")
+    setting = "rbd_move_to_trash_on_remove_expire_seconds=3600"
+    with mounting(pool, "-o", f"manage,{setting}") as mount:
+        begun = time.time()
+        mount.file(image_name).unlink()
+        line = rf"{pool}/{image_name} is in the trash at least until (.*): (rbd trash restore .*)\n"
+        (found,) = re.findall(line, mount.log_text)
+        until = time.mktime(time.strptime(found[0], "%Y-%m-%d %H:%M:%S"))
+        assert begun + 3599 <= until <= time.time() + 3600
+        ceph.rbd("trash", "purge", "--no-progress", pool)
+        ceph.rbd(*found[1].split()[1:])
+    assert export_image(ceph, f"{pool}/{image_name}") == b"content"
 
 
 def test_rsync_onto_an_image(
