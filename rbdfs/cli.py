@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import io
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rbdfs.config.absolute_path import absolute
+from rbdfs.config.answers import answers
 from rbdfs.config.command_line import asks_for_json, hinted, parse
 from rbdfs.config.extras import require_metrics
 from rbdfs.config.logging_setup import configure_logging, finish, flush, leave
@@ -40,9 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         conceal_arguments()
         _leave_the_caller()
     open_standard_descriptors()
+    sys.stdout = answers()
     starter = Starter(json=asks_for_json(arguments))
     try:
-        request = parse(arguments)
+        request = _parsed(arguments)
         if request.options is None:
             return _command(request)
         _require_modules(request.options)
@@ -69,6 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
     return finish(error.exit_code)
 
 
+def _parsed(arguments: list[str]) -> Request:
+    """Return what the command line asks for; what --help tells has been written then."""
+    try:
+        return parse(arguments)
+    finally:
+        sys.stdout.flush()
+
+
 def _leave_the_caller() -> None:
     """Keep no descriptor of the caller's."""
     # An image that is open on one would stay locked for as long as this mount lives.
@@ -91,12 +100,10 @@ def _command(request: Request) -> int:
     # Nor is Ctrl-C while it waits, for whoever has not had it ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # A name that the locale has no characters for is told of in escapes, as stderr does by itself.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
     # A mount has no use for any of it.
     command = importlib.import_module(f"rbdfs.commands.{request.command}")
     code: int = command.run(request)
+    sys.stdout.flush()
     return code
 
 

@@ -15,6 +15,7 @@ PACKAGE = Path(rbdfs.__file__).parent
 # From the top. A module imports from the rooms below its own, and within its own without circles;
 # for types alone, the same. Rooms on one line know nothing of each other.
 ROOMS = [
+    "__main__",
     "cli",
     "commands",
     "server",

@@ -124,13 +124,17 @@ def connected(path: str, entry: Entry, timeout_s: float) -> socket.socket:
                 sock.close()
                 raise Silent(f"{path!a} is busy: no turn within {turn_s} s") from exc
             if exc.errno in (errno.EACCES, errno.EPERM):
-                strangers.add("not yours to ask")
+                strangers.add(
+                    f"not yours to ask, but uid {entry.owner}'s who mounted it, and root's"
+                )
             elif exc.errno == errno.ECONNREFUSED and isinstance(address, bytes):
                 # Its file is removed by a keeper that ends, and by the next mount of its number.
                 kind = Gone
         sock.close()
     if strangers:
         raise UserError(f"{path!a}: {', '.join(sorted(strangers))}")
+    if kind is Gone:
+        raise Gone(f"{path!a}: mounted, but its server has gone: mount it again, or umount it")
     raise kind(f"{path!a}: no keeper answers for it")
 
 

@@ -100,6 +100,12 @@ def test_a_dead_one(pool: str, mounting: Mounting) -> None:
         kill_keeper_and_server(mount)
         found = listed()[str(mount.path)]
         assert (found["state"], found["keeper"]) == ("dead", None)
+        done = subprocess.run([RBDFS, "status", mount.path], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"rbdfs: '{mount.path}': mounted, but its server has gone: mount it again,"
+            " or umount it\n",
+        )
         mount.unmount()
 
 

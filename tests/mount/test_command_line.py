@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import uuid
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,53 @@ def test_command_line_without_a_meaning(
 ) -> None:
     assert_refused(mounting.command("rbd", mountpoint, *arguments), 2, pattern)
     assert not mounted(mountpoint)
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "mount --help", "--version", "mounts --json", "status --help"]
+)
+def test_an_answer_that_cannot_be_written(command: str) -> None:
+    done = rbdfs_output(["sh", "-c", f"exec {RBDFS} {command} >/dev/full"])
+    assert (done.returncode, done.stderr) == (
+        1,
+        "rbdfs: cannot write the answer: No space left on device\n",
+    )
+
+
+def test_as_a_module_of_python() -> None:
+    done = rbdfs_output([sys.executable, "-m", "rbdfs", "--version"])
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"rbdfs {rbdfs.__version__}\n", "")
+    done = rbdfs_output([sys.executable, "-m", "rbdfs", "rbd"])
+    assert (done.returncode, done.stderr) == (2, "rbdfs: MOUNTPOINT missing (see rbdfs --help)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        ("", 2, "POOL (or --all-pools) and MOUNTPOINT missing (see rbdfs --help)"),
+        ("rbd /mnt more", 2, "too many arguments: more"),
+        (
+            "status",
+            2,
+            "MOUNTPOINT missing (see rbdfs status --help)"
+            " (to mount a pool of the name status: rbdfs -- status MOUNTPOINT)",
+        ),
+        (
+            "umount /",
+            1,
+            "'/' is not a mount of rbdfs (to mount a pool of the name umount: rbdfs -- umount /)",
+        ),
+        ("umount /nowhere", 1, "'/nowhere': No such file or directory"),
+        ("mounts --jsn", 2, "unknown option --jsn: did you mean --json?"),
+        ("rbd /nowhere", 1, "mount point '/nowhere': No such file or directory"),
+        ("rbd /mnt --read-onl", 2, "unknown option --read-onl: did you mean --read-only?"),
+    ],
+)
+def test_what_is_said_to_the_word(arguments: str, code: int, line: str) -> None:
+    done = rbdfs_output([str(RBDFS), *arguments.split()])
+    said = done.stderr.removesuffix(" (to mount a pool of the name mounts: rbdfs -- mounts"
+                                    " MOUNTPOINT)\n")  # fmt: skip
+    assert (done.returncode, said.rstrip("\n")) == (code, f"rbdfs: {line}")
 
 
 def test_missing_arguments() -> None:
