@@ -36,6 +36,7 @@ _rbdfs_switches() {
         status) printf '%s\n' --json --prometheus -h --help ;;
         stat) printf '%s\n' --json -h --help ;;
         map) printf '%s\n' --json --draw -h --help ;;
+        debug) printf '%s\n' --output --json -h --help ;;
         restart) printf '%s\n' --json -h --help ;;
     esac
 }
@@ -54,9 +55,9 @@ _rbdfs_candidates() {
             if [[ $current == -* && -z $ended ]]; then
                 _rbdfs_switches "${command:-mount}"
             elif [[ ${command:-mount} != mount ]]; then
-                [[ ${#found[@]} != 0 || $command != @(umount|status|restart) ]] || _rbdfs_mounts
+                [[ ${#found[@]} != 0 || $command != @(umount|status|debug|restart) ]] || _rbdfs_mounts
             elif ((${#found[@]} == 0)) && [[ -z $all ]]; then
-                [[ $command || $ended ]] || printf '%s\n' mount umount mounts status stat map restart
+                [[ $command || $ended ]] || printf '%s\n' mount umount mounts status stat map debug restart
                 _rbdfs_pools "${cluster[@]}"
             fi
             ;;
@@ -85,9 +86,9 @@ _rbdfs() {
         case $ended$word in
             --) ended=yes ;;
             --all-pools) all=yes ;;
-            -c | --conf | --id | --user | -n | --name | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | --log-level | --metrics | -o | --timeout) expected=$word ;;
+            -c | --conf | --id | --user | -n | --name | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | --log-level | --metrics | -o | --timeout | --output) expected=$word ;;
             -*) ;;
-            mount | umount | mounts | status | stat | map | restart)
+            mount | umount | mounts | status | stat | map | debug | restart)
                 if [[ -z $command ]] && ((${#found[@]} == 0)); then command=$word; else found+=("$word"); fi
                 ;;
             *) found+=("$word") ;;
@@ -95,9 +96,9 @@ _rbdfs() {
     done
     COMPREPLY=()
     case $expected in
-        -c | --conf | -k | --keyring | --log-file) return ;; # a file, as bash does by itself
+        -c | --conf | -k | --keyring | --log-file | --output) return ;; # a file, as bash does by itself
     esac
-    if [[ -z $expected && $command == @(stat|map) && ( $current != -* || $ended ) ]]; then
+    if [[ -z $expected && $command == @(stat|map|debug) && ( $current != -* || $ended ) ]]; then
         return
     fi
     if [[ -z $expected && ${command:-mount} == mount && $current != -* ]] &&

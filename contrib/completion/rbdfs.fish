@@ -33,7 +33,7 @@ end
 # The command, "mount" where there is none; "" where one may stand.
 function __rbdfs_command
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] mount umount mounts status stat map restart
+    if set -q words[2]; and contains -- $words[2] mount umount mounts status stat map debug restart
         echo $words[2]
     else if set -q words[2]
         echo mount
@@ -53,13 +53,13 @@ function __rbdfs_has
     set -l switch
     set -l words (commandline -opc)
     set -e words[1]
-    if set -q words[1]; and contains -- $words[1] mount umount mounts status stat map restart
+    if set -q words[1]; and contains -- $words[1] mount umount mounts status stat map debug restart
         set -e words[1]
     end
     for word in $words
         if test -n "$switch"
             set switch
-        else if contains -- $word -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --log-file --log-level --metrics -o --timeout
+        else if contains -- $word -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --log-file --log-level --metrics -o --timeout --output
             set switch $word
         else if test $word = --all-pools; or not string match -q -- '-*' $word
             set count (math $count + 1)
@@ -75,6 +75,7 @@ complete -c rbdfs -n '__rbdfs_is ""' -a mounts -d 'list the mounts of rbdfs on t
 complete -c rbdfs -n '__rbdfs_is ""' -a status -d 'tell what serves a mount, and which files are open'
 complete -c rbdfs -n '__rbdfs_is ""' -a stat -d 'tell all that is known of a file of a mount'
 complete -c rbdfs -n '__rbdfs_is ""' -a map -d 'show where a file of a mount has data'
+complete -c rbdfs -n '__rbdfs_is ""' -a debug -d 'write all that tells how a mount is doing to one archive, and say what looks wrong'
 complete -c rbdfs -n '__rbdfs_is ""' -a restart -d 'serve a mount with what is installed now; open files stay open'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l json -d 'say on stdout what is mounted'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s h -l help -d 'show this help'
@@ -106,9 +107,12 @@ complete -c rbdfs -n '__rbdfs_is stat' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is map' -l json -d 'as qemu-img map --output=json has them for a raw image'
 complete -c rbdfs -n '__rbdfs_is map' -l draw -d 'draw the file'
 complete -c rbdfs -n '__rbdfs_is map' -s h -l help -d 'show this help'
+complete -c rbdfs -n '__rbdfs_is debug' -l output -r -F -d 'where to write it'
+complete -c rbdfs -n '__rbdfs_is debug' -l json -d 'say on stdout what is written'
+complete -c rbdfs -n '__rbdfs_is debug' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is restart' -l json -d 'accepted'
 complete -c rbdfs -n '__rbdfs_is restart' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is "" mount; and __rbdfs_has 0' -k -a '(__rbdfs_pools)'
 complete -c rbdfs -n '__rbdfs_is mount; and __rbdfs_has 1' -F
-complete -c rbdfs -n '__rbdfs_is umount status restart; and __rbdfs_has 0' -a '(__rbdfs_mounts)'
-complete -c rbdfs -n '__rbdfs_is stat map' -F
+complete -c rbdfs -n '__rbdfs_is umount status debug restart; and __rbdfs_has 0' -a '(__rbdfs_mounts)'
+complete -c rbdfs -n '__rbdfs_is stat map debug' -F

@@ -158,6 +158,29 @@ COMMANDS = {
             ),
         ),
     ),
+    "debug": Command(
+        "write all that tells how a mount is doing to one archive, and say what looks wrong",
+        ("[--json] [--output FILE] MOUNTPOINT",),
+        (
+            "As root, or as who mounted; also where a server hangs, or there is none. The archive "
+            "(tar, gzip, mode 0600) has versions, the command line, status, the last 10,000 lines "
+            "of each process's log, stacks and tasks, descriptors, limits, memory, and what the "
+            "kernel knows of the connection. Keys are asterisks in it. It has names of images and "
+            "addresses of clients: look into it before it goes elsewhere.",
+        ),
+        (
+            Option(
+                "where to write it; nothing that is there is overwritten",
+                "`rbdfs-debug-HOST-TIME.tar.gz`, here",
+                ("--output",),
+                value="FILE",
+                kind="file",
+            ),
+            Option(
+                "say on stdout what is written, and what looks wrong, as JSON", switches=("--json",)
+            ),
+        ),
+    ),
     "restart": Command(
         "serve a mount with what is installed now; open files stay open",
         ("[--json] MOUNTPOINT",),

@@ -58,6 +58,7 @@ def seconds(text: str) -> float:
 
 
 GRAMMARS = {
+    "debug": Grammar(values={"--output": Value(str)}),
     "map": Grammar(("FILE",), flags=("--draw",)),
     "mounts": Grammar(operands=()),
     "restart": Grammar(),

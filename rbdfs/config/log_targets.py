@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 IDENTIFIER = "rbdfs"
 _SYSLOG = "/dev/log"
 _JOURNAL = "/run/systemd/journal/socket"
-_FILE_FORMAT = f"%(asctime)s {IDENTIFIER}[%(process)d] %(levelname)s %(message)s"
+FILE_FORMAT = f"%(asctime)s {IDENTIFIER}[%(process)d] %(levelname)s %(message)s"
 # All that there are: the journal trusts no file that may still change.
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 # Of syslog(3).
@@ -186,5 +186,5 @@ def target(options: MountOptions) -> logging.Handler:
 
 
 def _with_time(handler: logging.Handler) -> logging.Handler:
-    handler.setFormatter(logging.Formatter(_FILE_FORMAT))
+    handler.setFormatter(logging.Formatter(FILE_FORMAT))
     return handler

@@ -16,7 +16,8 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rbdfs.config.log_targets import target
+from rbdfs.config.log_ring import Ring, leave_stacks
+from rbdfs.config.log_targets import FILE_FORMAT, target
 from rbdfs.model.printable import printable
 
 if TYPE_CHECKING:
@@ -141,9 +142,12 @@ def configure_logging(options: MountOptions) -> None:
     logging.raiseExceptions = False
     logging.captureWarnings(capture=True)
     tag = printable(f"{options.mountpoint} ({options.source}): ")
-    logging.basicConfig(
-        handlers=[Queued(target(options), tag)], level=options.level.upper(), format="%(message)s"
-    )
+    ring = Ring()
+    # Of what is missing elsewhere, too. Its mount is known to who looks at it.
+    ring.setFormatter(logging.Formatter(FILE_FORMAT))
+    handlers = [ring, Queued(target(options), tag)]
+    logging.basicConfig(handlers=handlers, level=options.level.upper(), format="%(message)s")
+    leave_stacks()
     # pyfuse3 and the fork of tasks in it are chatty at this level, a line a request.
     logging.getLogger("pyfuse3").setLevel(max(logging.INFO, logging.getLogger().level))
 

@@ -72,7 +72,8 @@ class Keeper:
             failed=self._on_failed,
             replace_me=self._on_replace_me,
             ended=self._on_ended,
-            status=self._on_status,
+            status=partial(self._relay, "status"),
+            debug=partial(self._relay, "debug"),
         )
 
     def run(self) -> int:
@@ -195,8 +196,8 @@ class Keeper:
     def _on_ended(self, exit_code: int) -> None:
         self._exit_code = exit_code
 
-    def _on_status(self, **status: Any) -> None:
-        self._commands.answer("status", self._facts() | status)
+    def _relay(self, command: str, **facts: Any) -> None:
+        self._commands.answer(command, self._facts() | facts)
 
     def _on_gone(self) -> None:
         """Decide what comes after a server that has ended, whatever the reason."""
@@ -249,11 +250,9 @@ class Keeper:
         self._refusal.begin()
         self._commands.answer("restart", {"error": f"given up: {self._last_fault}"})
 
-    # What the commands restart, status and options ask for.
-
     def _hear_command(self) -> None:
         command = self._commands.receive()
-        if command in ("restart", "status") and self._ready and self._server is not None:
+        if command in ("restart", "status", "debug") and self._ready and self._server is not None:
             self._server.send({"do": command})
         elif command in ("options", "status"):
             told = {"options": self._options.record()} if command == "options" else {}

@@ -18,6 +18,7 @@ from rbdfs.kernel import mountpoint
 from rbdfs.server.garbage import collected_in_parts
 from rbdfs.server.lag import Lag
 from rbdfs.server.status import files_report
+from rbdfs.server.task_tree import task_tree
 from rbdfs.server.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 _MAX_TASKS = 1 << 20
 # After the first signal, how long requests in flight and flushes may take, in seconds.
 DRAIN_S = 30.0
+# Of the tree of tasks, in characters, that a message may have: each may become six bytes.
+_TASKS_ROOM = 60_000
 # A server that has served so long, in seconds, will not die of what it was sent again at the start.
 _PROVEN_S = 10.0
 
@@ -160,6 +163,8 @@ class Serving:
             if command == "status":
                 self._keeping.tell("status", **self._status())
                 nursery.start_soon(self._keeping.delivered)
+            elif command == "debug":
+                nursery.start_soon(self._tell_debug)
             elif command == "end":
                 self._ask_to_end(next(self._told), nursery)
             elif command == "restart" and not self._replaced:
@@ -206,6 +211,11 @@ class Serving:
         # No request is to blame for this.
         self._path.acquit()
         leave(EXIT_FAILURE)
+
+    async def _tell_debug(self) -> None:
+        health = await self._waiting.health(self._operations.mounted.options.source.pool or "")
+        self._keeping.tell("debug", tasks=task_tree(_TASKS_ROOM), health=health)
+        await self._keeping.delivered()
 
     def _status(self) -> dict[str, Any]:
         handles = self._operations.mounted.handles

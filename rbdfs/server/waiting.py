@@ -34,6 +34,7 @@ _NAMED = 8
 _LISTED = 256
 # How long may be asked for the reason, in seconds.
 _REASON_S = 3.0
+_SILENT = "the monitors do not answer"
 
 
 @dataclass(slots=True)
@@ -136,6 +137,15 @@ class Waiting:
                 **_of(waits),
             )
 
+    async def health(self, pool: str) -> str:
+        """Return what the monitors say of requests to *pool*: that nothing is wrong, or what is."""
+        with trio.move_on_after(_REASON_S):
+            try:
+                return await self._trouble(pool) or "nothing keeps requests waiting"
+            except OSError as exc:
+                return f"the monitors do not say ({exc.strerror})"
+        return _SILENT
+
     async def _reason(self, pool: str, entry: Entry) -> str:
         """Return what keeps *entry* waiting, as far as anybody says."""
         mounted = self._operations.mounted
@@ -152,7 +162,7 @@ class Waiting:
                 if (owner := await self._lock_owner(entry)) is not None:
                     return f"locked by {owner}"
             return "the cluster does not say why"
-        return "the monitors do not answer"
+        return _SILENT
 
     async def _lock_owner(self, entry: Entry) -> str | None:
         """Return the address of another client that has the image locked."""

@@ -1,0 +1,163 @@
+"""``rbdfs debug``: all that tells how a mount is doing, in one archive, and what looks wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import threading
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rbdfs.commands import processes
+from rbdfs.commands.findings import findings
+from rbdfs.commands.output import print_json
+from rbdfs.commands.versions import versions
+from rbdfs.config.secrets import redacted
+from rbdfs.errors import UserError
+from rbdfs.keeper.command_client import asked, connected, entry_at
+from rbdfs.keeper.command_socket import peer_of
+from rbdfs.model.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rbdfs.config.command_line import Request
+    from rbdfs.kernel.mount import Entry
+
+# How long the keeper may take to answer, and anything else, in seconds.
+_ANSWER_S = 5.0
+_PATIENCE_S = 12.0
+
+
+class Collection:
+    """What has been found: texts by the name of their file, and facts by their own."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.facts: dict[str, Any] = {}
+
+    def add(self, name: str, find: Callable[[], Any]) -> Any:
+        """Have file *name* be what *find* returns, or why there is none; return it, or None.
+
+        A thread looks: whatever belongs to somebody else may hang.
+        """
+        found: list[Any] = []
+        failure = [f"no answer within {_PATIENCE_S:g} s"]
+
+        def look() -> None:
+            try:
+                found.append(find())
+            except Exception as exc:
+                failure[:] = [f"{type(exc).__name__}: {exc}"]
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        thread.join(_PATIENCE_S)
+        answer = found[0] if found else None
+        text = answer if isinstance(answer, str) else json.dumps(answer, indent=2)
+        self.texts[name] = text if found else f"({failure[0]})"
+        return answer
+
+
+def run(request: Request) -> int:
+    """Write the archive, and print what looks wrong; raise UserError where there is no mount."""
+    entry = entry_at(request.operand, "debug")
+    collection = _collected(request.operand, entry)
+    wrong = findings(collection.facts)
+    path = request.values["output"] or _default_name()
+    _write(path, collection.texts | {"findings.txt": "\n".join(wrong)})
+    if request.json:
+        print_json({"archive": path, "findings": wrong})
+        return 0
+    for line in wrong or ["nothing that looks wrong"]:
+        print(printable(line))
+    print(f"written: {printable(path)}")
+    return 0
+
+
+def _collected(path: str, entry: Entry) -> Collection:
+    collection = Collection()
+    collection.add("mount.json", lambda: asdict(entry))
+    keeper = collection.add("keeper.txt", lambda: _keeper(path, entry))
+    status = collection.add("status.json", lambda: _ask(path, entry, "status"))
+    debug = collection.add("cluster.json", lambda: _ask(path, entry, "debug"))
+    if debug is not None:
+        collection.texts["tasks.txt"] = str(debug.pop("tasks", ""))
+        collection.texts["cluster.json"] = json.dumps(debug.get("health"))
+    collection.facts |= {"keeper": keeper, "status": status, "health": (debug or {}).get("health")}
+    servers = processes.children(keeper) if keeper else []
+    for name, pid in (("keeper", keeper), *(("server", pid) for pid in servers[:1])):
+        if pid:
+            _add_process(collection, name, pid)
+    collection.facts["server"] = servers[0] if servers else None
+    minor = entry.device.partition(":")[2]
+    connection = f"/sys/fs/fuse/connections/{minor}"
+    for name in ("waiting", "max_background", "congestion_threshold"):
+        value = collection.add(f"kernel/{name}", partial(processes.read, f"{connection}/{name}"))
+        collection.facts[name] = value
+    for name in ("read_ahead_kb", "max_ratio"):
+        where = f"/sys/class/bdi/{entry.device}/{name}"
+        value = collection.add(f"kernel/{name}", partial(processes.read, where))
+        collection.facts[name] = value
+    collection.facts["versions"] = collection.add("versions.json", lambda: versions(servers))
+    return collection
+
+
+def _keeper(path: str, entry: Entry) -> int:
+    with connected(path, entry, _ANSWER_S) as sock:
+        return peer_of(sock)[0]
+
+
+def _ask(path: str, entry: Entry, command: str) -> dict[str, Any]:
+    with connected(path, entry, _ANSWER_S) as sock:
+        return asked(path, sock, command, _ANSWER_S)
+
+
+def _add_process(collection: Collection, name: str, pid: int) -> None:
+    lines = collection.add(f"{name}/log.txt", lambda: "\n".join(processes.log_lines(pid)))
+    collection.add(f"{name}/stacks.txt", lambda: processes.stacks(pid))
+    collection.add(f"{name}/threads.txt", lambda: processes.threads(pid))
+    for file in ("cmdline", "status", "limits", "smaps_rollup", "mountinfo"):
+        collection.add(f"{name}/{file}", partial(_proc, pid, file))
+    counts = collection.add(f"{name}/descriptors.json", lambda: processes.descriptors(pid))
+    collection.facts |= {
+        f"{name}_state": processes.state(pid),
+        f"{name}_descriptors": counts,
+        f"{name}_log": lines or "",
+    }
+
+
+def _proc(pid: int, file: str) -> str:
+    text = processes.read(f"/proc/{pid}/{file}").replace("\0", " ")
+    if file != "mountinfo":
+        return text
+    return "".join(line for line in text.splitlines(keepends=True) if "rbdfs" in line)
+
+
+def _default_name() -> str:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return f"rbdfs-debug-{os.uname().nodename}-{stamp}.tar.gz"
+
+
+def _write(path: str, texts: dict[str, str]) -> None:
+    """Write the archive, without secrets, for nobody else to read; raise UserError."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise UserError(f"cannot write {path!a}: {exc.strerror}") from exc
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as file,
+            tarfile.open(fileobj=file, mode="w:gz") as archive,
+        ):
+            for name, text in sorted(texts.items()):
+                data = redacted(text).encode("utf-8", "backslashreplace") + b"\n"
+                member = tarfile.TarInfo(f"rbdfs-debug/{name}")
+                member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
+                archive.addfile(member, io.BytesIO(data))
+    except OSError as exc:
+        raise UserError(f"cannot write {path!a}: {exc.strerror}") from exc
