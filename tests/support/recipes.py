@@ -51,7 +51,8 @@ set -e
 files=$1 rbdfs=$2
 mkdir "$files/srv" "$files/dev"
 mount --rbind /srv "$files/srv"
-for directory in /etc/ceph /etc/systemd/system /usr/local/bin /srv "$files/dev"; do
+for directory in /etc/ceph /etc/cron.d /etc/prometheus /etc/systemd/system /usr/local/bin \
+        /var/lib/prometheus /srv "$files/dev"; do
     mkdir -p "$directory"
     mount -t tmpfs -o mode=755 none "$directory"
 done
@@ -60,7 +61,7 @@ for entry in "$files"/srv/*/; do
     mkdir -p "/srv/$(basename "$entry")"
     mount --rbind "$entry" "/srv/$(basename "$entry")"
 done
-mkdir -p /srv/rbd
+mkdir -p /srv/rbd /var/lib/prometheus/node-exporter
 install -d -m 700 /srv/home /srv/home/root
 chmod 755 /srv/home
 install -d -m 700 -o nobody /srv/home/nobody /run/nobody
