@@ -17,16 +17,18 @@ _Report = dict[str, Any]
 def report_text(report: _Report) -> str:
     """Return the lines of what ``file_report`` says of one file.
 
-    Raises LookupError, TypeError, ValueError or AttributeError where it makes no sense.
+    Raises LookupError, TypeError, ValueError, ArithmeticError or AttributeError where it makes no
+    sense.
     """
+    left_out, not_known = report["left_out"], report["not_known"]
     rows = [("File", [report["file"]])]
     for title, part, told in _ROWS:
         if part not in report:
             continue
         lines = [] if report[part] is None else list(told(report))
-        if (left_out := report["left_out"].get(part)) is not None:
-            lines.append(f"and {int(left_out)} more")
-        if (reason := report["not_known"].get(part)) is not None:
+        if (count := left_out.get(part)) is not None:
+            lines.append(f"and {int(count)} more")
+        if (reason := not_known.get(part)) is not None:
             lines.append(f"not known: {reason}")
         rows.append((title, lines or ["none"]))
     width = max(len(title) for title, _ in rows) + 2
@@ -51,11 +53,11 @@ def _type(report: _Report) -> Iterator[str]:
 def _size(report: _Report) -> Iterator[str]:
     objects = f", in objects of {short_size(report['object_size'])}"
     growing = ", growing" if report["open"]["growing"] else ""
-    yield f"{exact_size(report['size'])}{growing}{objects}"
+    yield f"{_exact(report['size'])}{growing}{objects}"
 
 
 def _exactly(part: str) -> Callable[[_Report], Iterator[str]]:
-    return lambda report: iter([exact_size(report[part])])
+    return lambda report: iter([_exact(report[part])])
 
 
 def _words(part: str) -> Callable[[_Report], Iterator[str]]:
@@ -74,9 +76,19 @@ def _local(text: str) -> str:
     return datetime.fromisoformat(text).astimezone().isoformat(" ", "microseconds")
 
 
+def _exact(length: object) -> str:
+    return exact_size(_checked(length))
+
+
+def _checked(length: object) -> int:
+    if type(length) is not int or not 0 <= length < 1 << 64:
+        raise ValueError(f"{length!a:.80} bytes")
+    return length
+
+
 def _partition(report: _Report) -> Iterator[str]:
     partition = report["partition"]
-    yield f"number {partition['number']}, at {exact_size(partition['offset'])}"
+    yield f"number {partition['number']}, at {_exact(partition['offset'])}"
 
 
 def _snapshot(report: _Report) -> Iterator[str]:
@@ -88,7 +100,7 @@ def _snapshots(report: _Report) -> Iterator[str]:
 
 
 def _snapshot_line(snap: _Report) -> str:
-    parts = [str(snap["name"]), f"id {snap['id']}", exact_size(snap["size"])]
+    parts = [str(snap["name"]), f"id {snap['id']}", _exact(snap["size"])]
     parts += [_local(snap["time"])] if snap["time"] else []
     parts += ["protected"] if snap["protected"] else []
     parts += [f"of the {snap['namespace']}"] if snap["namespace"] != "user" else []
@@ -97,7 +109,7 @@ def _snapshot_line(snap: _Report) -> str:
 
 def _parents(report: _Report) -> Iterator[str]:
     for parent in report["parents"]:
-        yield f"{_relative(parent)}, overlap {exact_size(parent['overlap'])}"
+        yield f"{_relative(parent)}, overlap {_exact(parent['overlap'])}"
 
 
 def _children(report: _Report) -> Iterator[str]:

@@ -59,12 +59,14 @@ def _report(path: str) -> dict[str, Any]:
         report = None
     if not isinstance(report, dict):
         raise UserError(f"{path!a}: what its server says is no answer")
-    return {"file": path, "mountpoint": mount.mountpoint, **report}
+    # First, and not as the server may say it.
+    where = {"file": path, "mountpoint": mount.mountpoint}
+    return where | report | where
 
 
 def _text(report: dict[str, Any]) -> str:
     try:
         return report_text(report)
     # Anybody may have mounted it, and say anything.
-    except (AttributeError, LookupError, TypeError, ValueError) as exc:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
         raise UserError(f"{report['file']!a}: what its server says is no answer") from exc

@@ -20,17 +20,16 @@ REPORT_BYTES = 65536
 def encoded_report(report: dict[str, Any]) -> bytes:
     """Return *report* as JSON of at most REPORT_BYTES, its lists cut off where it would be longer.
 
-    Of the list that takes most one half is left out at a time; what is left out is added to
+    Of the list that takes most an eighth is left out at a time; what is left out is added to
     ``left_out``.
     """
     report = report | {"left_out": dict(report["left_out"])}
     while len(data := _json(report)) > REPORT_BYTES:
         lengths = {name: len(_json(each)) for name, each in report.items() if _is_cuttable(each)}
         longest = max(lengths, key=lambda name: lengths[name])
-        kept = report[longest][: len(report[longest]) // 2]
-        lost = len(report[longest]) - len(kept)
+        lost = max(len(report[longest]) // 8, 1)
         report["left_out"][longest] = report["left_out"].get(longest, 0) + lost
-        report[longest] = kept
+        report[longest] = report[longest][:-lost]
     return data
 
 

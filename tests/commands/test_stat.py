@@ -216,6 +216,32 @@ def test_a_parent_that_is_gone(ceph: Ceph, mounting: Mounting) -> None:
     assert re.search(r"^Locks: +not known: .*gone", text, re.MULTILINE)
 
 
+def test_a_parent_that_the_client_may_not_read(
+    ceph: Ceph, spec: str, mounting: Mounting, tmp_path: Path
+) -> None:
+    """What is not for the client to read is told of so, and all else is told."""
+    parent_id = rbd_json(ceph, "info", spec)["id"]
+    ceph.rbd("snap", "create", "--no-progress", f"{spec}@s")
+    with ceph.temporary_pool("other") as other:
+        ceph.rbd("clone", "--rbd-default-clone-format=2", f"{spec}@s", f"{other}/a")
+        caps = ("mon", "profile rbd", "osd", f"profile rbd pool={other}")
+        name, keyring = f"user-{other}", tmp_path / "keyring"
+        keyring.write_text(ceph.ceph("auth", "get-or-create", f"client.{name}", *caps))
+        try:
+            with mounting(other, "--id", name, "-k", str(keyring)) as mount:
+                mount.allow_log("permission|permitted")
+                report = told(mount.file("a"))
+                text = told_text(mount.file("a"))
+        finally:
+            ceph.ceph("auth", "rm", f"client.{name}")
+    (parent,) = report["parents"]
+    assert (parent["image_id"], parent["overlap"]) == (parent_id, 2560 << 10)
+    assert {"parents", "locks", "encryption"} <= report["not_known"].keys()
+    assert report["locks"] is None
+    assert (report["size"], report["used"], report["children"]) == (2560 << 10, 0, [])
+    assert re.search(r"^Encryption: +not known: ", text, re.MULTILINE)
+
+
 def test_clones_of_format_1_in_another_pool(
     ceph: Ceph, spec: str, mount: Mount, image_name: str
 ) -> None:
