@@ -106,7 +106,8 @@ COMMANDS = {
             "`oldest_request_seconds` is for how long the oldest request has not been answered, "
             "and `waiting` has the images that have waited for two seconds; after ten the log "
             "names them, too, and why (`osd.0 is down`, `pool is full`, `locked by ADDRESS`), and "
-            "when they go on.",
+            "when they go on. `moves` has how many percent of an image is copied that is moved to "
+            "another pool.",
         ),
         (
             Option("accepted: it is JSON in any case", switches=("--json",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import trio
 
@@ -139,14 +139,27 @@ async def _cancel_after(wait: Callable[[], Awaitable[None]], nursery: trio.Nurse
 
 
 class Progress:
-    """Says in the log how far a copy is."""
+    """Says in the log how far a copy is, and to who asks for it.
+
+    Attributes:
+        percent: of the objects, how many are copied.
+    """
 
     def __init__(self, migration: Migration) -> None:
+        self.percent = 0
         self._migration = migration
         self._next = _REPORT_PERCENT
 
     def __call__(self, done: int, total: int) -> None:
-        percent = 100 * done // max(total, 1)
+        percent = self.percent = 100 * done // max(total, 1)
         if percent >= self._next:
             log.info("%s: %d %%, %d of %d objects", self._migration, percent, done, total)
             self._next = percent - percent % _REPORT_PERCENT + _REPORT_PERCENT
+
+    def report(self) -> dict[str, Any]:
+        """Return what a status tells of it."""
+        return {
+            "image": str(self._migration.source),
+            "to": str(self._migration.target),
+            "percent": self.percent,
+        }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import trio
 
@@ -57,6 +57,7 @@ class Executor:
         self._copiers = copiers
         # By the pools: one that does not answer keeps its own copies waiting, and no others.
         self._turns: dict[tuple[str, str], Turns] = {}
+        self._progress: dict[Migration, Progress] = {}
 
     async def run(self, migration: Migration, quiescence: Quiescence) -> None:
         """Copy, and remove the source; try again what fails, until it is done.
@@ -64,7 +65,19 @@ class Executor:
         The image is thawed once what is read of it is right. A migration that another client has
         committed is done as well. Raises Undone for one that another client has aborted.
         """
+        self._progress[migration] = Progress(migration)
+        try:
+            await self._run(migration, quiescence)
+        finally:
+            del self._progress[migration]
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return image, new place and percentage of those that are not done."""
+        return [progress.report() for progress in self._progress.values()]
+
+    async def _run(self, migration: Migration, quiescence: Quiescence) -> None:
         await self._repeat(migration, partial(self._copy, migration, quiescence))
+        self._progress[migration].percent = 100
         await quiescence.thaw()
         # What was opened before all was copied would show zeros for what comes from the source.
         for step in (self._renew, self._notice, self._remove_source):
@@ -104,7 +117,7 @@ class Executor:
         # Others may wait for days, but not those whose requests do.
         async with self._turn(migration, urgent=not live), self._copiers.copier() as copier:
             with migration.on(copier.cluster):
-                await copier.stoppable(partial(migration.execute, Progress(migration)))
+                await copier.stoppable(partial(migration.execute, self._progress[migration]))
         log.info("%s: copied; the source stays for %g s", migration, self.notice_s)
 
     async def _notice(self, _migration: Migration) -> None:

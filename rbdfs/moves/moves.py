@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -100,6 +100,10 @@ class Moves:
     def running(self) -> int:
         """How many are prepared, and have not ended."""
         return len(self._quiescences)
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return what a status tells of those that are under way, as Executor.report() does."""
+        return self._executor.report()
 
     async def move(self, source: Entry, target: ImageSpec) -> None:
         """Move image *source* to *target*; return when its files are open there.

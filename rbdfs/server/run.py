@@ -224,6 +224,7 @@ class Serving:
             "files": files_report(handles, self._freshness),
             "requests": self._path.stats(),
             "lag": self._lag.report(),
+            "moves": [] if (moves := self._operations.mounted.moves) is None else moves.report(),
         } | self._waiting.report()
 
     def _watch_signals(self, nursery: trio.Nursery) -> None:
