@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
-import mmap
 import os
-import re
 import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.ceph import run
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import RBDFS, TIMEOUT_S, MountError, opened
+from tests.support.scraping import (
+    ANY_PORT,
+    BLOCK,
+    Scrape,
+    connected,
+    listening_at,
+    received,
+    scraped,
+    work,
+)
 from tests.support.servers import ask, killed_server, server_of, standing_still
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.support.ceph import Ceph
     from tests.support.mounts import Mount, Mounting
 
-BLOCK = 4096
 REQUESTS = "rbdfs_request_duration_seconds_count"
-ANY_PORT = "127.0.0.1:0"
 
 
 @pytest.fixture
@@ -40,86 +42,11 @@ def image(ceph: Ceph, pool: str, image_name: str) -> str:
     return image_name
 
 
-class Scrape(dict[tuple[str, frozenset[tuple[str, str]]], float]):
-    """Values by name and labels."""
-
-    @classmethod
-    def of(cls, text: str) -> Scrape:
-        scrape = cls()
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                scrape[sample.name, frozenset(sample.labels.items())] = sample.value
-        return scrape
-
-    def value(self, name: str, **labels: str) -> float:
-        """The sum of what has these labels, among others."""
-        return sum(
-            value
-            for (each, have), value in self.items()
-            if each == name and have >= set(labels.items())
-        )
-
-
-def connected(mount: Mount, *, unix: bool = False) -> socket.socket:
-    """A connection to where a mount answers whoever scrapes it."""
-    if unix:
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(TIMEOUT_S)
-        sock.connect(str(socket_path(mount)))
-        return sock
-    host, _, port = listening_at(mount.pid).rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=TIMEOUT_S)
-
-
-@functools.cache
-def listening_at(pid: int) -> str:
-    """Where a keeper listens. It is asked for once: a fork of whoever has a file open closes it."""
-    command = subprocess.run(
-        ["ss", "-Hltnp"], capture_output=True, text=True, check=True, timeout=TIMEOUT_S
-    )
-    (address,) = {line.split()[3] for line in command.stdout.splitlines() if f"pid={pid}," in line}
-    return address
-
-
-def socket_path(mount: Mount) -> Path:
-    return mount.path.with_name("metrics.sock")
-
-
-def received(sock: socket.socket) -> bytes:
-    data = b""
-    with contextlib.suppress(ConnectionResetError):
-        while part := sock.recv(1 << 20):
-            data += part
-    return data
-
-
-def scraped(mount: Mount, *, unix: bool = False) -> Scrape:
-    with connected(mount, unix=unix) as sock:
-        sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        head, _, body = received(sock).partition(b"\r\n\r\n")
-    assert re.match(rb"HTTP/1\.[01] 200 OK\r\n", head), head
-    return Scrape.of(body.decode())
-
-
 def printed(mount: Mount) -> Scrape:
     command = [str(RBDFS), "status", "--prometheus", str(mount.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert (done.returncode, done.stderr) == (0, "")
     return Scrape.of(done.stdout)
-
-
-def work(mount: Mount, image: str) -> None:
-    """Five reads, three writes and an fsync past the page cache; a hole; a write past the end."""
-    with opened(mount.file(image), os.O_RDWR | os.O_DIRECT) as file:
-        block = mmap.mmap(-1, BLOCK)
-        for i in range(5):
-            assert os.preadv(file, [block], i * BLOCK) == BLOCK
-        for i in range(3):
-            assert os.pwritev(file, [block], i * BLOCK) == BLOCK
-        with pytest.raises(OSError, match=r".") as caught:
-            os.pwritev(file, [block], MIB)
-        assert caught.value.errno == errno.ENOSPC
-        os.fsync(file)
 
 
 def assert_counted(scrape: Scrape, times: int = 1, **labels: str) -> None:
