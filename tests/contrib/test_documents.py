@@ -1,4 +1,4 @@
-"""Manual pages and README's table of commands are made of what --help is made of."""
+"""The manual and README agree with what --help is made of, and with each other."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ import pytest
 from documenting.command import CHECKOUT, WRITTEN, documents
 from documenting.page import parse
 from documenting.roff import Release
+from markdown_it import MarkdownIt
 
 from rbdfs.config.commands import COMMANDS
-from rbdfs.config.option_texts import options
+from rbdfs.config.option_texts import Option, options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PAGES = sorted((CHECKOUT / "contrib/man").glob("*.[0-9]"))
+README = (CHECKOUT / "README.md").read_text()
+MARKDOWN = [
+    CHECKOUT / "README.md",
+    *sorted((CHECKOUT / "rbdfs").rglob("*.md")),
+    *sorted((CHECKOUT / "contrib").rglob("*.md")),
+]
 
 
 def rendered(page: Path) -> str:
@@ -117,3 +124,46 @@ def test_mandoc_has_nothing_to_complain_of(page: Path) -> None:
         pytest.skip("mandoc is not installed")
     done = subprocess.run(["mandoc", "-T", "lint", page], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 250
+
+
+def test_options_of_readme_are_those_of_the_manual() -> None:
+    table = README.partition("| option | default | why one sets it |\n| --- | --- | --- |\n")[2]
+    rows = re.findall(r"^\| `(.*?)` \| (.*?) \| .* \|$", table.partition("\n\n")[0], re.MULTILINE)
+    defaults = {form: option.default for option in options() for form in forms(option)}
+    assert len(rows) > 5
+    for form, default in rows:
+        assert defaults[form.replace("\\|", "|")] == default
+
+
+def forms(option: Option) -> list[str]:
+    """Every way to say it alone."""
+    value = f" {option.takes}" if option.takes else ""
+    return [f"{switch}{value}" for switch in option.switches] + list(option.forms[-1:])
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_links_lead_to_what_is_there(page: Path) -> None:
+    tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
+    links = [
+        str(child.attrs.get("href") or child.attrs.get("src"))
+        for token in tokens
+        for child in token.children or ()
+        if child.type in ("link_open", "image")
+    ]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def anchors(markdown: str) -> set[str]:
+    """What a link may name behind #: headings, as the usual renderers make them."""
+    headings = re.findall(r"^#+ (.*)$", markdown, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
