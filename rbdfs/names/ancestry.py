@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.ceph.pool_threads import PoolThreads
@@ -62,7 +63,8 @@ class Ancestry:
         """Return the parents of *entry*, which has *attributes*; and why these are not all.
 
         Each is as named() has it, with the snapshot in its ``spec``, its ``snapshot_id``, and in
-        ``overlap`` how many bytes at the front may come from it.
+        ``overlap`` how many bytes at the front may come from it. Of the last, only what the image
+        below tells, where the rest is not known.
         """
         line: list[dict[str, Any]] = []
         snap_id = entry.key.snap_id
@@ -70,17 +72,25 @@ class Ancestry:
             parent, overlap = step
             if len(line) == MAX_DEPTH:
                 return line, NotUnderstood(f"more than {MAX_DEPTH} parents, or a circle")
-            snap_id, name = parent.snap_id, f"id:{parent.image_id}"
-            line.append({"image_id": parent.image_id, "snapshot_id": snap_id, "overlap": overlap})
-            above = await self._entry(parent)
+            snap_id, image_id = parent.snap_id, parent.image_id
+            spec = ImageSpec(
+                f"id:{parent.pool_id}", parent.pool_namespace, f"id:{image_id}", None, snap_id
+            )
+            found = {
+                "spec": str(spec),
+                "image_id": image_id,
+                "snapshot_id": snap_id,
+                "overlap": overlap,
+            }
+            line.append(found)
             try:
+                above = await self._entry(parent)
                 name, facts = await self._naming(above)
-                line[-1] |= facts
+                found |= {"spec": str(replace(spec, pool=above.pool, image=name)), **facts}
                 attributes = await self._catalog.attributes(above, newer=True)
+                found["spec"] = await self._spec(above, name, snap_id)
             except OSError as exc:
                 return line, exc
-            finally:
-                line[-1]["spec"] = await self._spec(above, name, snap_id)
         return line, None
 
     async def _naming(self, entry: Entry) -> tuple[str, dict[str, Any]]:

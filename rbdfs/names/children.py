@@ -51,7 +51,12 @@ class Children:
             found |= await self._threads.run(entry.pool, _of_snapshots, ioctx, keys)
             # Only a snapshot that is protected has clones of format 1.
             old = [key for key, snap in zip(keys, snaps, strict=True) if snap.protected]
-            found |= await self._of_pools(entry.namespace, old)
+            for pool in await self._cluster.pools() if old else ():
+                try:
+                    found |= await self._of_pool(pool, entry.namespace, old)
+                except OSError as exc:
+                    # The others are looked through all the same.
+                    error = exc
         except OSError as exc:
             error = exc
         for snap_id, key in islice(sorted(found), _NAMED):
@@ -62,12 +67,9 @@ class Children:
                 break
         return children, len(found) - len(children), error
 
-    async def _of_pools(self, namespace: str, keys: list[Key]) -> set[tuple[int, Key]]:
-        found: set[tuple[int, Key]] = set()
-        for pool in await self._cluster.pools() if keys else ():
-            ioctx = await self._cluster.ioctx(pool, namespace)
-            found |= await self._threads.run(pool, _of_pool, ioctx, keys)
-        return found
+    async def _of_pool(self, pool: str, namespace: str, keys: list[Key]) -> set[tuple[int, Key]]:
+        ioctx = await self._cluster.ioctx(pool, namespace)
+        return await self._threads.run(pool, _of_pool, ioctx, keys)
 
 
 def _of_snapshots(ioctx: Ioctx, keys: Iterable[Key]) -> set[tuple[int, Key]]:

@@ -196,11 +196,16 @@ class ImageReports:
             report.unknown(name, error)
         for user in (*told.get("locks", ()), *told.get("watchers", ())):
             user["ours"] = user["address"] in own
-        if "group" in told:
-            pool_id, group = told["group"]
-            pool = await self._ancestry.pool_name(pool_id) if group else ""
-            told["group"] = str(ImageSpec(pool, entry.namespace, group)) if group else "none"
+        pool_id, group = told.pop("group", (-1, ""))
         report.values |= told
+        if group:
+            try:
+                pool = await self._ancestry.pool_name(pool_id)
+                report.values["group"] = str(ImageSpec(pool, entry.namespace, group))
+            except OSError as exc:
+                report.unknown("group", exc)
+        elif "group" in names and "group" not in failed:
+            report.values["group"] = "none"
 
 
 def _tell_header(

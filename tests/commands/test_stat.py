@@ -37,7 +37,8 @@ def rbdfs(*arguments: str | bytes | Path, **options: Any) -> subprocess.Complete
 
 
 def told(path: Path) -> dict[str, Any]:
-    """What is known of a file."""
+    """What is known of a file, which may have been made elsewhere just now."""
+    eventually(path.exists, SEEN_S, f"{path} to be there")
     done = rbdfs("stat", "--json", "--", path)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
@@ -214,6 +215,23 @@ def test_a_parent_that_is_gone(ceph: Ceph, mounting: Mounting) -> None:
     assert (report["size"], report["children"]) == (2560 << 10, [])
     assert re.search(r"^Parents: .*, gone, overlap ", text, re.MULTILINE)
     assert re.search(r"^Locks: +not known: .*gone", text, re.MULTILINE)
+
+
+def test_a_parent_that_makes_no_sense(ceph: Ceph, mounting: Mounting) -> None:
+    with ceph.temporary_pool() as pool:
+        ceph.rbd("create", "--size=2560K", f"{pool}/a")
+        ceph.rbd("snap", "create", "--no-progress", f"{pool}/a@s")
+        ceph.rbd("clone", "--rbd-default-clone-format=2", f"{pool}/a@s", f"{pool}/b")
+        parent_id = rbd_json(ceph, "info", f"{pool}/a")["id"]
+        ceph.rados("-p", pool, "setomapval", f"rbd_header.{parent_id}", "order", "nonsense")
+        with mounting(pool) as mount:
+            mount.allow_log("(?s).*")
+            report = told(mount.file("b"))
+    (parent,) = report["parents"]
+    spec = f"{pool}/a@id:{parent['snapshot_id']}"
+    assert (parent["spec"], parent["image"]) == (spec, "a")
+    assert {"locks", "watchers", "parents"} <= report["not_known"].keys()
+    assert report["size"] == 2560 << 10
 
 
 def test_a_parent_that_the_client_may_not_read(
