@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import rbdfs
 from rbdfs.config.absolute_path import absolute
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.grammar import GRAMMARS, seconds
 from rbdfs.config.mount_options import MountOptions
-from rbdfs.config.option_values import client, listen_address, log_level
+from rbdfs.config.option_values import listen_address
 from rbdfs.config.option_words import apply_options, split_options
+from rbdfs.config.parser import Help, Parser, client, level
 from rbdfs.config.source import Source, resolve_source
 from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import EXIT_USAGE, UserError
@@ -51,30 +51,11 @@ class Request:
         return operand
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)", EXIT_USAGE)
-
-
-class _Help(argparse.Action):
-    """Prints the help of a command (const), or of all there is, and ends the process."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        _namespace: argparse.Namespace,
-        _values: str | Sequence[Any] | None,
-        _option: str | None = None,
-    ) -> NoReturn:
-        # A mount has no use for all these words.
-        from rbdfs.config.help_text import help_text
-
-        sys.stdout.write(help_text(self.const))
-        parser.exit()
-
-
 def parse(arguments: list[str]) -> Request:
     """Return what the command line asks for; raise UserError where it cannot mean anything."""
+    # Many have it; a pool of this name has a mount point behind it.
+    if arguments == ["help"]:
+        arguments = ["--help"]
     word = _command(arguments)
     if word in (None, "mount"):
         of_mount = arguments[word is not None :]
@@ -89,10 +70,22 @@ def parse(arguments: list[str]) -> Request:
         grammar = GRAMMARS[word]
         operands = _few(words, parser, grammar.required, grammar.most)
     except UserError as exc:
+        if not _has_switch_of_mount(arguments[1:], parser):
+            raise
         hint = f"to mount a pool of the name {word}: rbdfs -- {word} MOUNTPOINT"
         raise UserError(f"{exc} ({hint})", EXIT_USAGE) from exc
     values = vars(parsed)
     return Request(word, values.pop("json"), tuple(operands), values)
+
+
+def _has_switch_of_mount(arguments: list[str], parser: Parser) -> bool:
+    """Tell whether *arguments* have a switch that a mount has, and the command of *parser* not."""
+    ours = _switches(_mount_parser(None)) - _switches(parser)
+    return any(word.partition("=")[0] in ours for word in arguments)
+
+
+def _switches(parser: Parser) -> set[str]:
+    return {string for action in parser._actions for string in action.option_strings}
 
 
 def asks_for_json(arguments: list[str]) -> bool:
@@ -121,7 +114,7 @@ def _command(arguments: list[str]) -> str | None:
     return None if of_mount else arguments[0]
 
 
-def _parsed(parser: _Parser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def _parsed(parser: Parser, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options and the other words, wherever among them these stand; raise UserError."""
     # argparse itself takes options between two positional arguments for the end of the first.
     end = _end_of_options(arguments)
@@ -129,8 +122,8 @@ def _parsed(parser: _Parser, arguments: list[str]) -> tuple[argparse.Namespace, 
     for word in others:
         if word.startswith("-") and word != "-":
             name = word.partition("=")[0]
-            known = (string for action in parser._actions for string in action.option_strings)
-            raise UserError(f"unknown option {name}{did_you_mean(name, known)}", EXIT_USAGE)
+            hint = did_you_mean(name, _switches(parser))
+            raise UserError(f"unknown option {name}{hint}", EXIT_USAGE)
     return parsed, others + arguments[end + 1 :]
 
 
@@ -138,7 +131,7 @@ def _end_of_options(arguments: list[str]) -> int:
     return arguments.index("--") if "--" in arguments else len(arguments)
 
 
-def _few(words: list[str], parser: _Parser, names: Sequence[str], most: int | None) -> list[str]:
+def _few(words: list[str], parser: Parser, names: Sequence[str], most: int | None) -> list[str]:
     """Return *words*: no fewer than *names*, no more than *most*; raise UserError otherwise."""
     if most is not None and len(words) > most:
         raise UserError(f"too many arguments: {' '.join(words[most:])}", EXIT_USAGE)
@@ -147,12 +140,10 @@ def _few(words: list[str], parser: _Parser, names: Sequence[str], most: int | No
     return words
 
 
-def _command_parser(word: str) -> _Parser:
+def _command_parser(word: str) -> Parser:
     """Return the parser of a command but mount."""
-    parser = _Parser(prog=f"rbdfs {word}", add_help=False, allow_abbrev=False)
-    parser.add_argument(
-        "-h", "--help", action=_Help, nargs=0, const=word, default=argparse.SUPPRESS
-    )
+    parser = Parser(prog=f"rbdfs {word}", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action=Help, nargs=0, const=word, default=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true")
     for switch in GRAMMARS[word].flags:
         parser.add_argument(switch, action="store_true")
@@ -168,21 +159,12 @@ def _address(text: str) -> str:
         raise argparse.ArgumentTypeError(f"not ADDR:PORT or a path: {text}") from None
 
 
-def _level(text: str) -> str:
-    try:
-        return log_level(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"not debug, info, warning or error: {text}") from None
-
-
-def _mount_parser(word: str | None) -> _Parser:
+def _mount_parser(word: str | None) -> Parser:
     """Return the parser of a mount; option_texts has what is to be said of its options."""
-    parser = _Parser(
+    parser = Parser(
         prog="rbdfs" if word is None else f"rbdfs {word}", add_help=False, allow_abbrev=False
     )
-    parser.add_argument(
-        "-h", "--help", action=_Help, nargs=0, const=word, default=argparse.SUPPRESS
-    )
+    parser.add_argument("-h", "--help", action=Help, nargs=0, const=word, default=argparse.SUPPRESS)
     parser.add_argument("--all-pools", action="store_true")
     parser.add_argument("-c", "--conf", type=Path)
     parser.add_argument("--id", "--user", "-n", "--name", type=client)
@@ -194,7 +176,7 @@ def _mount_parser(word: str | None) -> _Parser:
     parser.add_argument("-f", "--foreground", action="store_true")
     parser.add_argument("-d", "--debug", action="store_true")
     parser.add_argument("--log-file", type=Path)
-    parser.add_argument("--log-level", type=_level)
+    parser.add_argument("--log-level", type=level)
     parser.add_argument("--connect-timeout", type=seconds)
     parser.add_argument("--metrics", type=_address)
     parser.add_argument("--json", action="store_true")
@@ -242,6 +224,10 @@ def _parsed_mount(
             raise UserError(f"all pools, and {stands_for_it[0]} too?", EXIT_USAGE)
     else:
         names = ("POOL (or --all-pools)", "MOUNTPOINT")
+        if word is None and len(words) == 1 and "/" not in words[0]:
+            raise UserError(
+                f"MOUNTPOINT missing, and {words[0]!a} is no command (see rbdfs --help)", EXIT_USAGE
+            )
         named, mountpoint = _few(words, parser, names, 2)
     source, ceph = resolve_source(named, options.ceph, directory)
     where = mountpoint and absolute(mountpoint, directory)

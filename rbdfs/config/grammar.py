@@ -54,7 +54,9 @@ def seconds(text: str) -> float:
     try:
         return parse_seconds(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"not a number of seconds: {text}") from None
+        raise argparse.ArgumentTypeError(
+            f"not a number of seconds above 0, up to 86400: {text}"
+        ) from None
 
 
 GRAMMARS = {

@@ -32,7 +32,8 @@ def unmount(path: str, timeout_s: float) -> dict[str, Any]:
     try:
         mount = Mount.at(path)
     except OSError as exc:
-        raise UserError(f"{path!a} is in the mount of rbdfs on {entry.mountpoint!a}") from exc
+        where = f"in the mount of rbdfs on {entry.mountpoint!a}"
+        raise UserError(f"{path!a} is no mount point, but {where}") from exc
     with contextlib.ExitStack() as stack:
         keeper = None
         # Who is not answered (by a keeper that was killed, of another user's, of none with

@@ -45,7 +45,7 @@ def parse_qemu_filename(text: str) -> QemuFileName:
         raise ValueError(f"file name must start with {_PREFIX!r}: {text!a}")
     pool, rest = _split(text.removeprefix(_PREFIX), "/")
     if rest is None:
-        raise ValueError(f"pool name is required: {text!a}")
+        raise ValueError(f"a pool name is required, as in rbd:POOL/IMAGE: {text!a}")
     # QEMU looks for `@` in all that follows, options included: one in a value must be escaped.
     before_at, after_at = _split(rest, "@")
     if after_at is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from rbdfs.config.command_line import COMMANDS
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
-from tests.support.mounts import processes_naming, wait_for_end
+from tests.support.mounts import opened_and_lost, processes_naming, wait_for_end
+from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,6 +131,35 @@ def test_all_lines_of_fstab(
     finally:
         daemons = [pid for path in paths for pid in processes_naming(str(path))]
         here.run("umount", "-a", "-t", "fuse.rbdfs")
+        for pid in daemons:
+            wait_for_end(pid)
+
+
+def test_everyday_tools(
+    ceph: Ceph, pool: str, image_name: str, here: Namespace, mountpoint_here: Path
+) -> None:
+    """df, lsof, umount of what is busy, and the two ways to unmount it all the same."""
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+    mount = ("mount", "-t", "fuse.rbdfs", "-o", f"conf={ceph.conf}", pool, mountpoint_here)
+    for option in ("-l", "-f"):
+        assert here.run(*mount).returncode == 0
+        shown = here.run("df", "--output=source,fstype,target", mountpoint_here).stdout
+        assert shown.splitlines()[1].split(None, 2) == [pool, "fuse.rbdfs", str(mountpoint_here)]
+        daemons = processes_naming(str(mountpoint_here))
+        with opened_and_lost(here.path(mountpoint_here / image_name), os.O_RDONLY) as file:
+            if shutil.which("lsof"):
+                using = here.run("lsof", "-t", mountpoint_here / image_name).stdout.split()
+                assert using == [str(os.getpid())]
+            done = here.run("umount", mountpoint_here)
+            assert (done.returncode, "target is busy" in done.stderr) == (32, True)
+            here.run("umount", option, mountpoint_here)
+            # -f ends the connection whatever is open; the kernel calls it busy all the same.
+            gone = eventually(lambda: not here.mounted(mountpoint_here), what="the end of it")
+            assert gone
+            if option == "-l":
+                assert os.pread(file, MIB, 0) == random_bytes(MIB)
+            else:
+                assert refusal(lambda: os.pread(file, 1, 0)) in ("ENOTCONN", "ECONNABORTED")
         for pid in daemons:
             wait_for_end(pid)
 

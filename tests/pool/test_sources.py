@@ -216,7 +216,7 @@ def test_settings_of_the_file_name(
         ("rbd:{pool}/{image}:conf=/nothing.conf", 1, "/nothing.conf"),
         ("rbd:{pool}/{image}:conf={conf}:no_such_setting=1", 2, "no_such_setting"),
         ("rbd:{pool}/{image}:conf={conf}:", 2, "has no value"),
-        ("rbd:{image}", 2, "pool name is required"),
+        ("rbd:{image}", 2, "a pool name is required, as in rbd:POOL/IMAGE"),
     ],
 )
 def test_file_names_that_cannot_be(
