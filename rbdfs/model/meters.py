@@ -78,6 +78,8 @@ class OperationMeters:
 
     def since(self, earlier: OperationMeters) -> OperationMeters:
         """Return what was counted since; in flight is what it is now."""
+        if self is NOTHING and earlier is NOTHING:
+            return NOTHING
         errors = {
             name: count - earlier.errors.get(name, 0)
             for name, count in self.errors.items()
