@@ -37,6 +37,7 @@ _rbdfs_switches() {
         stat) printf '%s\n' --json -h --help ;;
         map) printf '%s\n' --json --draw -h --help ;;
         debug) printf '%s\n' --output --json -h --help ;;
+        top) printf '%s\n' --interval --once --json -h --help ;;
         restart) printf '%s\n' --json -h --help ;;
     esac
 }
@@ -55,9 +56,9 @@ _rbdfs_candidates() {
             if [[ $current == -* && -z $ended ]]; then
                 _rbdfs_switches "${command:-mount}"
             elif [[ ${command:-mount} != mount ]]; then
-                [[ ${#found[@]} != 0 || $command != @(umount|status|debug|restart) ]] || _rbdfs_mounts
+                [[ ${#found[@]} != 0 || $command != @(umount|status|debug|top|restart) ]] || _rbdfs_mounts
             elif ((${#found[@]} == 0)) && [[ -z $all ]]; then
-                [[ $command || $ended ]] || printf '%s\n' mount umount mounts status stat map debug restart
+                [[ $command || $ended ]] || printf '%s\n' mount umount mounts status stat map debug top restart
                 _rbdfs_pools "${cluster[@]}"
             fi
             ;;
@@ -86,9 +87,9 @@ _rbdfs() {
         case $ended$word in
             --) ended=yes ;;
             --all-pools) all=yes ;;
-            -c | --conf | --id | --user | -n | --name | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | --log-level | --metrics | -o | --timeout | --output) expected=$word ;;
+            -c | --conf | --id | --user | -n | --name | -k | --keyring | -m | --cluster | --connect-timeout | --log-file | --log-level | --metrics | -o | --timeout | --output | --interval) expected=$word ;;
             -*) ;;
-            mount | umount | mounts | status | stat | map | debug | restart)
+            mount | umount | mounts | status | stat | map | debug | top | restart)
                 if [[ -z $command ]] && ((${#found[@]} == 0)); then command=$word; else found+=("$word"); fi
                 ;;
             *) found+=("$word") ;;

@@ -33,7 +33,7 @@ end
 # The command, "mount" where there is none; "" where one may stand.
 function __rbdfs_command
     set -l words (commandline -opc)
-    if set -q words[2]; and contains -- $words[2] mount umount mounts status stat map debug restart
+    if set -q words[2]; and contains -- $words[2] mount umount mounts status stat map debug top restart
         echo $words[2]
     else if set -q words[2]
         echo mount
@@ -53,13 +53,13 @@ function __rbdfs_has
     set -l switch
     set -l words (commandline -opc)
     set -e words[1]
-    if set -q words[1]; and contains -- $words[1] mount umount mounts status stat map debug restart
+    if set -q words[1]; and contains -- $words[1] mount umount mounts status stat map debug top restart
         set -e words[1]
     end
     for word in $words
         if test -n "$switch"
             set switch
-        else if contains -- $word -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --log-file --log-level --metrics -o --timeout --output
+        else if contains -- $word -c --conf --id --user -n --name -k --keyring -m --cluster --connect-timeout --log-file --log-level --metrics -o --timeout --output --interval
             set switch $word
         else if test $word = --all-pools; or not string match -q -- '-*' $word
             set count (math $count + 1)
@@ -76,6 +76,7 @@ complete -c rbdfs -n '__rbdfs_is ""' -a status -d 'tell what serves a mount, and
 complete -c rbdfs -n '__rbdfs_is ""' -a stat -d 'tell all that is known of a file of a mount'
 complete -c rbdfs -n '__rbdfs_is ""' -a map -d 'show where a file of a mount has data'
 complete -c rbdfs -n '__rbdfs_is ""' -a debug -d 'write all that tells how a mount is doing to one archive, and say what looks wrong'
+complete -c rbdfs -n '__rbdfs_is ""' -a top -d 'show who loads the cluster: requests, bytes and latency of each image, as top(1) does'
 complete -c rbdfs -n '__rbdfs_is ""' -a restart -d 'serve a mount with what is installed now; open files stay open'
 complete -c rbdfs -n '__rbdfs_is "" mount' -l json -d 'say on stdout what is mounted'
 complete -c rbdfs -n '__rbdfs_is "" mount' -s h -l help -d 'show this help'
@@ -110,9 +111,13 @@ complete -c rbdfs -n '__rbdfs_is map' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is debug' -l output -r -F -d 'where to write it'
 complete -c rbdfs -n '__rbdfs_is debug' -l json -d 'say on stdout what is written'
 complete -c rbdfs -n '__rbdfs_is debug' -s h -l help -d 'show this help'
+complete -c rbdfs -n '__rbdfs_is top' -l interval -x -d 'how long between two looks'
+complete -c rbdfs -n '__rbdfs_is top' -l once -d 'look for one interval'
+complete -c rbdfs -n '__rbdfs_is top' -l json -d 'as --once'
+complete -c rbdfs -n '__rbdfs_is top' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is restart' -l json -d 'accepted'
 complete -c rbdfs -n '__rbdfs_is restart' -s h -l help -d 'show this help'
 complete -c rbdfs -n '__rbdfs_is "" mount; and __rbdfs_has 0' -k -a '(__rbdfs_pools)'
 complete -c rbdfs -n '__rbdfs_is mount; and __rbdfs_has 1' -F
-complete -c rbdfs -n '__rbdfs_is umount status debug restart; and __rbdfs_has 0' -a '(__rbdfs_mounts)'
+complete -c rbdfs -n '__rbdfs_is umount status debug top restart; and __rbdfs_has 0' -a '(__rbdfs_mounts)'
 complete -c rbdfs -n '__rbdfs_is stat map debug' -F

@@ -182,6 +182,42 @@ COMMANDS = {
             ),
         ),
     ),
+    "top": Command(
+        "show who loads the cluster: requests, bytes and latency of each image, as top(1) does",
+        ("[--interval SECONDS] [--once] [--json] [MOUNTPOINT]",),
+        (
+            "Without MOUNTPOINT it is of all mounts of this host. Two lines tell of each mount: "
+            "its state, how long ago the cluster has answered anything, how often its server was "
+            "replaced, for how long at most the server's main thread let others wait since the "
+            "last look (lag), and its sums. Below them is each image that was opened since the "
+            "mount was made, snapshots and partitions counted with it: reads and writes a second, "
+            "MiB/s of both, the times in which half and 99 % of them were answered (p50, p99), "
+            "requests of any kind in flight (depth), and how its requests a second went in the "
+            "last minute. A wide terminal has room for more. What the page cache answers is no "
+            "request.",
+            "A key sorts: `i` by requests of any kind, `r` by reads, `w` by writes, `b` by MiB/s, "
+            "`l` by p99, `d` by depth, `n` by name. The space bar halts the picture, and lets it "
+            "go on; `q` and Ctrl-C end it. It goes on while a server hangs or is started anew, and "
+            "ends with the mount: with exit code 1 where that was no clean end.",
+            "Times come from a histogram whose steps are powers of two, and are interpolated "
+            "within one. Of more than 4,095 images the others are one line. To root and to who "
+            "mounted. A table needs Python's rich (Debian: python3-rich); `--json` does not.",
+        ),
+        (
+            Option(
+                "how long between two looks, in seconds, 0.1 at least",
+                "1",
+                ("--interval",),
+                value="SECONDS",
+            ),
+            Option("look for one interval, print that, and end", switches=("--once",)),
+            Option(
+                "as `--once`, as JSON: rates a second, times in milliseconds, null for what is not "
+                "known",
+                switches=("--json",),
+            ),
+        ),
+    ),
     "restart": Command(
         "serve a mount with what is installed now; open files stay open",
         ("[--json] MOUNTPOINT",),

@@ -66,5 +66,8 @@ GRAMMARS = {
     "restart": Grammar(),
     "stat": Grammar(("FILE...",)),
     "status": Grammar(flags=("--prometheus",)),
+    "top": Grammar(
+        operands=("[MOUNTPOINT]",), flags=("--once",), values={"--interval": Value(seconds, 1.0)}
+    ),
     "umount": Grammar(values={"--timeout": Value(seconds, 60.0)}),
 }

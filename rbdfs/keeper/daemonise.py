@@ -99,7 +99,7 @@ def _print_json(facts: dict[str, Any]) -> None:
 class SignalSocket:
     """Signals as something to wait for with a selector: a context that takes them over.
 
-    SIGHUP is ignored: a terminal that is closed says nothing about the mount.
+    SIGHUP is ignored unless it is one of them: the end of a terminal says nothing about a mount.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
@@ -110,9 +110,9 @@ class SignalSocket:
 
     def __enter__(self) -> SignalSocket:
         signal.set_wakeup_fd(self._theirs.fileno())
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in self._numbers:
             signal.signal(number, lambda *_: None)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         return self
 
     def __exit__(self, *_exc: object) -> None:

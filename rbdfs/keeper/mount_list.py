@@ -51,7 +51,7 @@ def _described(entry: Entry) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     try:
         answer = ask_keeper(entry.mountpoint, entry, "status", _ANSWER_S)
-        state = _state(answer)
+        state = state_of(answer)
     except Silent:
         state = "no answer"
     except (Gone, NoKeeper) as exc:
@@ -67,7 +67,8 @@ def _described(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _state(answer: dict[str, Any]) -> str:
+def state_of(answer: dict[str, Any]) -> str:
+    """Return how a mount is doing by what its keeper has answered."""
     # While one is started, there is a server that does not serve.
     starting = answer["state"] == "no server" and answer.get("server") is not None
     if starting:

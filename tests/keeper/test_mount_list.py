@@ -121,7 +121,7 @@ def test_a_dead_one(pool: str, mounting: Mounting) -> None:
     ],
 )
 def test_what_a_keeper_says(answer: dict[str, Any], state: str) -> None:
-    assert mount_list._state(answer) == state
+    assert mount_list.state_of(answer) == state
 
 
 @pytest.mark.parametrize(
