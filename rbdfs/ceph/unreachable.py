@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # A host as `mon host` names it: not an address, nor what is in brackets, a list of such.
 _HOST = re.compile(r"(?:v[12]:)?([A-Za-z](?:[\w.-]*\w)?)(?::\d+)?(?:/\d+)?")
+_SECTION = re.compile(r"\s*\[mon\.")
 
 
 def why_unreadable(path: str) -> str | None:
@@ -34,9 +35,10 @@ def why_unreadable(path: str) -> str | None:
 
 def missing_monitors(client: rados.Rados, settings: CephSettings) -> str | None:
     """Return what is wrong where *client* was told of no monitor."""
-    if client.conf_get("mon_host"):
+    paths = _configuration_files(settings)
+    if client.conf_get("mon_host") or any(map(_has_monitors, paths)):
         return None
-    tried = (_without(path) for path in _configuration_files(settings))
+    tried = (_without(path) for path in paths)
     where = "-m HOST, or `mon host` in a configuration file"
     return f"no monitor address ({where}): {'; '.join(tried)}"
 
@@ -99,6 +101,15 @@ def _configuration_files(settings: CephSettings) -> list[str]:
     name = f"{settings.cluster or 'ceph'}.conf"
     home = os.environ.get("HOME", "")
     return [f"/etc/ceph/{name}", f"{home}/.ceph/{name}", os.path.join(os.getcwd(), name)]
+
+
+def _has_monitors(path: str) -> bool:
+    """Tell whether a configuration file has a section of a monitor, as before `mon host`."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return any(_SECTION.match(line) for line in file)
+    except OSError:
+        return False
 
 
 def _without(path: str) -> str:
