@@ -31,7 +31,11 @@ def run(request: Request) -> int:
     # What mount(8) gives is all that is to hold.
     read_only, flags = _wanted(texts)
     before = _options_of(path, entry)
-    if words := unchangeable(before, texts):
+    words = unchangeable(before, texts)
+    # The one of these flags that the kernel never changes: it is not in MS_RMT_MASK of linux/fs.h.
+    if ("dirsync" in flags) != ("dirsync" in before.flags):
+        words.append("dirsync")
+    if words:
         raise UserError(_only_anew(path, f"{' and '.join(words)} cannot be changed"))
     if before.read_only and not read_only:
         raise UserError(_only_anew(path, "its server was started with ro"))

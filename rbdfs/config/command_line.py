@@ -12,9 +12,8 @@ from rbdfs.config.absolute_path import absolute
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.grammar import GRAMMARS, seconds
 from rbdfs.config.mount_options import MountOptions
-from rbdfs.config.option_values import listen_address
 from rbdfs.config.option_words import apply_options, split_options
-from rbdfs.config.parser import Help, Parser, client, level
+from rbdfs.config.parser import Help, Parser, address, client, level
 from rbdfs.config.source import Source, resolve_source
 from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import EXIT_USAGE, UserError
@@ -152,13 +151,6 @@ def _command_parser(word: str) -> Parser:
     return parser
 
 
-def _address(text: str) -> str:
-    try:
-        return listen_address(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"not ADDR:PORT or a path: {text}") from None
-
-
 def _mount_parser(word: str | None) -> Parser:
     """Return the parser of a mount; option_texts has what is to be said of its options."""
     parser = Parser(
@@ -178,7 +170,7 @@ def _mount_parser(word: str | None) -> Parser:
     parser.add_argument("--log-file", type=Path)
     parser.add_argument("--log-level", type=level)
     parser.add_argument("--connect-timeout", type=seconds)
-    parser.add_argument("--metrics", type=_address)
+    parser.add_argument("--metrics", type=address)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--version", action="version", version=f"rbdfs {rbdfs.__version__}")
     return parser

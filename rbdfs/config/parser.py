@@ -47,3 +47,10 @@ def client(text: str) -> str:
         return option_values.client(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"not the id of a client: {text!a}") from None
+
+
+def address(text: str) -> str:
+    try:
+        return option_values.listen_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not ADDR:PORT or a path: {text}") from None

@@ -105,6 +105,28 @@ def test_fsname_by_fusermount(tmp_path: Path, fsname: str, monkeypatch: pytest.M
         assert not os.get_inheritable(fd)
 
 
+FLAGS = ("dirsync", "noatime", "noexec", "sync")
+
+
+@needs_root
+def test_flags_by_mount_and_by_fusermount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for user in (0, 12345):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        with mounted(tmp_path, MountOptions(flags=(*FLAGS, "relatime"))):
+            _, _, flags, super_options = mount_line(tmp_path)
+            assert set(FLAGS) <= {*flags.split(","), *super_options.split(",")}
+
+
+def test_flags_that_fusermount_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    for flag in connection.MS_FLAGS.keys() - {*FLAGS, "relatime"}:
+        with pytest.raises(PermissionError, match=f"{flag} is root's to ask for"):
+            connection.open_kernel(str(tmp_path), MountOptions(flags=(flag,)))
+        assert mount_line(tmp_path) == []
+
+
 @needs_root
 def test_directory_file_and_read_only(tmp_path: Path) -> None:
     file = tmp_path / "file, with spaces"

@@ -91,7 +91,12 @@ def test_flags_of_the_kernel_are_changed(mount: Namespace, mountpoint_here: Path
 
 @pytest.mark.parametrize(
     ("option", "word"),
-    [("lock=auto", "lock"), ("manage=snapshots", "manage"), ("rbd_cache=true", "rbd_cache")],
+    [
+        ("lock=auto", "lock"),
+        ("manage=snapshots", "manage"),
+        ("rbd_cache=true", "rbd_cache"),
+        ("dirsync", "dirsync"),
+    ],
 )
 def test_what_only_a_new_mount_can_have(
     mount: Namespace, mountpoint_here: Path, option: str, word: str
