@@ -137,10 +137,11 @@ def _serve_alone(options: MountOptions, starter: Starter) -> int:
 
     from rbdfs.server import lifecycle
     from rbdfs.server.keeper_link import Unkept
-    from rbdfs.server.meters import Inherited
+    from rbdfs.server.meters import Inherited, shared_meters
 
     if options.data_path is None:
         log.info("the native data path was not built: everything goes through pyfuse3")
     options = replace(options, data_path="python")
-    code = trio.run(lifecycle.serve, options, Unkept(options, starter), None, Inherited())
+    with shared_meters(options, Inherited()) as meters:
+        code = trio.run(lifecycle.serve, options, Unkept(options, starter), None, meters)
     return code or 0

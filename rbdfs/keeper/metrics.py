@@ -7,7 +7,6 @@ has come waits in the backlog for the next one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 from pathlib import Path
@@ -90,7 +89,6 @@ def _listening(address: str) -> socket.socket:
     try:
         listener = _at_path(address) if is_path(address) else _at_port(address)
     except OSError as exc:
-        # The resolver has errors of its own, and the address its own words for it.
         reason = exc.strerror or exc
         raise UserError(f"cannot listen on {address} for metrics: {reason}") from exc
     # Of all who share it: a server must not be stuck where another client has been faster.
@@ -101,21 +99,23 @@ def _listening(address: str) -> socket.socket:
 def _at_port(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
-    except socket.gaierror:
-        raise
-    except OSError as exc:
-        # Python adds the address to it, which is named already.
-        raise OSError(exc.errno, os.strerror(exc.errno or errno.EIO)) from exc
+    found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    # localhost is both; whoever means the other one names it.
+    family, *_, where = min(found, key=lambda each: each[0] != socket.AF_INET)
+    return _bound(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC), where)
 
 
 def _at_path(address: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    _remove_dead(address)
+    return _bound(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC), address)
+
+
+def _bound(listener: socket.socket, where: Any) -> socket.socket:
     try:
-        _remove_dead(address)
-        listener.bind(address)
+        if listener.family != socket.AF_UNIX:
+            # Connections of a mount that has just ended may still be closing.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
         listener.listen(_BACKLOG)
     except BaseException:
         listener.close()

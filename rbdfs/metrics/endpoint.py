@@ -36,8 +36,6 @@ class _Handler(WSGIRequestHandler):
     """One connection: a request, and its answer."""
 
     timeout = _SILENT_S
-    server_version = "rbdfs"
-    sys_version = ""
 
     def address_string(self) -> str:
         return str(self.client_address[0])

@@ -57,10 +57,10 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The meters at one time; *serving* tells whether there is a server, as far as is known."""
+    """The meters at one time, and whether a server is ready: None for what that says itself."""
 
     snapshot: Snapshot
-    serving: bool = True
+    serving: bool | None = None
 
 
 def registry(mount: Mount, read: Callable[[], Reading]) -> CollectorRegistry:
@@ -194,7 +194,10 @@ def _state(mount: Mount, reading: Reading) -> Iterator[Metric]:
             "How long ago the cluster has answered last; it grows too where nothing is asked.",
             max(0.0, now_s - snapshot.answered_ns / 1e9),
         )
-    yield _gauge(mount, "serving", "Whether a server is ready.", float(reading.serving))
+    serving = reading.serving
+    if serving is None:
+        serving = bool(snapshot.figures.get(figures.READY))
+    yield _gauge(mount, "serving", "Whether a server is ready.", float(serving))
     info = GaugeMetricFamily(
         "rbdfs_mount_info", "What is mounted.", labels=("mountpoint", "source")
     )

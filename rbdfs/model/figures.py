@@ -15,6 +15,8 @@ TURNS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Upper bounds in seconds by which turns of the Trio thread are counted; there are longer ones."""
 LONGER = "longer"
 TURNS_SUM = "turns_sum_s"
+READY = "ready"
+"""1 once the server answers the kernel; 0 before. Of one that has died it is what it was."""
 TURN_BEGUN = "turn_begun_s"
 """When the turn has begun that the Trio thread is in, by CLOCK_MONOTONIC; 0 while it waits."""
 

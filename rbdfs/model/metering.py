@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rbdfs.model.meters_layout import Buffer
 
 
+_FEW_IMAGES = 16
+
+
 class Figure:
     """A single figure of a mount, in its place."""
 
@@ -48,14 +51,15 @@ class Metering:
         self._memory = memoryview(memory).cast("B")
         self._words, self._doubles = self._memory.cast("Q"), self._memory.cast("d")
         used = (layout.used_bytes(self._memory) - layout.IMAGES_OFFSET) // layout.IMAGE_BYTES
+        self._capacity = (len(self._memory) - layout.IMAGES_OFFSET) // layout.IMAGE_BYTES
         self._numbers = {key: n for n, key in enumerate(layout.keys_in(self._memory, used))}
         self._figures = {name: i for i, (name, _) in enumerate(layout.figures_in(self._memory))}
         self._forget_in_flight(used)
 
     @classmethod
     def unread(cls, clock_ns: Callable[[], int] = time.monotonic_ns) -> Metering:
-        """Return one that nobody else can read."""
-        memory = bytearray(layout.BYTES)
+        """Return one that nobody else can read, with places for a few images."""
+        memory = bytearray(layout.IMAGES_OFFSET + _FEW_IMAGES * layout.IMAGE_BYTES)
         memory[: len(layout.empty())] = layout.empty()
         return cls(memory, clock_ns)
 
@@ -64,7 +68,7 @@ class Metering:
         if (known := self._numbers.get(key)) is not None:
             return known
         number, data = len(self._numbers), key.encode("utf-8", "replace")
-        if number == layout.IMAGES or len(data) > layout.KEY_BYTES:
+        if number == self._capacity or len(data) > layout.KEY_BYTES:
             return 0
         struct.pack_into(
             f"=Q{len(data)}s",

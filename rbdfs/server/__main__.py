@@ -23,7 +23,7 @@ from rbdfs.errors import EXIT_FAILURE, PASSING, ClusterAway, UserError
 from rbdfs.keeper.estate import Estate
 from rbdfs.server import lifecycle
 from rbdfs.server.keeper_link import KeeperLink
-from rbdfs.server.meters import Inherited
+from rbdfs.server.meters import Inherited, shared_meters
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ def _serve(state: dict[str, Any], link: KeeperLink) -> int:
         configure_logging(estate.options)
         predecessor = None if estate.fuse is None else estate
         inherited = Inherited(estate.meters, estate.listener)
-        code = trio.run(lifecycle.serve, estate.options, link, predecessor, inherited)
+        with shared_meters(estate.options, inherited) as meters:
+            code = trio.run(lifecycle.serve, estate.options, link, predecessor, meters)
     except UserError as exc:
         passing = isinstance(exc, ClusterAway)
         link.failed(str(exc), exc.exit_code, passing=passing)

@@ -45,7 +45,7 @@ from rbdfs.names.xattrs import Xattrs
 from rbdfs.server import takeover
 from rbdfs.server.data_paths import data_path
 from rbdfs.server.gauges import Gauges
-from rbdfs.server.meters import Inherited, count_start, shared_meters
+from rbdfs.server.meters import count_start
 from rbdfs.server.root import find_root
 from rbdfs.server.run import Serving
 from rbdfs.server.start_deadline import StartDeadline
@@ -64,16 +64,14 @@ log = logging.getLogger(__name__)
 
 
 async def serve(
-    options: MountOptions, keeping: Link, predecessor: Estate | None, inherited: Inherited
+    options: MountOptions, keeping: Link, predecessor: Estate | None, meters: SharedMeters
 ) -> int | None:
     """Mount and serve until the mount is gone, a signal ends it, or another server is to go on.
 
     Returns the exit code, or None in the last case. Goes on with what the server before has left in
-    *predecessor*, if there was one. *inherited* are the keeper's meters. Raises UserError, with
-    nothing mounted.
+    *predecessor*, if there was one; counts in *meters*. Raises UserError, with nothing mounted.
     """
     async with contextlib.AsyncExitStack() as stack:
-        meters = stack.enter_context(shared_meters(options, inherited))
         deadline = stack.enter_context(StartDeadline(options.connect_timeout_s, keeping.gave_up))
         connection = _connection(options, meters, deadline.tries)
         cluster = await stack.enter_async_context(connection)

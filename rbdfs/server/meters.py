@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rbdfs.keeper.estate import new_meters
 from rbdfs.keeper.meters_client import snapshot_in
 from rbdfs.keeper.metrics import Metrics
-from rbdfs.model import meters_layout
-from rbdfs.model.figures import KINDS
+from rbdfs.model import figures, meters_layout
 from rbdfs.model.metering import Metering
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ class Inherited(NamedTuple):
 def shared_meters(options: MountOptions, inherited: Inherited) -> Iterator[SharedMeters]:
     """Yield the memory that the keeper has made, or where it has none, one of this server's own.
 
-    Who scrapes the mount is answered meanwhile, if somebody is to. Raises OSError, and UserError
-    where nobody can listen.
+    Who scrapes the mount is answered meanwhile, if somebody is to. It is to be around trio.run(),
+    because its end waits for answers. Raises OSError, and UserError where nobody can listen.
     """
     with contextlib.ExitStack() as stack:
         listener = inherited.listener
@@ -56,6 +55,7 @@ def shared_meters(options: MountOptions, inherited: Inherited) -> Iterator[Share
             # Without a keeper: the memory that belongs to it is not used.
             listener = stack.enter_context(Metrics(options)).listener
         shared = stack.enter_context(_memory(inherited.memory))
+        _forget_state(shared.metering)
         if listener is not None:
             stack.enter_context(_answering(options, listener, shared.descriptor))
         yield shared
@@ -93,11 +93,19 @@ def _memory(inherited: int | None) -> Iterator[SharedMeters]:
         os.close(descriptor)
 
 
+def _forget_state(metering: Metering) -> None:
+    """Keep what the servers before this one have counted, and nothing of what they were doing."""
+    states = [name for name, kind in figures.KINDS.items() if not kind.counter]
+    for name in (figures.READY, figures.TURN_BEGUN, *states):
+        metering.figure(name).value = 0
+    for name in figures.KINDS:
+        # All are there from the beginning.
+        metering.figure(name)
+
+
 def count_start(metering: Metering, predecessor: Estate | None) -> None:
     """Note that a server is ready to serve what *predecessor* has left, if there was one."""
-    for name in KINDS:
-        # All are there from the beginning, with what other servers have counted or 0.
-        metering.figure(name)
+    metering.figure(figures.READY).value = 1
     metering.figure("server_started").value = time.time()
     if predecessor is not None:
         metering.figure(f"restarts_{'crash' if predecessor.crashed else 'asked'}").add()

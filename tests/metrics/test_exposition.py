@@ -86,6 +86,8 @@ def test_figures(memory: bytearray) -> None:
     metering.figure(figures.turns(0.005)).add(4)
     metering.figure(figures.turns(figures.LONGER)).add(1)
     metering.figure(figures.TURNS_SUM).add(2.5)
+    assert samples(memory)["rbdfs_serving", ""] == 0
+    metering.figure(figures.READY).value = 1
     found = samples(memory)
     assert found["rbdfs_restarts_total", "reason=crash"] == 3
     assert found["rbdfs_restarts_total", "reason=asked"] == 0
