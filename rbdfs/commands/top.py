@@ -101,7 +101,8 @@ def _told_of_ends(mounts: WatchedMounts) -> int:
     """Say which mounts have ended; return the exit code."""
     for text, _ in mounts.ends:
         print(f"rbdfs: {printable(text)}", file=sys.stderr)
-    return EXIT_FAILURE if any(failed for _, failed in mounts.ends) else 0
+    # Who wants no more of those that are left has got what he wanted.
+    return EXIT_FAILURE if mounts.over and any(failed for _, failed in mounts.ends) else 0
 
 
 def facts(loads: Sequence[MountLoad]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Condition:
     """How a mount is doing, as its keeper and its server say.
 
     Attributes:
-        state: as `rbdfs mounts` has it, or `ended`.
+        state: as `rbdfs mounts` has it.
         restarts: how many servers have been replaced; None where nobody tells.
         last_fault: why, "" where it is not known.
         lag_ms: how long the server's main thread has let others wait of late, at most.

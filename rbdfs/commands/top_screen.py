@@ -32,7 +32,6 @@ _NAME_WIDTH = 16
 _MINUTE_WIDTH = 60
 # Where lines of mounts would leave less than a part of the screen for images, the rest is counted.
 _MOUNTS_PART = 2
-_STATE_STYLES = {"serving": "green", "ended": "dim"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ def _title(mount: MountLoad, view: View) -> Text:
     tail = _as_fits([*facts, right] if right else facts, room)
     text = Text(name := shortened(name, view.width - len(tail) - len(_GAP)), style="bold")
     text.append(" " * (view.width - cell_len(name) - len(tail)))
-    style = _STATE_STYLES.get(condition.state, "bold red")
+    style = "green" if condition.state == "serving" else "bold red"
     text.append(condition.state, "bold yellow" if condition.waits_s else style)
     text.append(tail[len(condition.state) :], "not bold")
     text.truncate(view.width)

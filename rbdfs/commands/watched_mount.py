@@ -14,7 +14,6 @@ from rbdfs.keeper.mount_list import state_of
 
 if TYPE_CHECKING:
     import socket
-    from types import TracebackType
 
     from rbdfs.kernel.mount import Entry
     from rbdfs.model.meters import Snapshot
@@ -26,7 +25,7 @@ _NO_FAULT = "none"
 
 
 class WatchedMount:
-    """One mount, as a context. Raises UserError on entering where nothing is told of it.
+    """One mount, from here to close(). Raises UserError where nothing is told of it.
 
     Attributes:
         entry: which one.
@@ -43,23 +42,16 @@ class WatchedMount:
         self._snapshot: Snapshot | None = None
         self._turns: dict[str, int] | None = None
         self._asked_s = 0.0
-
-    def __enter__(self) -> WatchedMount:
+        self._status: socket.socket | None = None
         with contextlib.ExitStack() as stack:
-            path = self.entry.mountpoint
-            self._meters = stack.enter_context(meters_of(path, self.entry, _ANSWER_S))
-            self._status: socket.socket | None = None
+            meters = meters_of(entry.mountpoint, entry, _ANSWER_S)
+            self._meters = stack.enter_context(meters)
             self._wait = self._question("wait")
-            self._learn(self._meters.facts)
             self._stack = stack.pop_all()
-        return self
+        self._learn(self._meters.facts)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Ask no more."""
         for sock in self.sockets():
             sock.close()
         self._stack.close()
@@ -163,7 +155,6 @@ class WatchedMount:
             return
         self.failed = code != 0
         self.end = f"ended with exit code {code}" if self.failed else "unmounted"
-        self._condition = Condition("ended")
 
 
 def _longest_wait(waiting: object) -> tuple[float, str]:

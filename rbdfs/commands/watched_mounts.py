@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import time
 from typing import TYPE_CHECKING
@@ -24,7 +23,11 @@ if TYPE_CHECKING:
 
 
 class WatchedMounts:
-    """Those that are watched, as a context; raises UserError where there is none."""
+    """Those that are watched, as a context; raises UserError on entering where there is none.
+
+    Attributes:
+        ends: what is to be said of those that have ended, and whether it was no clean end.
+    """
 
     def __init__(self, path: str | None, interval_s: float) -> None:
         self._path = path
@@ -32,19 +35,16 @@ class WatchedMounts:
         self._watched: list[WatchedMount] = []
         # Of which nothing is told, and why.
         self._others: dict[tuple[str, str], MountLoad] = {}
-        self._stack = contextlib.ExitStack()
+        self.ends: list[tuple[str, bool]] = []
 
     def __enter__(self) -> WatchedMounts:
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._stack.close)
-            if self._path is not None:
-                self._watch(entry_at(self._path, "top"))
-            else:
-                self._look_around()
-                if not self._watched:
-                    reasons = [each.condition.last_fault for each in self._others.values()]
-                    raise UserError("; ".join(reasons) or "there is no mount of rbdfs here")
-            stack.pop_all()
+        if self._path is not None:
+            self._watch(entry_at(self._path, "top"))
+            return self
+        self._look_around()
+        if not self._watched:
+            reasons = [each.condition.last_fault for each in self._others.values()]
+            raise UserError("; ".join(reasons) or "there is no mount of rbdfs here")
         return self
 
     def __exit__(
@@ -53,21 +53,13 @@ class WatchedMounts:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stack.close()
-
-    @property
-    def ends(self) -> list[tuple[str, bool]]:
-        """What is to be said of those that have ended, and whether it was no clean end."""
-        return [
-            (f"{each.entry.mountpoint}: {each.end}", each.failed)
-            for each in self._watched
-            if each.end is not None
-        ]
+        for each in self._watched:
+            each.close()
 
     @property
     def over(self) -> bool:
         """Whether all have ended that were watched."""
-        return all(each.end is not None for each in self._watched)
+        return not self._watched
 
     def ask(self, patience_s: float) -> None:
         """Ask each how it does, and wait no longer than that for what they answer.
@@ -86,9 +78,7 @@ class WatchedMounts:
 
     def loads(self) -> list[MountLoad]:
         """Return the load of each since the last call."""
-        return [each.load() for each in self._watched if each.end is None] + [
-            *self._others.values()
-        ]
+        return [*(each.load() for each in self._watched), *self._others.values()]
 
     def wait(self, timeout_s: float, *others: HasDescriptor) -> set[HasDescriptor]:
         """Wait for what keepers say, and take it in; return which of *others* can be read."""
@@ -98,12 +88,20 @@ class WatchedMounts:
             poll.register(one, select.POLLIN)
         found = {descriptor for descriptor, _ in poll.poll(max(timeout_s, 0.0) * 1000)}
         if any(sock.fileno() in found for sock in sockets):
-            for each in self._watched:
-                each.hear()
+            self._hear()
         return {other for other in others if other.fileno() in found}
 
+    def _hear(self) -> None:
+        for each in self._watched:
+            each.hear()
+            if each.end is not None:
+                self.ends.append((f"{each.entry.mountpoint}: {each.end}", each.failed))
+                each.close()
+        # Its number may be that of another mount by now.
+        self._watched = [each for each in self._watched if each.end is None]
+
     def _watch(self, entry: Entry) -> None:
-        self._watched.append(self._stack.enter_context(WatchedMount(entry, self._interval_s)))
+        self._watched.append(WatchedMount(entry, self._interval_s))
 
     def _look_around(self) -> None:
         """Watch the mounts that are new, and forget those of which nothing was told."""

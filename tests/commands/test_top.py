@@ -190,6 +190,24 @@ def test_the_end_of_a_mount(pool: str, mounting: Mounting) -> None:
         mount.unmount()
 
 
+def test_mounts_come_and_go(pool: str, mounting: Mounting) -> None:
+    """A new one may have the number of one that has ended, and its place."""
+    with mounting(pool), WatchedMounts(None, 1.0) as mounts:
+        place = mounting.mountpoint()
+        for count in (1, 2):
+            with mounting(pool, mountpoint=place) as mount:
+                mounts.ask(TIMEOUT_S)
+                states = {each.mountpoint: each.condition.state for each in mounts.loads()}
+                assert states[str(place)] == "serving"
+                mount.unmount()
+                mount.wait()
+            # Those of other tests may end meanwhile, too.
+            while mounts.ends.count((f"{place}: unmounted", False)) < count:
+                mounts.wait(TIMEOUT_S)
+            assert str(place) not in {each.mountpoint for each in mounts.loads()}
+        assert not mounts.over
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "pattern"),
     [
