@@ -86,16 +86,19 @@ ORDERS = (
     Order("d", "depth", lambda each: each.in_flight),
     Order("n", "name", None),
 )
-"""The highest comes first; of two that are equal, the one that did more in the last minute."""
+"""The highest comes first; of two that are equal, the one that waits, or did more of late."""
 
 
 def first(images: Sequence[ImageLoad], order: Order, count: int) -> list[ImageLoad]:
     """Return the *count* images that come first in an order."""
     figure = order.figure
 
-    def place(image: ImageLoad) -> tuple[float, float, str, str]:
-        rank = (0.0, 0.0) if figure is None else (-figure(image.rates), -sum(image.history))
-        return (*rank, image.spec, image.mountpoint)
+    def place(image: ImageLoad) -> tuple[tuple[float, ...], str, str]:
+        rates = image.rates
+        rank: tuple[float, ...] = ()
+        if figure is not None:
+            rank = (-figure(rates), -rates.in_flight, -sum(image.history))
+        return rank, image.spec, image.mountpoint
 
     return heapq.nsmallest(count, images, place)
 

@@ -154,9 +154,9 @@ def _totals(mount: MountLoad, width: int) -> str:
         f"read {_count(rates.read.iops)}/s {_mib(rates.read.bytes_s)} MiB/s",
         f"write {_count(rates.write.iops)}/s {_mib(rates.write.bytes_s)} MiB/s",
         *([f"errors {_count(rates.errors)}/s"] if rates.errors else []),
-        f"p99 {_ms(rates.both.p99_s)} ms",
+        *([f"p99 {_ms(rates.both.p99_s)} ms"] if rates.both.p99_s else []),
         f"depth {rates.in_flight:,}",
-        f"p50 {_ms(rates.both.p50_s)} ms",
+        *([f"p50 {_ms(rates.both.p50_s)} ms"] if rates.both.p50_s else []),
     ]
     return _as_fits(parts, width)
 
