@@ -74,7 +74,9 @@ def missing_key(client: rados.Rados, user: str) -> str | None:
 
 def tried_monitors(client: rados.Rados, settings: CephSettings) -> str:
     """Return which monitors *client* asks, and who has named them."""
-    return f"tried monitors {' '.join(_monitors(client))} of {_origin(settings)}"
+    named = _monitors(client)
+    which = f"monitors {' '.join(named)}" if named else "the monitors"
+    return f"tried {which} of {_origin(settings)}"
 
 
 def _monitors(client: rados.Rados) -> list[str]:
