@@ -106,11 +106,21 @@ def _series(mount: Mount, snapshot: Snapshot) -> Iterator[tuple[list[str], Opera
 def _grouped(mount: Mount, snapshot: Snapshot) -> dict[tuple[str, ...], list[ImageMeters]]:
     groups: dict[tuple[str, ...], list[ImageMeters]] = defaultdict(list)
     for key, image in snapshot.images.items():
-        # What had no place of its own has empty labels.
-        pool, *namespace, name = map(unquote, key.split("/")) if key else ("", "")
-        where = (pool, namespace[0] if namespace else "")
-        groups[(*where, name) if mount.images else where].append(image)
+        pool, namespace, name = _names(key)
+        where = (pool, namespace, name) if mount.images else (pool, namespace)
+        groups[where].append(image)
     return groups
+
+
+def _names(key: str) -> tuple[str, str, str]:
+    """Return pool, namespace and image of a spec; nothing for OTHERS, and what is no spec."""
+    match [unquote(part) for part in key.split("/")]:
+        case [pool, image]:
+            return pool, "", image
+        case [pool, namespace, image]:
+            return pool, namespace, image
+        case _:
+            return "", "", ""
 
 
 def _requests(mount: Mount, snapshot: Snapshot) -> Iterator[Metric]:

@@ -77,6 +77,15 @@ def test_images_by_name(memory: bytearray) -> None:
     assert (name, "image=vm1,namespace=,operation=discard,pool=rbd") not in found
 
 
+def test_what_has_no_place_of_its_own(memory: bytearray) -> None:
+    """Nor does what no server writes: the memory is of who has mounted, and root may read it."""
+    count(memory, "x" * 5000, "no spec", "a/b/c/d", "")
+    name = "rbdfs_request_duration_seconds_count"
+    for images, labels in ((False, ""), (True, "image=,")):
+        found = samples(memory, images=images)
+        assert found[name, f"{labels}namespace=,operation=read,pool="] == 4
+
+
 def test_figures(memory: bytearray) -> None:
     metering = Metering(memory)
     for name in figures.KINDS:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import mmap
 import os
 import socket
 import subprocess
@@ -14,7 +17,7 @@ import pytest
 from tests.support.ceph import run
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
-from tests.support.mounts import RBDFS, TIMEOUT_S, MountError, opened
+from tests.support.mounts import RBDFS, TIMEOUT_S, MountError, opened, opened_and_lost
 from tests.support.scraping import (
     ANY_PORT,
     BLOCK,
@@ -87,6 +90,54 @@ def test_a_discard_is_counted(pool: str, image: str, mounting: Mounting) -> None
         assert scrape.value(REQUESTS, **labels) == 1
         assert scrape.value("rbdfs_request_bytes_total", **labels) == BLOCK
         assert not [have for _, have in scrape if "image" in dict(have)]
+
+
+@pytest.mark.usefixtures("native")
+def test_what_is_open_and_looked_up(pool: str, image: str, mounting: Mounting) -> None:
+    def eventually_is(value: float, name: str, **labels: str) -> None:
+        eventually(lambda: scraped(mount).value(name, **labels) == value, what=name)
+
+    with mounting(pool, f"--metrics={ANY_PORT}", "-omanage") as mount:
+        eventually_is(0, "rbdfs_open_images")
+        with opened(mount.file(image), os.O_RDWR), opened(mount.file(image), os.O_RDONLY):
+            eventually_is(2, "rbdfs_open_files")
+            eventually_is(1, "rbdfs_open_images")
+            eventually_is(1, "rbdfs_locked_images")
+        eventually_is(0, "rbdfs_locked_images")
+        headers = functools.partial(Scrape.value, name="rbdfs_cache_misses_total", cache="headers")
+        misses = headers(scraped(mount))
+        run("ls", "-l", str(mount.path))
+        eventually(lambda: headers(scraped(mount)) > misses, what="a listing asks")
+        assert scraped(mount).value("rbdfs_cache_hits_total", cache="names") > 0
+        scrape = scraped(mount)
+        assert scrape.value("rbdfs_main_thread_turn_seconds_count") > 0
+        assert 0 < scrape.value("rbdfs_main_thread_turn_seconds_sum") < TIMEOUT_S
+        assert scrape.value("rbdfs_failed_images") == scrape.value("rbdfs_moves_total") == 0
+        mount.file("ns").mkdir()
+        with opened(mount.file(image), os.O_RDONLY):
+            run("mv", str(mount.file(image)), str(mount.file("ns") / image))
+        eventually_is(1, "rbdfs_moves_running")
+        # The source would stay for half a minute.
+        mount.allow_log(r"WARNING .*: migration of .* ends it")
+
+
+@pytest.mark.usefixtures("native")
+def test_fenced_files_are_told_of(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> None:
+    with mounting(pool, f"--metrics={ANY_PORT}") as mount:
+        with opened_and_lost(mount.file(image), os.O_RDWR | os.O_DIRECT) as file:
+            os.pwritev(file, [mmap.mmap(-1, BLOCK)], 0)
+            (watcher,) = ceph.watchers(f"{pool}/{image}")
+            ceph.blocklist_add(watcher)
+            try:
+                failed = lambda: scraped(mount).value("rbdfs_failed_images") == 1  # noqa: E731
+                eventually(failed, what="it is lost")
+                with pytest.raises(OSError, match=r".") as caught:
+                    os.preadv(file, [mmap.mmap(-1, BLOCK)], 0)
+                assert caught.value.errno == errno.ESHUTDOWN
+            finally:
+                ceph.blocklist_rm(watcher)
+            assert scraped(mount).value("rbdfs_request_errors_total", errno="ESHUTDOWN") > 0
+        mount.allow_log("WARNING .*are lost", "WARNING .*108", "ERROR .*108", "ESHUTDOWN")
 
 
 @pytest.mark.usefixtures("native")
