@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from itertools import combinations
 from pathlib import Path
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
     from tests.support.ceph import Ceph
     from tests.support.mounts import Mounting
 
-GRAFANA = Path(__file__).parents[2] / "contrib" / "grafana"
+ROOT = Path(__file__).parents[2]
+GRAFANA = ROOT / "contrib" / "grafana"
+# Where contrib/setup unpacks it.
+PROMTOOL = ROOT / ".cache" / "prometheus" / "usr" / "bin" / "promtool"
 DASHBOARD = GRAFANA / "rbdfs.json"
 RULES = GRAFANA / "rbdfs.rules.yml"
 
@@ -36,10 +38,10 @@ def expressions() -> list[str]:
 
 
 def promtool(*arguments: str, text: str = "") -> str:
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed (package prometheus)")
+    if not PROMTOOL.exists():
+        pytest.skip(f"there is no {PROMTOOL} (contrib/setup)")
     done = subprocess.run(
-        ["promtool", *arguments], input=text, capture_output=True, text=True, cwd=GRAFANA
+        [PROMTOOL, *arguments], input=text, capture_output=True, text=True, cwd=GRAFANA
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -61,7 +63,7 @@ def test_each_metric_is_told_by_a_mount(
     }
     assert len(asked) > 20
     assert asked - told == set()
-    if shutil.which("promtool"):
+    if PROMTOOL.exists():
         # Names and units as everybody's.
         assert promtool("check", "metrics", text=text) == ""
 
