@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rbdfs.errors import UserError
 
@@ -34,11 +34,14 @@ def answers() -> io.TextIOWrapper:
 
     A name that the locale has no characters for is told of in escapes, as stderr does by itself.
     """
-    sys.stdout.flush()
+    # None where the caller had closed it.
+    before: TextIO | None = sys.stdout
+    if before is not None:
+        before.flush()
     raw = _Stdout(_STDOUT, "wb", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
-        encoding=sys.stdout.encoding,
+        encoding="utf-8" if before is None else before.encoding,
         errors="backslashreplace",
         line_buffering=raw.isatty(),
     )
