@@ -29,7 +29,7 @@ def _print_metrics(path: str) -> None:
 
     from rbdfs.metrics.exposition import Mount, Reading, registry
 
-    with meters_at(path) as reader:
+    with meters_at(path, "status") as reader:
         facts, snapshot = reader.facts, reader.snapshot()
     mount = Mount(facts["mountpoint"], facts["source"], bool(facts.get("metrics_images")))
     reading = Reading(snapshot, serving=facts["state"] == "serving")

@@ -8,6 +8,9 @@ import os
 import pwd
 from pathlib import Path
 
+SOCKET_PATH_BYTES = 107
+"""Of a Unix socket: what fits into struct sockaddr_un."""
+
 
 def number(text: str, base: int = 10) -> int:
     if not text.isascii() or not text.isdigit():
@@ -87,8 +90,7 @@ def log_level(text: str) -> str:
 def listen_address(text: str) -> str:
     """Return *text*, which is ADDR:PORT, [ADDR]:PORT of IPv6, or a path; raise ValueError."""
     if "/" in text:
-        # What fits into struct sockaddr_un.
-        if len(os.fsencode(text)) > 107 or "\0" in text:
+        if len(os.fsencode(text)) > SOCKET_PATH_BYTES or "\0" in text:
             raise ValueError(text)
         return text
     host, colon, port = text.rpartition(":")

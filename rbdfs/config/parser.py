@@ -53,4 +53,5 @@ def address(text: str) -> str:
     try:
         return option_values.listen_address(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"not ADDR:PORT or a path: {text}") from None
+        path = f"a path of up to {option_values.SOCKET_PATH_BYTES} bytes"
+        raise argparse.ArgumentTypeError(f"not ADDR:PORT or {path}: {text}") from None

@@ -2,7 +2,7 @@
 
 The server is not asked: they can be read while it hangs, or is started anew.
 
-    with meters_at("/srv/rbd") as reader:
+    with meters_at("/srv/rbd", "status") as reader:
         reader.facts                     # as `rbdfs status` tells of the keeper and its server
         reader.snapshot()                # -> model.meters.Snapshot; as often as wanted
 """
@@ -57,9 +57,12 @@ class MetersReader:
 
 
 @contextlib.contextmanager
-def meters_at(path: str) -> Iterator[MetersReader]:
-    """Yield the meters of the mount that *path* leads to; raise UserError where there are none."""
-    with meters_of(path, entry_at(path, COMMAND), _TIMEOUT_S) as reader:
+def meters_at(path: str, command: str) -> Iterator[MetersReader]:
+    """Yield the meters of the mount that *path* leads to; raise UserError where there are none.
+
+    *command* is the one that the user has given.
+    """
+    with meters_of(path, entry_at(path, command), _TIMEOUT_S) as reader:
         yield reader
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbdfs.errors import UserError
 from rbdfs.keeper.estate import new_meters
+from rbdfs.model.printable import printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -90,7 +91,10 @@ def _listening(address: str) -> socket.socket:
         listener = _at_path(address) if is_path(address) else _at_port(address)
     except OSError as exc:
         reason = exc.strerror or exc
-        raise UserError(f"cannot listen on {address} for metrics: {reason}") from exc
+        raise UserError(f"cannot listen on {printable(address)} for metrics: {reason}") from exc
+    except UnicodeError as exc:
+        # Of the codec that Python gives the resolver a name with.
+        raise UserError(f"metrics: no host has this name: {printable(address)}") from exc
     # Of all who share it: a server must not be stuck where another client has been faster.
     listener.setblocking(False)
     return listener

@@ -13,7 +13,7 @@ never fall while the mount lives; who has the descriptor reads them, also while 
 
 Sans-io: it reads a buffer. keeper/meters_client.py gets one, by the mount point:
 
-    with meters_at("/srv/rbd") as reader:
+    with meters_at("/srv/rbd", "status") as reader:
         snapshot = reader.snapshot()
 """
 

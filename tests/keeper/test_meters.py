@@ -45,7 +45,7 @@ def read_and_write(mount: Mount, image: str, count: int) -> None:
 
 def test_work_is_counted_over_servers(pool: str, image: str, mounting: Mounting) -> None:
     spec = f"{pool}/{image}"
-    with mounting(pool) as mount, meters_at(str(mount.path)) as reader:
+    with mounting(pool) as mount, meters_at(str(mount.path), "status") as reader:
         assert reader.facts["state"] == "serving"
         read_and_write(mount, image, 7)
         for name, count in (("read", 7), ("write", 7), ("flush", 1)):

@@ -7,6 +7,7 @@ import errno
 import functools
 import mmap
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -228,6 +229,16 @@ def test_an_address_in_use_is_said_at_the_start(pool: str, mounting: Mounting) -
     assert f"rbdfs: cannot listen on {address} for metrics: Address already in use\n" in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "x" * 64, "a..b", "."])
+def test_a_host_that_there_is_not(pool: str, mounting: Mounting, host: str) -> None:
+    address = f"{host}:9283"
+    with pytest.raises(MountError) as caught, mounting(pool, f"--metrics={address}"):
+        pass
+    said = str(caught.value)
+    assert re.search(f"rbdfs: .*{re.escape(address)}", said)
+    assert "rror" not in said.replace(MountError.__name__, "")
 
 
 def test_hostile_clients(pool: str, mounting: Mounting) -> None:

@@ -90,7 +90,7 @@ def test_a_keeper_that_gives_none(
         monkeypatch.setattr(meters_client, "entry_at", lambda *_: None)
         monkeypatch.setattr(meters_client, "connected", lambda *_: ours)
         theirs.send(json.dumps(answer).encode())
-        with pytest.raises(UserError, match=said), meters_at("/m"):
+        with pytest.raises(UserError, match=said), meters_at("/m", "status"):
             pass
 
 
@@ -104,5 +104,5 @@ def test_a_keeper_that_gives_something_else(
         monkeypatch.setattr(meters_client, "entry_at", lambda *_: None)
         monkeypatch.setattr(meters_client, "connected", lambda *_: ours)
         socket.send_fds(theirs, [json.dumps(FACTS).encode()], [file.fileno()])
-        with pytest.raises(UserError, match="no memory"), meters_at("/m"):
+        with pytest.raises(UserError, match="no memory"), meters_at("/m", "status"):
             pass

@@ -110,6 +110,17 @@ def test_as_a_module_of_python() -> None:
             1,
             "'/' is not a mount of rbdfs (to mount a pool of the name umount: rbdfs -- umount /)",
         ),
+        (
+            "status --prometheus /",
+            1,
+            "'/' is not a mount of rbdfs (to mount a pool of the name status: rbdfs -- status /)",
+        ),
+        (
+            f"--metrics=/{'x' * 107} rbd /mnt",
+            2,
+            "argument --metrics: not ADDR:PORT or a path of up to 107 bytes: "
+            f"/{'x' * 107} (see rbdfs --help)",
+        ),
         ("umount /nowhere", 1, "'/nowhere': No such file or directory"),
         (
             "status -o ro /mnt",
