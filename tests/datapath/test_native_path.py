@@ -16,6 +16,7 @@ import trio
 from rbdfs.errors import Failure, Interrupted
 from rbdfs.fuse.native_path import NativePath
 from rbdfs.kernel import connection
+from rbdfs.model.entry import Entry, Key
 from tests.datapath.conftest import SIZE
 from tests.support import fake_kernel as fuse
 from tests.support.conditions import eventually_async
@@ -79,7 +80,7 @@ def handle_on(image: Image, fh: int) -> Any:
     )
     return SimpleNamespace(
         fh=fh,
-        entry=SimpleNamespace(offset=0, spec="pool/image"),
+        entry=Entry(Key(1, "", "id"), "pool", "", "image"),
         shared=shared,
         writable=True,
         dirty=False,

