@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import time
+from array import array
 from typing import TYPE_CHECKING
 
 from rbdfs.model import meters_layout as layout
@@ -54,6 +55,7 @@ class Metering:
         self._capacity = (len(self._memory) - layout.IMAGES_OFFSET) // layout.IMAGE_BYTES
         self._numbers = {key: n for n, key in enumerate(layout.keys_in(self._memory, used))}
         self._figures = {name: i for i, (name, _) in enumerate(layout.figures_in(self._memory))}
+        self._unread: dict[str, Figure] = {}
         self._forget_in_flight(used)
 
     @classmethod
@@ -85,13 +87,14 @@ class Metering:
     def figure(self, name: str) -> Figure:
         """Return the figure of this name, with the value that a server before this has left.
 
-        Raises ValueError where there is no place for another one.
+        Servers of many versions may have left no place: it is written where nobody reads it then.
         """
         index = self._figures.get(name)
         if index is None:
-            index = self._figures[name] = len(self._figures)
+            index = len(self._figures)
             if index == layout.FIGURES or len(name) > layout.FIGURE_NAME_BYTES:
-                raise ValueError(f"no place for the figure {name}")
+                return self._unread.setdefault(name, Figure(memoryview(array("d", [0.0])), 0))
+            self._figures[name] = index
             at = layout.FIGURES_OFFSET + index * layout.FIGURE_BYTES
             struct.pack_into(f"={layout.FIGURE_NAME_BYTES}s", self._memory, at, name.encode())
         at = layout.FIGURES_OFFSET + index * layout.FIGURE_BYTES + layout.FIGURE_NAME_BYTES

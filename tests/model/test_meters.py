@@ -177,6 +177,19 @@ def test_what_has_no_place_is_counted_with_the_others(memory: bytearray) -> None
     assert Metering(memory).number("rbd/vm4094") == layout.IMAGES - 1
 
 
+def test_a_figure_without_a_place_takes_that_of_no_image(memory: bytearray) -> None:
+    """Servers of many versions have written theirs: the next one serves all the same."""
+    metering = Metering(memory)
+    for i in range(layout.FIGURES):
+        metering.figure(f"old_{i}").value = i
+    before = bytes(memory)
+    for server in (metering, Metering(memory)):
+        for _ in range(2):
+            server.figure("new").add()
+        assert server.figure("new").value == 2
+    assert bytes(memory) == before
+
+
 def test_errors_of_many_kinds(memory: bytearray) -> None:
     metering = Metering(memory)
     for error in [*range(1, 12), 1]:
