@@ -1,4 +1,4 @@
-"""What waits for the cluster: in the log once when it has for long, and once when it goes on."""
+"""What waits for the cluster: in the log once when it has for long, and once when it is over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rbdfs.config.logging_setup import about
 from rbdfs.errors import NotOpen
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from rbdfs.files.data_path import DataPath
     from rbdfs.files.freshness import Freshness
@@ -109,8 +109,12 @@ class Waiting:
         if over:
             now = trio.current_time()
             longest = max(now - self._told.pop(spec).since for spec in over)
+            # Who has waited may have been answered, or have given up.
+            wait = _wait(over)
             log.info(
-                "%s: the cluster answers again, after %.0f s", _named(over), longest, **_of(over)
+                "%s no longer %s for the cluster, after %.0f s",
+                *(_named(over), wait, longest),
+                **_of(over),
             )
         begun = {
             spec: wait
@@ -133,7 +137,7 @@ class Waiting:
                 self._told[spec] = _Told(since, reason)
             log.warning(
                 "%s %s for the cluster since %.0f s: %s",
-                *(_named(waits), "waits" if len(waits) == 1 else "wait", seconds, reason),
+                *(_named(waits), _wait(waits), seconds, reason),
                 **_of(waits),
             )
 
@@ -185,6 +189,10 @@ def _named(specs: Iterable[str]) -> str:
     names = list(specs)
     others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + others
+
+
+def _wait(specs: Collection[str]) -> str:
+    return "waits" if len(specs) == 1 else "wait"
 
 
 def _of(specs: Iterable[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 from tests.support.ceph import Ceph
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
-from tests.support.mounts import opened
+from tests.support.mounts import RBDFS, opened
 from tests.support.quota import pool_with_a_quota
 from tests.support.servers import ask
 
@@ -98,13 +98,27 @@ def test_an_osd_that_is_away(
                 assert waiting["seconds"] >= 10
                 assert "is down" in waiting["reason"]
                 assert timeout is not None or status["oldest_request_seconds"] > 2
-            over = first_told(mount, "the cluster answers again")
-            assert over.startswith(f"{image}: the cluster answers again, after ")
+            over = first_told(mount, "no longer")
+            assert over.startswith(f"{image} no longer waits for the cluster, after ")
             if timeout is None:
                 assert read.result(WAITS_S) == random_bytes(4096)
             eventually(lambda: ask(mount, "status")["waiting"] == [], what="nothing that waits")
         assert len(told(mount, "for the cluster since")) == 1
         assert not told(mount, "cannot tell whether")
+
+
+def test_who_waits_gives_up(own_ceph: Ceph, image_name: str, mounting: Mounting) -> None:
+    """The cluster is as silent as before: nothing says that it answers."""
+    where = replace(mounting, ceph=own_ceph)
+    with own_ceph.temporary_pool() as pool, where(pool, lifetime_s=180) as mount:
+        import_image(own_ceph, f"{pool}/{image_name}", random_bytes(MIB))
+        with away(own_ceph):
+            command = [str(RBDFS), "stat", str(mount.file(image_name))]
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as stat:
+                first_told(mount, "for the cluster since")
+                stat.kill()
+            first_told(mount, "no longer waits for the cluster, after ")
+            assert not told(mount, "answers")
 
 
 def test_a_full_pool(ceph: Ceph, image_name: str, mounting: Mounting) -> None:
@@ -129,7 +143,7 @@ def test_a_full_pool(ceph: Ceph, image_name: str, mounting: Mounting) -> None:
             assert f"pool '{pool}' is full" in waits
             set_quota(0)
             assert write.result(WAITS_S) == 1
-            first_told(mount, "the cluster answers again")
+            first_told(mount, "no longer waits")
 
 
 @both_data_paths
@@ -154,4 +168,4 @@ def test_a_lock_that_is_held(ceph: Ceph, pool: str, image_name: str, mounting: M
             owner.kill()
         assert write.result(WAITS_S) == 1
         os.close(file)
-        first_told(mount, "the cluster answers again")
+        first_told(mount, "no longer waits")
