@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from rbdfs.commands import processes
 from rbdfs.commands.findings import findings
+from rbdfs.commands.metrics_text import metrics_text
 from rbdfs.commands.output import print_json
 from rbdfs.commands.versions import versions
 from rbdfs.config.secrets import redacted
 from rbdfs.errors import UserError
 from rbdfs.keeper.command_client import asked, connected, entry_at
 from rbdfs.keeper.command_socket import peer_of
+from rbdfs.keeper.meters_client import meters_of
 from rbdfs.model.printable import printable
 
 if TYPE_CHECKING:
@@ -45,21 +47,22 @@ class Collection:
 
         A thread looks: whatever belongs to somebody else may hang.
         """
-        found: list[Any] = []
+        found: list[tuple[Any, str]] = []
         failure = [f"no answer within {_PATIENCE_S:g} s"]
 
         def look() -> None:
             try:
-                found.append(find())
+                answer = find()
+                # What was read may be nested deeper than it can be written.
+                text = answer if isinstance(answer, str) else json.dumps(answer, indent=2)
+                found.append((answer, text))
             except Exception as exc:
                 failure[:] = [f"{type(exc).__name__}: {exc}"]
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
         thread.join(_PATIENCE_S)
-        answer = found[0] if found else None
-        text = answer if isinstance(answer, str) else json.dumps(answer, indent=2)
-        self.texts[name] = text if found else f"({failure[0]})"
+        answer, self.texts[name] = found[0] if found else (None, f"({failure[0]})")
         return answer
 
 
@@ -86,9 +89,11 @@ def _collected(path: str, entry: Entry) -> Collection:
     status = collection.add("status.json", lambda: _ask(path, entry, "status"))
     debug = collection.add("cluster.json", lambda: _ask(path, entry, "debug"))
     if debug is not None:
-        collection.texts["tasks.txt"] = str(debug.pop("tasks", ""))
+        tasks = debug.get("tasks")
+        collection.texts["tasks.txt"] = tasks if isinstance(tasks, str) else "(none)"
         collection.texts["cluster.json"] = json.dumps(debug.get("health"))
     collection.facts |= {"keeper": keeper, "status": status, "health": (debug or {}).get("health")}
+    collection.add("metrics.txt", lambda: _metrics(path, entry))
     servers = processes.children(keeper) if keeper else []
     for name, pid in (("keeper", keeper), *(("server", pid) for pid in servers[:1])):
         if pid:
@@ -115,6 +120,20 @@ def _keeper(path: str, entry: Entry) -> int:
 def _ask(path: str, entry: Entry, command: str) -> dict[str, Any]:
     with connected(path, entry, _ANSWER_S) as sock:
         return asked(path, sock, command, _ANSWER_S)
+
+
+def _metrics(path: str, entry: Entry) -> str:
+    with meters_of(path, entry, _ANSWER_S) as reader:
+        try:
+            return metrics_text(reader).decode()
+        except ModuleNotFoundError as exc:
+            figures = reader.snapshot()
+            raw = {
+                "images": {key: asdict(each) for key, each in figures.images.items()},
+                "figures": figures.figures,
+                "answered_ns": figures.answered_ns,
+            }
+            return f"# {exc}\n{json.dumps(raw, indent=2)}"
 
 
 def _add_process(collection: Collection, name: str, pid: int) -> None:
@@ -155,7 +174,9 @@ def _write(path: str, texts: dict[str, str]) -> None:
             tarfile.open(fileobj=file, mode="w:gz") as archive,
         ):
             for name, text in sorted(texts.items()):
-                data = redacted(text).encode("utf-8", "backslashreplace") + b"\n"
+                # What a keeper has said may hold half of a surrogate pair.
+                plain = text.encode("utf-8", "backslashreplace").decode()
+                data = redacted(plain).encode() + b"\n"
                 member = tarfile.TarInfo(f"rbdfs-debug/{name}")
                 member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
                 archive.addfile(member, io.BytesIO(data))

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NEAR = 0.8
+# A keeper that is none may tell of ten thousands.
+_MOST = 300
 # The first release of Ceph that is still cared for.
 _CEPH = 18
 
@@ -19,14 +21,18 @@ def findings(facts: dict[str, Any]) -> list[str]:
     health = facts.get("health")
     if isinstance(health, str) and not health.startswith("nothing"):
         lines.append(f"the cluster: {health}")
-    return [line[:500] for line in lines]
+    told = [line[:500] for line in lines[:_MOST]]
+    return told + [f"and {len(lines) - _MOST} more"] * (len(lines) > _MOST)
 
 
 def _processes(facts: dict[str, Any]) -> Iterator[str]:
     if not facts.get("keeper"):
         yield "no keeper answers: the mount is dead, or another user's, or has datapath=python"
         return
-    if not facts.get("server"):
+    status = facts.get("status")
+    if isinstance(status, dict) and status.get("state") == "given up":
+        yield "given up: requests fail with EIO (`rbdfs restart` tries again)"
+    elif not facts.get("server"):
         yield "no server: requests wait until one is started"
     for name in ("keeper", "server"):
         state = facts.get(f"{name}_state")
@@ -37,7 +43,7 @@ def _processes(facts: dict[str, Any]) -> Iterator[str]:
         match facts.get(f"{name}_descriptors"):
             case (used, most) if used > _NEAR * most:
                 yield f"the {name} has {used} of {most} descriptors open"
-        if lost := sum(map(int, re.findall(r": (\d+) lines are missing", _log(facts, name)))):
+        if lost := sum(map(int, re.findall(r": (\d{1,9}) lines are missing", _log(facts, name)))):
             yield f"the {name} has dropped {lost} lines of its log"
 
 
@@ -51,15 +57,21 @@ def _status(facts: dict[str, Any]) -> Iterator[str]:
         if facts.get("keeper"):
             yield "no status: keeper or server do not answer"
         return
-    if status.get("state") != "serving":
-        yield f"state: {status.get('state')}"
+    if status.get("state") not in ("serving", "given up"):
+        yield f"state: {_word(status.get('state'))}"
     if status.get("last_fault", "none") != "none":
-        yield f"the last fault: {status['last_fault']}"
+        yield f"the last fault: {_word(status['last_fault'])}"
     for each in _dicts(status.get("waiting")):
-        yield f"{each.get('image')} waits for {each.get('seconds')} s: {each.get('reason')}"
+        image, seconds, reason = map(_word, map(each.get, ("image", "seconds", "reason")))
+        yield f"{image} waits for {seconds} s: {reason}"
     for each in _dicts(status.get("files")):
         if each.get("error"):
-            yield f"lost: {each.get('spec')}: {each['error']}"
+            yield f"lost: {_word(each.get('spec'))}: {_word(each['error'])}"
+
+
+def _word(found: object) -> str:
+    # What is nested deep cannot even be written as a text.
+    return str(found) if isinstance(found, str | int | float | None) else "?"
 
 
 def _dicts(found: object) -> list[dict[str, Any]]:

@@ -164,10 +164,11 @@ COMMANDS = {
         ("[--json] [--output FILE] MOUNTPOINT",),
         (
             "As root, or as who mounted; also where a server hangs, or there is none. The archive "
-            "(tar, gzip, mode 0600) has versions, the command line, status, the last 10,000 lines "
-            "of each process's log, stacks and tasks, descriptors, limits, memory, and what the "
-            "kernel knows of the connection. Keys are asterisks in it. It has names of images and "
-            "addresses of clients: look into it before it goes elsewhere.",
+            "(tar, gzip, mode 0600) has versions, the command line, status, metrics, the last "
+            "10,000 lines of each process's log, stacks and tasks, descriptors, limits, memory, "
+            "and what the kernel knows of the connection. What a server that has crashed had "
+            "logged is only where its log went. Keys are asterisks in the archive. It has names of "
+            "images and addresses of clients: look into it before it goes elsewhere.",
         ),
         (
             Option(

@@ -10,7 +10,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from rbdfs.keeper.command_socket import CommandSocket, socket_path
 from rbdfs.keeper.messages import send_facts
 from rbdfs.kernel.mount import place
 from tests.support.conditions import eventually
+from tests.support.impostors import impostor
 from tests.support.mounts import RBDFS, TIMEOUT_S, mounted
 from tests.support.servers import ask
 
@@ -130,34 +130,6 @@ def test_a_keeper_that_takes_no_questions(pool: str, mounting: Mounting) -> None
         assert time.monotonic() - begun > 4.5
         os.kill(mount.pid, signal.SIGCONT)
         assert ask(mount, "status")["state"] == "serving"
-
-
-# Listens on an address as some user, and answers everybody with the same bytes.
-IMPOSTOR = """
-import contextlib, os, socket, sys
-address, uid, answer = sys.argv[1], int(sys.argv[2]), os.fsencode(sys.argv[3])
-with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-    listener.bind(address.replace("@", chr(0)))
-    os.setuid(uid)
-    listener.listen()
-    print(flush=True)
-    while True:
-        with contextlib.suppress(OSError), listener.accept()[0] as caller:
-            caller.recv(256)
-            caller.send(answer)
-"""
-
-
-@contextlib.contextmanager
-def impostor(address: str, uid: int, answer: str) -> Iterator[None]:
-    command = [sys.executable, "-c", IMPOSTOR, address, str(uid), answer]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"\n"
-            yield
-        finally:
-            process.kill()
 
 
 ANSWER = json.dumps({"mountpoint": "/m", "source": "p", "state": "serving", "keeper": 1})
