@@ -14,6 +14,8 @@ from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import make_wsgi_app
 
+from rbdfs.metrics.shared_answers import SharedAnswers
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -69,7 +71,7 @@ class Endpoint:
     def __init__(self, listener: socket.socket, registry: CollectorRegistry) -> None:
         """*listener* does not block, and may be shared with others."""
         self._listener = listener
-        self._app = _logged(make_wsgi_app(registry))
+        self._app = _logged(SharedAnswers(make_wsgi_app(registry)))
         self.base_environ = {
             "SERVER_NAME": self.server_name,
             "GATEWAY_INTERFACE": "CGI/1.1",
