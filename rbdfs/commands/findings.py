@@ -62,8 +62,9 @@ def _status(facts: dict[str, Any]) -> Iterator[str]:
     if status.get("last_fault", "none") != "none":
         yield f"the last fault: {_word(status['last_fault'])}"
     for each in _dicts(status.get("waiting")):
-        image, seconds, reason = map(_word, map(each.get, ("image", "seconds", "reason")))
-        yield f"{image} waits for {seconds} s: {reason}"
+        # The reason is asked for when it has waited for long.
+        reason = f": {_word(each['reason'])}" if each.get("reason") else ""
+        yield f"{_word(each.get('image'))} waits for {_word(each.get('seconds'))} s{reason}"
     for each in _dicts(status.get("files")):
         if each.get("error"):
             yield f"lost: {_word(each.get('spec'))}: {_word(each['error'])}"

@@ -294,6 +294,18 @@ def test_a_keeper_that_is_none(pool: str, mounting: Mounting, tmp_path: Path, an
         assert "mount.json" in archived(tmp_path / "archive")
 
 
+def test_what_waits_is_told_with_the_reason_where_that_is_known() -> None:
+    waiting = [
+        {"image": "rbd/vm1", "seconds": 7.7, "reason": None},
+        {"image": "rbd/vm2", "seconds": 12.0, "reason": "osd.0 is down"},
+    ]
+    facts = {"keeper": 1, "server": 2, "status": {"state": "serving", "waiting": waiting}}
+    assert found_wrong(facts) == [
+        "rbd/vm1 waits for 7.7 s",
+        "rbd/vm2 waits for 12.0 s: osd.0 is down",
+    ]
+
+
 def test_a_log_that_is_none() -> None:
     """What is counted in it may be no number that Python reads."""
     facts = {"keeper": 1, "server": 2, "status": {"state": "serving"}}
