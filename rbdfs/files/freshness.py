@@ -166,9 +166,10 @@ class Freshness:
                 await self._timestamps.catch_up(shared)
                 await self._compare(shared)
             self._silent.pop(shared, None)
-        except TimedOut:
+        except TimedOut as exc:
             # With -o timeout it is the next look that may be answered.
             self._silent.setdefault(shared, self._looking[shared])
+            log.debug("cannot tell yet whether %s has changed: %s", shared.entry.spec, exc)
         except OSError as exc:
             self._silent.pop(shared, None)
             spec = shared.entry.spec

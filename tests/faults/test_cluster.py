@@ -199,7 +199,7 @@ def test_timeout(
     ceph: Ceph, pool: str, image: str, other: str, mounting: Mounting, data_path: str
 ) -> None:
     """What has timed out may land later: the file fails until it is opened anew."""
-    options = ("-o", f"timeout=2,datapath={data_path}")
+    options = ("-d", "-o", f"timeout=2,datapath={data_path}")
     data = bytearray(random_bytes(MIB))
     with mounting(pool, *options) as mount, ThreadPoolExecutor(1) as threads:
         mount.allow_log("(?s)(WARNING|ERROR) .*(timed out|ETIMEDOUT|110)")
@@ -211,9 +211,9 @@ def test_timeout(
         with standing_still(ceph, 0):
             late = threads.submit(Direct(file).write, b"l", BLOCK)
             assert refusal(lambda: late.result(TIMEOUT_S)) == "ETIMEDOUT"
-            # A look at the other one times out, too.
-            text = f"cannot tell whether {pool}/{other} has changed"
-            eventually(lambda: text in mount.log_text, what="the look")
+            # Looks at the other one time out, too.
+            text = f"cannot tell yet whether {pool}/{other} has changed"
+            eventually(lambda: text in mount.log_text, what="a look")
         for call in (lambda: direct.write(b"x", BLOCK), direct.sync, direct.read):
             assert refusal(call) == "ETIMEDOUT"
         # No request of its own has timed out.

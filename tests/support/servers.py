@@ -105,12 +105,14 @@ def killed_server(mount: Mount, generation: int = 2) -> None:
 def standing_still(ceph: Ceph, osd: int) -> Iterator[None]:
     """An OSD that does nothing for the time of the block: at most 12 s for the only one."""
     daemon, begun = f"osd.{osd}", time.monotonic()
-    with ceph.stalled(daemon):
-        yield
-    if time.monotonic() - begun > _LAGGY_S:
-        # Its placement groups would stay laggy. Not oftener than needed: an OSD that is told so
-        # five times in ten minutes ends (osd_max_markdown_count).
-        ceph.ceph("osd", "down", str(osd))
+    try:
+        with ceph.stalled(daemon):
+            yield
+    finally:
+        if time.monotonic() - begun > _LAGGY_S:
+            # Its placement groups would stay laggy. Not oftener than needed: an OSD that is told so
+            # five times in ten minutes ends (osd_max_markdown_count).
+            ceph.ceph("osd", "down", str(osd))
 
 
 @contextlib.contextmanager
