@@ -69,7 +69,8 @@ COMMANDS = {
         (
             "As root, or as who mounted (with fusermount3). Where the mount is busy it stays, and "
             "who uses it is told, as far as the caller may see: processes by number and name, loop "
-            "devices, and what is mounted below. It ends a dead mount, too. For "
+            "devices, and what is mounted below. A terminal shows what is left to be closed while "
+            "that takes longer than a second. It ends a dead mount, too. For "
             "that, and with `-o datapath=python`, there is nobody to wait for (`waited` is false).",
         ),
         (

@@ -7,24 +7,33 @@ import errno
 import os
 import select
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.errors import UserError
 from rbdfs.keeper.command_client import ANSWER_BYTES, connected, entry_at, parsed_answer
 from rbdfs.keeper.command_socket import peer_of
+from rbdfs.keeper.meters_client import meters_of
 from rbdfs.kernel.mount import Mount
 from rbdfs.kernel.mount_users import users_of
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
+
+    Watch = Callable[..., None]
+    """Called as watch(seconds since it was unmounted, meters=those of the mount, or None)."""
 
 # How long a keeper may take to be found, in seconds: one that hangs is no reason to stay mounted.
 _TURN_S = 5.0
+# How often who watches is called, in seconds.
+_WATCH_S = 1.0
 
 
-def unmount(path: str, timeout_s: float) -> dict[str, Any]:
+def unmount(path: str, timeout_s: float, watch: Watch | None = None) -> dict[str, Any]:
     """Unmount, and return when all is flushed and closed, with what was unmounted.
 
+    While that takes long, *watch* is called each second, see Watch.
     Raises UserError: where nothing was unmounted, who keeps it busy; and where it was, but not all
     is closed within *timeout_s*, or its end was not clean.
     """
@@ -35,16 +44,20 @@ def unmount(path: str, timeout_s: float) -> dict[str, Any]:
         where = f"in the mount of rbdfs on {entry.mountpoint!a}"
         raise UserError(f"{path!a} is no mount point, but {where}") from exc
     with contextlib.ExitStack() as stack:
-        keeper = None
+        keeper = meters = None
         # Who is not answered (by a keeper that was killed, of another user's, of none with
         # datapath=python) may unmount all the same.
         with contextlib.suppress(UserError, OSError):
             keeper = stack.enter_context(connected(path, entry, _TURN_S))
             # It answers when the mount is over.
             keeper.send(b"wait")
+            if watch is not None:
+                # Nobody gives them any more once it is unmounted; the server goes on writing them.
+                meters = stack.enter_context(meters_of(path, entry, _TURN_S))
         _unmount(path, mount)
         if keeper is not None:
-            _wait(path, keeper, timeout_s)
+            look = None if watch is None else partial(watch, meters=meters)
+            _wait(path, keeper, timeout_s, look)
     return {
         "source": entry.source,
         "mountpoint": mount.path,
@@ -65,13 +78,14 @@ def _unmount(path: str, mount: Mount) -> None:
         raise UserError(f"{path!a} is busy: {users}", facts=users.record()) from exc
 
 
-def _wait(path: str, keeper: socket.socket, timeout_s: float) -> None:
+def _wait(
+    path: str, keeper: socket.socket, timeout_s: float, look: Callable[[float], None] | None
+) -> None:
     """Return when the keeper's process has ended; raise UserError where it does not, or badly."""
     deadline = time.monotonic() + timeout_s
     pid, _ = peer_of(keeper)
-    keeper.settimeout(timeout_s)
     try:
-        answer = parsed_answer(path, keeper.recv(ANSWER_BYTES))
+        answer = parsed_answer(path, _received(keeper, timeout_s, look))
     except TimeoutError as exc:
         raise _unfinished(
             path, f"not all is closed after {timeout_s:g} s, process {pid} goes on"
@@ -83,6 +97,19 @@ def _wait(path: str, keeper: socket.socket, timeout_s: float) -> None:
     # One of before an upgrade does not know the question: its end is an answer too.
     if not _has_ended(pid, deadline - time.monotonic()) and "error" in answer:
         raise _unfinished(path, f"process {pid} goes on after {timeout_s:g} s")
+
+
+def _received(
+    keeper: socket.socket, timeout_s: float, look: Callable[[float], None] | None
+) -> bytes:
+    """Return what the keeper says; raise TimeoutError. Meanwhile *look* is called each second."""
+    begun = time.monotonic()
+    while look is not None and (seconds := time.monotonic() - begun) < timeout_s:
+        if select.select([keeper], [], [], min(_WATCH_S, timeout_s - seconds))[0]:
+            break
+        look(time.monotonic() - begun)
+    keeper.settimeout(max(begun + timeout_s - time.monotonic(), 0.001))
+    return keeper.recv(ANSWER_BYTES)
 
 
 def _unfinished(path: str, reason: str) -> UserError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rbdfs.commands.umount import CLEARED
 from rbdfs.errors import UserError
 from rbdfs.keeper import unmount
 from tests.support.ceph import run
@@ -20,6 +22,7 @@ from tests.support.images import MIB, import_image, random_bytes
 from tests.support.loops import loop_device
 from tests.support.mounts import RBDFS, TIMEOUT_S, mounted, wait_for_end
 from tests.support.servers import kill_keeper_and_server, server_of
+from tests.support.terminals import Terminal
 
 if TYPE_CHECKING:
     import socket
@@ -142,6 +145,38 @@ def test_one_that_takes_long(pool: str, image: str, mounting: Mounting) -> None:
         assert told["unmounted"] is True
         assert f"process {mount.pid} goes on" in told["error"]
         assert not mounted(mount.path)
+        assert mount.wait() == 0
+
+
+@pytest.mark.parametrize("exit_code", [0, 1], ids=["to the end", "not so long"])
+def test_a_terminal_shows_what_is_left(
+    pool: str, image: str, mounting: Mounting, exit_code: int
+) -> None:
+    """One line, which is gone in the end; who has no terminal is told nothing, see waiting()."""
+    with mounting(pool) as mount:
+        server = server_of(mount)
+        assert server is not None
+        mount.file(image).read_bytes()
+        os.kill(server, signal.SIGSTOP)
+        # The time is enough for the line to be shown, if the test means to see the end.
+        timeout_s = 2.5 if exit_code else TIMEOUT_S
+        command = [RBDFS, "umount", "--timeout", timeout_s, mount.path]
+        line = r"^unmounted, closing for \d+ s: \d+ open files, \d+ requests in flight$"
+        try:
+            with Terminal(command) as terminal:
+                if not exit_code:
+                    eventually(lambda: "in flight" in terminal.said, what="the line")
+                    os.kill(server, signal.SIGCONT)
+                assert terminal.ended() == exit_code
+                said = terminal.said.split(CLEARED)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server, signal.SIGCONT)
+        first, *shown, last = said
+        assert first == ""
+        assert shown
+        assert all(re.match(line, each) for each in shown)
+        assert ("goes on" in last) if exit_code else (last == "")
         assert mount.wait() == 0
 
 

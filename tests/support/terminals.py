@@ -118,7 +118,7 @@ class Terminal:
         eventually(lambda: code() is not None, what="the end")
         assert termios.tcgetattr(self.slave) == self.before
         assert self.said.count(_OTHER) == self.said.count(_BACK)
-        assert self.said.rfind("\x1b[?25h") > self.said.rfind("\x1b[?25l")
+        assert self.said.rfind("\x1b[?25h") >= self.said.rfind("\x1b[?25l")
         assert self.process.returncode is not None
         return self.process.returncode
 
