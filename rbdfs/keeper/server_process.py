@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.keeper.messages import decoded, encoded
+from rbdfs.model.printable import printable
 
 if TYPE_CHECKING:
     from rbdfs.keeper.estate import Estate
 
-# The command line of a server; the descriptor of what it is to know follows. It is run in /, and
+# The command line of a server; the descriptor of what it is to know follows, and for ps(1) and its
+# readers, which mount it is. It is run in /, and
 # looks for modules in no working directory (-P): that may be anybody's, or below the mount point,
 # which answers nobody then.
 SERVER = [os.path.abspath(sys.executable), "-P", "-m", "rbdfs.server"]
@@ -46,7 +48,7 @@ class ServerProcess:
         descriptors = [fd for fd in inherited if fd is not None]
         try:
             with theirs:
-                self._process = _spawn(state, descriptors, quiet=quiet)
+                self._process = _spawn(state, descriptors, _name(estate), quiet=quiet)
         except BaseException:
             self.control.close()
             raise
@@ -121,8 +123,12 @@ def _environment() -> dict[str, str]:
     return os.environ | {"LD_PRELOAD": f"{others}:{library}" if others else str(library)}
 
 
+def _name(estate: Estate) -> str:
+    return printable(f"{estate.options.source} on {estate.options.mountpoint}")
+
+
 def _spawn(
-    state: dict[str, Any], descriptors: list[int], *, quiet: bool
+    state: dict[str, Any], descriptors: list[int], name: str, *, quiet: bool
 ) -> subprocess.Popen[bytes]:
     with os.fdopen(os.memfd_create("rbdfs-state"), "w+") as memory:
         # In one piece: json.dump() writes each number and each comma by itself.
@@ -130,7 +136,7 @@ def _spawn(
         memory.flush()
         os.lseek(memory.fileno(), 0, os.SEEK_SET)
         return subprocess.Popen(
-            [*SERVER, str(memory.fileno())],
+            [*SERVER, str(memory.fileno()), name],
             env=_environment(),
             cwd="/",
             pass_fds=[*descriptors, memory.fileno()],

@@ -61,6 +61,12 @@ def assert_unused(ceph: Ceph, spec: str) -> None:
     assert ceph.lock_owners(spec) == []
 
 
+def test_ps_tells_which_mount_a_server_is_of(pool: str, mount: Mount) -> None:
+    """As the keeper's own command line does."""
+    words = Path(f"/proc/{server_of(mount)}/cmdline").read_bytes().split(b"\0")
+    assert words[-2] == os.fsencode(f"{pool} on {mount.path}")
+
+
 def test_status(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> None:
     with mounting(pool) as mount:
         status = ask(mount, "status")

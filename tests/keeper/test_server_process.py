@@ -25,7 +25,9 @@ control.send(json.dumps({"event": "ended", "exit_code": 0}).encode())
 def test_the_last_word_of_a_server_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though its socket says first that it was closed before everything in it was read."""
     monkeypatch.setattr(server_process, "SERVER", [sys.executable, "-c", SCRIPT])
-    estate: Any = SimpleNamespace(record=dict, fuse=None, ledger=None, meters=None, listener=None)
+    descriptors: dict[str, Any] = dict.fromkeys(("fuse", "ledger", "meters", "listener"))
+    options = SimpleNamespace(source="rbd", mountpoint="/mnt")
+    estate: Any = SimpleNamespace(record=dict, options=options, **descriptors)
     server = ServerProcess(estate, quiet=False)
     server.send({"do": "end"})
     eventually(server.is_dead, what="the end of the server")

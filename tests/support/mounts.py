@@ -57,11 +57,12 @@ def force_unmount(path: Path) -> None:
 
 
 def processes_naming(text: str) -> list[int]:
-    """The processes whose command line has `text` in it."""
+    """The processes whose command line has `text` in it, without the servers of mounts."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if os.fsencode(text) in entry.read_bytes():
+            words = entry.read_bytes()
+            if os.fsencode(text) in words and b"\0rbdfs.server\0" not in words:
                 found.append(int(entry.parent.name))
     return found
 
