@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -27,6 +28,8 @@ from rbdfs.names.catalog import Catalog
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from trio.testing import MockClock
+
     from rbdfs.files.handle import Handle
     from tests.support.ceph import Ceph
 
@@ -40,7 +43,7 @@ class Image:
 class Shared:
     """What has it open."""
 
-    entry = SimpleNamespace(image_id="id")
+    entry = SimpleNamespace(image_id="id", spec="pool/image")
 
     def __init__(self, image: Image) -> None:
         self.image = image
@@ -73,6 +76,33 @@ async def test_what_was_written_is_stamped_once() -> None:
     image.changes += 1
     await timestamps.catch_up(shared)
     assert stamps.count == 2
+
+
+class Lost(Stamps):
+    """The first of them, as many as told, are answered never."""
+
+    def __init__(self, lost: int) -> None:
+        super().__init__()
+        self._lost = lost
+
+    async def stamp(self, entry: Any) -> None:
+        if self.count >= self._lost:
+            self.answers.set()
+        await super().stamp(entry)
+
+
+@pytest.mark.parametrize(("lost", "left"), [(1, 0), (9, 1)])
+async def test_the_last_writer_waits_for_no_call_that_librados_has_lost(
+    lost: int, left: int, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next one may be answered; where none is, the log says so, and the image is closed."""
+    caplog.set_level("INFO")
+    timestamps = Timestamps(Lost(lost))
+    shared: Any = Shared(Image())
+    await timestamps.catch_up_at_last(shared)
+    assert timestamps.behind(shared) == bool(left)
+    told = "pool/image: the time of its last change is not on record"
+    assert caplog.messages == [told] * left
 
 
 @dataclass(frozen=True)

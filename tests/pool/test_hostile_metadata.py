@@ -226,7 +226,7 @@ def mount(
         yield mount
         mount.allow_log(
             "left out of",
-            r"\w+: .*(circle|migrating|odd|bad|id)-",
+            r": .*(circle|migrating|odd|bad|id)-",
             r"/it: more than 16 parents",
             r"parent (abc|0badc0de) is gone",
         )
