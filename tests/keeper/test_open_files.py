@@ -362,6 +362,8 @@ def test_cache_that_the_image_or_pool_switches_on(
         file = os.open(mount.file(image), os.O_RDWR)
         for block in range(3):
             assert os.pwrite(file, b"w" * 4096, block * 4096) == 4096
+        # A thread of its own writes the log, and is killed with the server.
+        eventually(lambda: "a crash of rbdfs may lose" in mount.log_text, what="the warning")
         killed_server(mount)
         assert refusal(lambda: os.fsync(file)) == "EIO"
         assert refusal(lambda: os.close(file)) == "EIO"
