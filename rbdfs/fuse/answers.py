@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import errno
 
+from pyfuse3 import FUSEError
+
 _ANY = frozenset(
     {errno.EPERM, errno.EIO, errno.EBADF, errno.ENOMEM, errno.EACCES, errno.EINVAL}
     | {errno.ESTALE, errno.ESHUTDOWN, errno.ETIMEDOUT}
@@ -50,3 +52,11 @@ def answered(request: str, code: int | None) -> int:
         # A disk has no quota: QEMU pauses its guest upon ENOSPC, and upon nothing else.
         code = errno.ENOSPC
     return code if code in _BY_REQUEST.get(request, _NAMES) and code else errno.EIO
+
+
+def errno_of(request: str, exc: BaseException) -> int:
+    """Return the errno that the kernel is told when the operation *request* raises *exc*."""
+    if isinstance(exc, (OSError, FUSEError)):
+        return answered(request, exc.errno)
+    # What is cancelled has been answered already.
+    return errno.EIO if isinstance(exc, Exception) else errno.EINTR

@@ -21,7 +21,6 @@ from rbdfs.config.logging_setup import repeats
 from rbdfs.fuse.answers import answered
 from rbdfs.fuse.file_operations import FileOperations
 from rbdfs.fuse.manage_operations import ManageOperations
-from rbdfs.fuse.metered import metered
 from rbdfs.fuse.name_operations import NameOperations
 from rbdfs.fuse.running_requests import RunningRequests, watched
 
@@ -103,17 +102,19 @@ def replies_nothing(method: Method) -> Method:
 
 
 def answers_with_errno(operations: AnswersWithErrno) -> AnswersWithErrno:
-    """Put replies_errno() around every operation of a class, inherited ones included."""
+    """Put replies_errno() around every operation of a class, inherited ones included.
+
+    It is the outermost: also what watches the operations may fail.
+    """
     for name, method in inspect.getmembers(operations, inspect.iscoroutinefunction):
         # What they call among themselves keeps its errors' names.
         if name == "forget":
-            setattr(operations, name, replies_nothing(method))
+            setattr(operations, name, replies_nothing(watched(method)))
         elif not name.startswith("_"):
-            setattr(operations, name, metered(replies_errno(replies_when_kept(method))))
+            setattr(operations, name, replies_errno(watched(replies_when_kept(method))))
     return operations
 
 
-@watched
 @answers_with_errno
 class Operations(NameOperations, ManageOperations, FileOperations):
     """Images and snapshots as files.

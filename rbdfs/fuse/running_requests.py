@@ -11,8 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyfuse3 import FUSEError
-
+from rbdfs.fuse.answers import errno_of
+from rbdfs.fuse.request_meters import counted
 from rbdfs.kernel.extra_requests import FH_DIRECT
 from rbdfs.model.printable import printable
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rbdfs.fuse.mounted import Mounted
     from rbdfs.model.entry import Entry
 
-    AnyOperations = TypeVar("AnyOperations", bound=type[Any])
     Method = TypeVar("Method", bound="Callable[..., Awaitable[Any]]")
 
 log = logging.getLogger(__name__)
@@ -36,11 +35,18 @@ def tell(request: str, what: str, code: int, seconds: float) -> None:
 
 @dataclass(slots=True)
 class Request:
-    """One request: the name of its operation, with the arguments by their names."""
+    """One request: the name of its operation, with the arguments by their names.
+
+    Attributes:
+        what: what it is about in words, for -d; None without.
+        count: counts it as answered, as request_meters.counted() has it.
+    """
 
     name: str
     arguments: dict[str, Any]
     since: float
+    what: str | None = None
+    count: Callable[[Any, int], None] | None = None
 
     @property
     def seconds(self) -> float:
@@ -58,24 +64,23 @@ class RunningRequests:
     def __iter__(self) -> Iterator[Request]:
         return iter(list(self._running.values()))
 
-    async def run(self, request: Request, answer: Awaitable[Any]) -> Any:
-        """Return *answer*, of *request*, which is under way until it is there; raise as it does."""
-        # What it names may be closed or forgotten when it ends.
-        what = self._what(request) if log.isEnabledFor(logging.DEBUG) else None
-        code = errno.EINTR
+    def begin(self, name: str, arguments: dict[str, Any]) -> Request:
+        """Take in that an operation begins: its request is under way, and counted, until end()."""
+        request = Request(name, arguments, time.monotonic())
+        if log.isEnabledFor(logging.DEBUG):
+            # What it names may be closed or forgotten when it ends.
+            request.what = self._what(request)
+        request.count = counted(self._mounted, name, arguments)
         self._running[id(request)] = request
-        try:
-            answered = await answer
-            code = 0
-        except FUSEError as exc:
-            code = exc.errno
-            raise
-        else:
-            return answered
-        finally:
-            del self._running[id(request)]
-            if what is not None:
-                tell(request.name, what, code, request.seconds)
+        return request
+
+    def end(self, request: Request, answer: Any, code: int) -> None:
+        """Take in that *request* is answered: with what its operation returned, or an errno."""
+        del self._running[id(request)]
+        if request.count is not None:
+            request.count(answer, code)
+        if request.what is not None:
+            tell(request.name, request.what, code, request.seconds)
 
     def entry(self, request: Request) -> Entry | None:
         """Return what *request* is about, as far as that is known by now."""
@@ -120,21 +125,26 @@ class RunningRequests:
         return " ".join(words)
 
 
-def watched(operations: AnyOperations) -> AnyOperations:
-    """Have every operation of a class run in its ``running``, a RunningRequests."""
-    for name, method in inspect.getmembers(operations, inspect.iscoroutinefunction):
-        if not name.startswith("_"):
-            setattr(operations, name, _watched(name, method))
-    return operations
+def watched(method: Method) -> Method:
+    """Have an operation be among the ``running`` of its object, a RunningRequests.
 
-
-def _watched(name: str, method: Method) -> Method:
+    What the operations call among themselves is not to come by here: it is no request.
+    """
+    name = method.__name__
     _, *parameters = inspect.signature(method).parameters
 
     @functools.wraps(method)
     async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         arguments = dict(zip(parameters, args, strict=False)) | kwargs
-        request = Request(name, arguments, time.monotonic())
-        return await self.running.run(request, method(self, *args, **kwargs))
+        request = self.running.begin(name, arguments)
+        answer, code = None, 0
+        try:
+            answer = await method(self, *args, **kwargs)
+        except BaseException as exc:
+            code = errno_of(name, exc)
+            raise
+        finally:
+            self.running.end(request, answer, code)
+        return answer
 
     return run  # type: ignore[return-value]

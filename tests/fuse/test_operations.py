@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pyfuse3
 import pytest
 import trio
 from pyfuse3 import FUSEError
 
+from rbdfs.files.keeping import Unremembered
 from rbdfs.fuse.operations import Operations, replies_errno
+from rbdfs.model.metering import Metering
 
 
 @replies_errno
@@ -110,6 +114,36 @@ async def test_cancellation_passes(caplog: pytest.LogCaptureFixture) -> None:
 async def test_what_ends_the_process_passes(error: BaseException) -> None:
     with pytest.raises(type(error)):
         await operation(error)
+
+
+@pytest.mark.parametrize("fault", ["begin", "end"])
+async def test_a_fault_in_counting_is_that_of_one_request(
+    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not of the mount, which an exception that leaves an operation ends."""
+
+    async def read(_off: int, size: int) -> bytes:
+        return bytes(size)
+
+    async def opened(_fh: int) -> Any:
+        return SimpleNamespace(read=read)
+
+    class Handles(dict[int, Any]):
+        ready = staticmethod(opened)
+
+    metering = Metering.unread()
+    file = SimpleNamespace(entry=SimpleNamespace(image_spec="rbd/vm1"))
+    mounted: Any = SimpleNamespace(metering=metering, handles=Handles({7: file}))
+    operations: Any = Operations(mounted, Unremembered())
+    assert await operations.read(7, 0, 512) == bytes(512)
+    with monkeypatch.context() as patched:
+        patched.delattr(Metering, fault)
+        with pytest.raises(FUSEError) as caught:
+            await operations.read(7, 0, 512)
+    assert caught.value.errno == errno.EIO
+    assert [record.getMessage() for record in caplog.records] == ["read failed"]
+    assert list(operations.running) == []
+    assert await operations.read(7, 0, 512) == bytes(512)
 
 
 def test_every_request_that_has_a_reply_has_the_boundary() -> None:
