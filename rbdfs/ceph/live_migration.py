@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import rbd
 
 from rbdfs.ceph.blocking_image import encoded, holders, opened, refuse_watched
+from rbdfs.ceph.class_changes import change_by_class
 from rbdfs.ceph.directory_changes import directory_name, refuse_renamed
 from rbdfs.ceph.trash_changes import move_to_trash
 from rbdfs.errors import InUse
@@ -114,7 +115,7 @@ def remove_committed(ioctx: rados.Ioctx, source: Entry) -> None:
     assert source.image_id is not None
     refuse_open(ioctx, source)
     # librbd opens no image for writing that is marked as the source of a migration.
-    ioctx.execute(f"rbd_header.{source.image_id}", "rbd", "migration_remove", b"")
+    change_by_class(ioctx, f"rbd_header.{source.image_id}", "migration_remove")
     with opened(ioctx, source, read_only=False) as image:
         for snap in list(image.list_snaps()):
             if image.is_protected_snap(snap["name"]):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import rados
 
 from rbdfs.ceph.blocking_image import encoded, is_utf8
+from rbdfs.ceph.class_changes import change_by_class
 from rbdfs.ceph.directory_changes import (
     DIRECTORY,
     ID_BYTES,
@@ -78,7 +79,7 @@ def remove_half(ioctx: rados.Ioctx, name: str, half: Half) -> None:
     if half.listed is not None:
         argument = encode_string(encoded(name)) + encode_string(half.listed.encode())
         try:
-            ioctx.execute(DIRECTORY, "rbd", "dir_remove_image", argument)
+            change_by_class(ioctx, DIRECTORY, "dir_remove_image", argument)
         except rados.ObjectNotFound:
             pass
         except rados.Error as exc:

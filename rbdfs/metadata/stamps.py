@@ -14,9 +14,10 @@ import rados
 import rbd
 
 from rbdfs.ceph.blocking_image import changing
+from rbdfs.ceph.class_changes import change_by_class
+from rbdfs.ceph.errors import from_ceph
 from rbdfs.ceph.pool_threads import PoolThreads
 from rbdfs.errors import ReadOnly
-from rbdfs.metadata.pool_directory import call_class
 from rbdfs.model.encoding import encode_map
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ class HeaderStamps:
         """
         ioctx = await self._cluster.ioctx_of(entry)
         oid = f"rbd_header.{entry.image_id}"
-        call = (call_class, ioctx, oid, "set_modify_timestamp", b"")
+        call = (change_by_class, ioctx, oid, "set_modify_timestamp")
         try:
-            await self._threads.run(entry.pool, *call, abandon_on_cancel=True)
+            with from_ceph(f"{oid}: set_modify_timestamp"):
+                await self._threads.run(entry.pool, *call, abandon_on_cancel=True)
         finally:
             self._cache.image_changed(entry)
 

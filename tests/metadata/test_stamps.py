@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from rbdfs.ceph.aio import AioBridge
 from rbdfs.ceph.cluster import Cluster
@@ -16,6 +17,7 @@ from rbdfs.metadata.stamps import HeaderStamps
 from rbdfs.model.ownership import Ownership
 from rbdfs.names.catalog import Catalog
 from tests.support.images import pool_objects
+from tests.support.quota import pool_with_a_quota
 
 if TYPE_CHECKING:
     from tests.support.ceph import Ceph
@@ -43,3 +45,20 @@ async def test_an_image_that_is_gone_is_not_made_anew(
             await stamps.keep(entry, Ownership(uid=1))
         assert caught.value.errno == errno.ENOENT
         assert pool_objects(ceph, pool) == before
+
+
+async def test_a_pool_that_becomes_full_loses_no_stamp(ceph: Ceph, image_name: str) -> None:
+    """An OSD drops what a client has sent that has not heard of it yet, without an answer."""
+    full = f"full-{image_name}"
+    with pool_with_a_quota(ceph, full) as set_quota:
+        ceph.rbd("create", "--size=1M", f"{full}/vm")
+        ceph.rados("-p", full, "put", "object", "-", input=b"of some bytes")
+        async with Cluster.connect(CephSettings("admin", ceph.conf), AioBridge(), 10) as cluster:
+            cache = MetadataCache(cluster)
+            catalog, stamps = Catalog(cluster, cache), HeaderStamps(cluster, cache)
+            entry = await catalog.find(await catalog.directory(full), b"vm")
+            before = (await catalog.attributes(entry, newer=True)).modify_ns
+            set_quota(1)
+            with trio.fail_after(30):
+                await stamps.stamp(entry)
+            assert (await catalog.attributes(entry, newer=True)).modify_ns > before
