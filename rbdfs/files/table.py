@@ -278,7 +278,8 @@ class HandleTable:
 
     async def _put(self, shared: SharedImage, *uses: Use) -> None:
         if any(use is not Use.READ for use in uses):
-            await self._timestamps.catch_up_at_last(shared)
+            # Nobody does it later. Where the cluster does not answer, closing waits for it as well.
+            await self._timestamps.catch_up(shared, patience_s=float("inf"))
         await shared.put(*uses)
         self._drop_unused(shared)
 

@@ -23,11 +23,6 @@ log = logging.getLogger(__name__)
 
 # How long whoever asks for the times waits for the stamp; then it is told what is known.
 _PATIENCE_S = 0.5
-# How long one stamp of the last writer's waits, and how often there is another: librados has been
-# seen to keep a call for ever whose pool was full, and is not any more, while the next one is
-# answered at once.
-_LAST_S = 10.0
-_LAST_TRIES = 3
 
 
 class Stamps(Protocol):
@@ -74,38 +69,23 @@ class Timestamps:
         last, changes = self._stamped.get(shared, (image, 0))
         return last.changes != changes
 
-    async def catch_up(self, shared: SharedImage, patience_s: float = _PATIENCE_S) -> bool:
-        """Stamp *shared* if that is behind; return whether the cluster has answered in time.
-
-        What fails is only logged: the next one tries again.
-        """
+    async def catch_up(self, shared: SharedImage, patience_s: float = _PATIENCE_S) -> None:
+        """Stamp *shared* if that is behind. What fails is only logged: the next one tries again."""
         if self._stamps is None or not self.behind(shared):
-            return True
+            return
         turn = self._turns.setdefault(shared, trio.Lock())
         try:
-            with trio.move_on_after(patience_s) as patience:
+            with trio.move_on_after(patience_s):
                 # One after the other: a second stamp would move a time that was told already.
                 async with turn:
-                    await self._stamp(self._stamps, shared)
-            return not patience.cancelled_caught
+                    image = shared.image
+                    if image is None or not self.behind(shared):
+                        return
+                    # Before the stamp: a write that ends after this is stamped once more.
+                    changes = image.changes
+                    await self._stamps.stamp(shared.entry)
+                    # What was opened in its place meanwhile is stamped by itself.
+                    if shared.image is image:
+                        self._stamped[shared] = image, changes
         except OSError as exc:
             log.debug("the time of a change is not on record: %s", exc)
-            return True
-
-    async def catch_up_at_last(self, shared: SharedImage) -> None:
-        """Stamp *shared*, which its last writer leaves: nobody does it later."""
-        for _ in range(_LAST_TRIES):
-            if await self.catch_up(shared, _LAST_S):
-                return
-        log.info("%s: the time of its last change is not on record", shared.entry.spec)
-
-    async def _stamp(self, stamps: Stamps, shared: SharedImage) -> None:
-        image = shared.image
-        if image is None or not self.behind(shared):
-            return
-        # Before the stamp: a write that ends after this is stamped once more.
-        changes = image.changes
-        await stamps.stamp(shared.entry)
-        # What was opened in its place meanwhile is stamped by itself.
-        if shared.image is image:
-            self._stamped[shared] = image, changes

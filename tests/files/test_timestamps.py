@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -43,7 +42,7 @@ class Image:
 class Shared:
     """What has it open."""
 
-    entry = SimpleNamespace(image_id="id", spec="pool/image")
+    entry = SimpleNamespace(image_id="id")
 
     def __init__(self, image: Image) -> None:
         self.image = image
@@ -76,33 +75,6 @@ async def test_what_was_written_is_stamped_once() -> None:
     image.changes += 1
     await timestamps.catch_up(shared)
     assert stamps.count == 2
-
-
-class Lost(Stamps):
-    """The first of them, as many as told, are answered never."""
-
-    def __init__(self, lost: int) -> None:
-        super().__init__()
-        self._lost = lost
-
-    async def stamp(self, entry: Any) -> None:
-        if self.count >= self._lost:
-            self.answers.set()
-        await super().stamp(entry)
-
-
-@pytest.mark.parametrize(("lost", "left"), [(1, 0), (9, 1)])
-async def test_the_last_writer_waits_for_no_call_that_librados_has_lost(
-    lost: int, left: int, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The next one may be answered; where none is, the log says so, and the image is closed."""
-    caplog.set_level("INFO")
-    timestamps = Timestamps(Lost(lost))
-    shared: Any = Shared(Image())
-    await timestamps.catch_up_at_last(shared)
-    assert timestamps.behind(shared) == bool(left)
-    told = "pool/image: the time of its last change is not on record"
-    assert caplog.messages == [told] * left
 
 
 @dataclass(frozen=True)
@@ -151,6 +123,23 @@ async def test_the_last_writers_are_gone_when_all_is_stamped(
                 for handle in client.handles:
                     nursery.start_soon(client.table.release, handle.fh)
                 await wait_all_tasks_blocked(cushion=1.0)
+        assert all(map(int.__lt__, before, await client.times()))
+
+
+async def test_the_last_writers_wait_for_their_stamps_without_an_end(
+    ceph: Ceph, pool: str, image_name: str, mock_clock: MockClock
+) -> None:
+    """However long a pool stands still, a backup that goes by times has to see the changes."""
+    names = [f"{image_name}-{number}" for number in range(20)]
+    async with writing(ceph, pool, names) as client:
+        before = await client.times()
+        async with trio.open_nursery() as nursery:
+            with ceph.stalled("osd.0"):
+                for handle in client.handles:
+                    nursery.start_soon(client.table.release, handle.fh)
+                for _ in range(10):
+                    await wait_all_tasks_blocked(cushion=0.01)
+                    mock_clock.jump(600)
         assert all(map(int.__lt__, before, await client.times()))
 
 
