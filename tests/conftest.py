@@ -37,6 +37,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_WORKER_DIED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    if error:
+        node.config.stash[_WORKER_DIED] = True
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # xdist ends the run with its worker (contrib/test), and calls that a test that failed: what was
+    # not run any more has not passed.
+    if session.config.stash.get(_WORKER_DIED, False):
+        session.exitstatus = pytest.ExitCode.INTERRUPTED
+
+
 # Their tests run over both data paths, all others over the one that users get: most of what lies
 # above is the same code.
 _OVER_BOTH_DATA_PATHS = frozenset(
