@@ -17,4 +17,6 @@ Locks, in the order in which they are taken:
 5. ``Growth._resizing``: one resize of a growing image at a time, inside the gate for a write.
    It is not held over the write itself, whose end a trim nevertheless must not cut off: so
    written_up_to() notes the end before it waits for the lock, and the trim looks once it has it.
+6. ``Timestamps._turns``, a lock for each image: one stamp of what was written at a time. No other
+   is taken under it.
 """

@@ -2,9 +2,10 @@
  * and that anybody who is given it can read without asking the server.
  *
  * rbdfs/model/meters.py reads it. rbdfs/model/meters_layout.py has the same layout, and
- * tests/model/test_meters.py holds the two equal: 64-bit words in the order of the host, zeros at first but for the header. Each operation
- * of an image has a place for each of its two writers, this code and Python, so that Python needs no
- * atomic addition. Figures and the keys of images are Python's alone.
+ * tests/model/test_meters.py holds the two equal: 64-bit words in the order of the host, zeros at
+ * first but for the header. Each operation of an image has a place for each of its two writers, this
+ * code and Python, so that Python needs no atomic addition. Figures and the keys of images are
+ * Python's alone.
  */
 #ifndef RBDFS_METERS_H
 #define RBDFS_METERS_H

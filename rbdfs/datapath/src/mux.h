@@ -8,8 +8,7 @@
  *
  *     lifecycle > reader, replier > dispatch > forward > request > amend > reply > mux
  *               > registration > open_image, outlet > inflight, pending, callers, ledger, meters,
- *               trace, block,
- *               thread, abi
+ *               trace, block, thread, abi
  *
  * NOTES ON THE THREAD MODEL
  *
@@ -35,9 +34,9 @@
  * LOCKS
  *
  * The table's is taken before an image's, and an image's before an outlet's. Those of the pool, the
- * pending, the callers, the ledger, the trace and the mux itself are taken last, and no other is taken while
- * one of them is held. Two places answer a request while they hold a lock, so that it cannot end
- * meanwhile: request_fail_all() the image's, request_interrupt() the mux's.
+ * pending, the callers, the ledger, the trace and the mux itself are taken last, and no other is
+ * taken while one of them is held. Two places answer a request while they hold a lock, so that it
+ * cannot end meanwhile: request_fail_all() the image's, request_interrupt() the mux's.
  *
  * A request's memory, its registration and the registration's image live until librbd's completion,
  * whatever was answered before. The mux is freed only after the last request: mux_stop() says
