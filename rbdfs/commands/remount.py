@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rbdfs.commands.output import print_json
 from rbdfs.config.mount_options import MountOptions
-from rbdfs.config.option_words import apply_options, unchangeable
+from rbdfs.config.option_words import apply_options, asked_for, unchangeable
 from rbdfs.errors import UserError
 from rbdfs.keeper.command_client import ask_keeper, entry_at
 from rbdfs.kernel.mount import Mount
@@ -24,12 +24,13 @@ _ANSWER_S = 10.0
 def run(request: Request) -> int:
     """Change the mount; raise UserError, with nothing changed, where not all can be done."""
     source, path = request.operands
-    texts = request.values["options"]
+    texts = asked_for(request.values["options"])
     entry = entry_at(path, "mount")
     if source not in (entry.source, "none"):
         raise UserError(f"{path!a} is a mount of {entry.source}, not of {source}")
     # What mount(8) gives is all that is to hold.
-    read_only, flags = _wanted(texts)
+    wanted = apply_options(MountOptions(), texts)
+    read_only, flags = wanted.read_only, wanted.flags
     before = _options_of(path, entry)
     words = unchangeable(before, texts)
     # The one of these flags that the kernel never changes: it is not in MS_RMT_MASK of linux/fs.h.
@@ -46,11 +47,6 @@ def run(request: Request) -> int:
     if request.json:
         print_json({"mountpoint": entry.mountpoint, "read_only": read_only, "flags": list(flags)})
     return 0
-
-
-def _wanted(texts: list[str]) -> tuple[bool, tuple[str, ...]]:
-    options = apply_options(MountOptions(), [text for text in texts if text != "remount"])
-    return options.read_only, options.flags
 
 
 def _options_of(path: str, entry: Entry) -> MountOptions:

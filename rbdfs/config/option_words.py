@@ -159,6 +159,11 @@ def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
     return replace(options, **changes, ceph=replace(options.ceph, **ceph, pairs=tuple(pairs)))
 
 
+def asked_for(texts: Iterable[str]) -> list[str]:
+    """Return the words of a remount without those that mount(8) adds, which ask for nothing."""
+    return [text for text in texts if text != "remount" and not text.startswith(_OF_THE_KERNEL)]
+
+
 def unchangeable(options: MountOptions, texts: Iterable[str]) -> list[str]:
     """Return the words among *texts* that ask for something else than a mount with *options* has.
 
@@ -167,8 +172,6 @@ def unchangeable(options: MountOptions, texts: Iterable[str]) -> list[str]:
     """
     found = []
     for text in texts:
-        if text == "remount" or text.startswith(_OF_THE_KERNEL):
-            continue
         asked = apply_options(options, [text])
         ceph = asked.ceph.with_absolute_paths(Path())
         new = replace(

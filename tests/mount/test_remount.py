@@ -127,6 +127,19 @@ def test_by_a_line_of_fstab(
     assert "ro" in here.flags(mountpoint_here)
 
 
+def test_what_the_kernel_shows_of_a_mount_of_all_users_is_no_change(
+    ceph: Ceph, pool: str, here: Namespace, mountpoint_here: Path
+) -> None:
+    """Without a line in fstab mount(8) repeats /proc/mounts: default_permissions goes with it."""
+    options = f"allow_other,sync,conf={ceph.conf}"
+    here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint_here)
+    assert {"allow_other", "default_permissions"} <= here.flags(mountpoint_here)
+    for word in ("ro", "rw"):
+        done = here.run("mount", "-o", f"remount,{word}", mountpoint_here)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert {word, "sync", "allow_other"} <= here.flags(mountpoint_here)
+
+
 def test_a_server_that_was_started_read_only_writes_nothing(
     ceph: Ceph, pool: str, here: Namespace, mountpoint_here: Path
 ) -> None:
