@@ -25,13 +25,16 @@ log = logging.getLogger(__name__)
 
 # How long, in seconds, `rbd trash purge` leaves what is moved to the trash.
 _EXPIRY = "rbd_move_to_trash_on_remove_expire_seconds"
+# The last time that a record of the trash holds, in seconds since 1970 (utime_t of librbd): it has
+# this instead of what would be later.
+_LAST_S = (1 << 32) - 1
 
 
 def _until(expire_s: int) -> str:
     """Return how long what is moved to the trash now can be had back at least."""
     if not expire_s:
         return "until it is purged"
-    until = time.localtime(time.time() + expire_s)
+    until = time.localtime(min(time.time() + expire_s, _LAST_S))
     return f"at least until {time.strftime('%Y-%m-%d %H:%M:%S', until)}"
 
 

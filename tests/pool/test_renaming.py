@@ -123,6 +123,28 @@ def test_until_when_what_is_removed_can_be_had_back(
     assert export_image(ceph, f"{pool}/{image_name}") == b"content"
 
 
+@pytest.mark.parametrize("seconds", [4 * 10**9, 10**17])
+def test_what_is_to_be_kept_for_ever_is_removed(
+    ceph: Ceph, pool: str, mounting: Mounting, image_name: str, seconds: int
+) -> None:
+    """The log says until when the trash does keep it: no record of it has a later time."""
+    import_image(ceph, f"{pool}/{image_name}", b"content")
+    setting = f"rbd_move_to_trash_on_remove_expire_seconds={seconds}"
+    with mounting(pool, "-o", f"manage,{setting}") as mount:
+        mount.file(image_name).unlink()
+        (said,) = re.findall(
+            rf"{image_name} is in the trash at least until (.*): rbd", mount.log_text
+        )
+    (kept,) = (
+        entry["status"]
+        for entry in json.loads(ceph.rbd("trash", "ls", "--long", "--format=json", pool))
+        if entry["name"] == image_name
+    )
+    # `protected until` with the time as ctime(3) writes it.
+    until = time.strptime(kept.removeprefix("protected until "), "%a %b %d %H:%M:%S %Y")
+    assert said == time.strftime("%Y-%m-%d %H:%M:%S", until)
+
+
 def test_rsync_onto_an_image(
     ceph: Ceph, pool: str, managed: Mount, image_name: str, tmp_path: Path
 ) -> None:
