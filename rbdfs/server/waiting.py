@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from rbdfs.ceph.single_flight import SingleFlight
 from rbdfs.config.logging_setup import about
 from rbdfs.errors import NotOpen
 
@@ -32,9 +34,8 @@ _SLOW_S = 2.0
 # Images that a line of the log names, and a status.
 _NAMED = 8
 _LISTED = 256
-# How long may be asked for the reason, in seconds.
+# How long those who may know the reason are asked, each, in seconds.
 _REASON_S = 3.0
-_SILENT = "the monitors do not answer"
 
 
 @dataclass(slots=True)
@@ -55,22 +56,29 @@ class Waiting:
         self._trouble = trouble
         # By image spec, what the log says of.
         self._told: dict[str, _Told] = {}
+        # Who has locked an image, by its key; as long as run() runs.
+        self._owners: SingleFlight[str | None]
 
     async def run(self) -> None:
         """Look, until cancelled."""
-        while True:
-            await trio.sleep(_PERIOD_S)
-            try:
-                await self._look()
-            except Exception:
-                # Nobody awaits this task: what it raised would take the mount down.
-                log.exception("looking at what waits failed")
+        async with trio.open_nursery() as nursery:
+            # An image has to be opened for it, which may take for ever and cannot be cancelled.
+            self._owners = SingleFlight(0.0, 1, nursery=nursery)
+            while True:
+                await trio.sleep(_PERIOD_S)
+                try:
+                    await self._look()
+                except Exception:
+                    # Nobody awaits this task: what it raised would take the mount down.
+                    log.exception("looking at what waits failed")
 
     def report(self) -> dict[str, Any]:
         """Return what a status tells: for how long the oldest request waits, and the images."""
-        waits = sorted(self._waits().items(), key=lambda item: -item[1][0])
+        oldest, files = self._path.waiting(_SLOW_S)
+        oldest = max([oldest, *(request.seconds for request in self._operations.running)])
+        waits = sorted(self._waits(files).items(), key=lambda item: -item[1][0])
         return {
-            "oldest_request_seconds": round(self._oldest(), 1),
+            "oldest_request_seconds": round(oldest, 1),
             "waiting": [
                 {
                     "image": spec,
@@ -81,15 +89,14 @@ class Waiting:
             ],
         }
 
-    def _oldest(self) -> float:
-        oldest, _ = self._path.waiting(_SLOW_S)
-        return max([oldest, *(request.seconds for request in self._operations.running)])
+    def _waits(self, files: dict[int, float]) -> dict[str, tuple[float, Entry]]:
+        """Return for how many seconds each image waits, by its spec, and one entry of it.
 
-    def _waits(self) -> dict[str, tuple[float, Entry]]:
-        """Return for how many seconds each image waits, by its spec, and one entry of it."""
+        *files* are those that wait in the data path.
+        """
         mounted = self._operations.mounted
         found: list[tuple[float, Entry | None]] = []
-        for fh, seconds in self._path.waiting(_SLOW_S)[1].items():
+        for fh, seconds in files.items():
             # It may be closed by now, and then has been answered.
             with contextlib.suppress(NotOpen):
                 found.append((seconds, mounted.handles[fh].entry))
@@ -104,7 +111,8 @@ class Waiting:
         return waits
 
     async def _look(self) -> None:
-        waits = self._waits()
+        _, files = self._path.waiting(_SLOW_S)
+        waits = self._waits(files)
         over = [spec for spec in self._told if spec not in waits]
         if over:
             now = trio.current_time()
@@ -143,12 +151,16 @@ class Waiting:
 
     async def health(self, pool: str) -> str:
         """Return what the monitors say of requests to *pool*: that nothing is wrong, or what is."""
+        try:
+            return await self._asked(pool) or "nothing keeps requests waiting"
+        except OSError as exc:
+            return f"the monitors do not say ({exc.strerror})"
+
+    async def _asked(self, pool: str) -> str | None:
+        """Return what the monitors know to be wrong, or that they do not answer; raise OSError."""
         with trio.move_on_after(_REASON_S):
-            try:
-                return await self._trouble(pool) or "nothing keeps requests waiting"
-            except OSError as exc:
-                return f"the monitors do not say ({exc.strerror})"
-        return _SILENT
+            return await self._trouble(pool)
+        return "the monitors do not answer"
 
     async def _reason(self, pool: str, entry: Entry) -> str:
         """Return what keeps *entry* waiting, as far as anybody says."""
@@ -156,17 +168,16 @@ class Waiting:
         shared = mounted.handles.shared(entry)
         if shared is not None and shared.gate.is_frozen:
             return "it is being moved, and has to be copied first"
+        try:
+            if (trouble := await self._asked(pool)) is not None:
+                return trouble
+        except OSError as exc:
+            return f"the monitors do not say why ({exc.strerror})"
         with trio.move_on_after(_REASON_S):
-            try:
-                if (trouble := await self._trouble(pool)) is not None:
-                    return trouble
-            except OSError as exc:
-                return f"the monitors do not say why ({exc.strerror})"
-            with trio.move_on_after(_REASON_S):
-                if (owner := await self._lock_owner(entry)) is not None:
-                    return f"locked by {owner}"
-            return "the cluster does not say why"
-        return _SILENT
+            owner = await self._owners.get(entry.whole_key, partial(self._lock_owner, entry))
+            if owner is not None:
+                return f"locked by {owner}"
+        return "the cluster does not say why"
 
     async def _lock_owner(self, entry: Entry) -> str | None:
         """Return the address of another client that has the image locked."""

@@ -60,11 +60,12 @@ def first_told(mount: Mount, text: str) -> str:
 
 
 @contextlib.contextmanager
-def away(ceph: Ceph) -> Iterator[None]:
-    """The only OSD is down for the time of the block."""
+def away(ceph: Ceph, *, noticed: bool = True) -> Iterator[None]:
+    """The only OSD is down for the time of the block, which the monitors may not know."""
     ceph.signal("osd.0", signal.SIGSTOP)
     try:
-        ceph.ceph("osd", "down", "0")
+        if noticed:
+            ceph.ceph("osd", "down", "0")
         yield
     finally:
         ceph.signal("osd.0", signal.SIGCONT)
@@ -105,6 +106,24 @@ def test_an_osd_that_is_away(
             eventually(lambda: ask(mount, "status")["waiting"] == [], what="nothing that waits")
         assert len(told(mount, "for the cluster since")) == 1
         assert not told(mount, "cannot tell whether")
+
+
+def test_an_osd_that_nobody_misses(own_ceph: Ceph, image_name: str, mounting: Mounting) -> None:
+    """Monitors wait for longer than a line of the log does; who has the lock, the OSD knows."""
+    where = replace(mounting, ceph=own_ceph)
+    with (
+        own_ceph.temporary_pool() as pool,
+        where(pool, lifetime_s=180) as mount,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        import_image(own_ceph, f"{pool}/{image_name}", random_bytes(MIB))
+        with opened(mount.file(image_name), os.O_RDONLY | os.O_DIRECT) as file:
+            with away(own_ceph, noticed=False):
+                read = threads.submit(os.pread, file, 4096, 0)
+                waits = first_told(mount, "for the cluster since")
+                assert waits.endswith("the cluster does not say why")
+            first_told(mount, "no longer waits for the cluster, after ")
+            assert read.result(WAITS_S) == random_bytes(4096)
 
 
 def test_who_waits_gives_up(own_ceph: Ceph, image_name: str, mounting: Mounting) -> None:
