@@ -47,13 +47,13 @@ class Ancestry:
             name = await self._ask(entry, image_meta.image_name)
         return await self._spec(entry, name, parent.snap_id)
 
-    async def named(self, key: Key) -> dict[str, Any]:
-        """Return what is known of the name of the image of *key*; raise OSError.
+    async def named(self, key: Key, pool: str) -> dict[str, Any]:
+        """Return what is known of the name of the image of *key*, in *pool*; raise OSError.
 
         That is ``spec``, with its id where it has no name; ``image``, in the trash the name that
         it had; ``image_id``, ``in_trash``, and ``gone`` where it is not there either.
         """
-        entry = Entry(key, await self.pool_name(key.pool_id), key.namespace or "")
+        entry = Entry(key, pool, key.namespace or "")
         name, facts = await self._naming(entry)
         return {"spec": str(ImageSpec(entry.pool, entry.namespace, name)), **facts}
 
@@ -110,7 +110,8 @@ class Ancestry:
 
     async def _ask(self, entry: Entry, ask: Callable[[Ioctx, str], str]) -> str:
         ioctx = await self._cluster.ioctx_of(entry)
-        return await self._threads.run(entry.pool, ask, ioctx, entry.key.image_id)
+        call = (ask, ioctx, entry.key.image_id)
+        return await self._threads.run(entry.pool, *call, abandon_on_cancel=True)
 
     async def _entry(self, parent: ParentSpec) -> Entry:
         key = Key(parent.pool_id, parent.pool_namespace, parent.image_id)

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
 
 from rbdfs.ceph.pool_threads import PoolThreads
+from rbdfs.errors import TimedOut
 from rbdfs.metadata import clone_links
 from rbdfs.model.entry import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
     from rbdfs.ceph.cluster import Cluster, Ioctx
     from rbdfs.model.entry import Entry
     from rbdfs.model.image_attributes import ImageAttributes
     from rbdfs.names.ancestry import Ancestry
 
+T = TypeVar("T")
+
 _THREADS_A_POOL = 4
+# How long each pool is waited for that has clones, or may have, in seconds.
+_PATIENCE_S = 3.0
 # So many are named: each is a question to the cluster, and there may be thousands.
 _NAMED = 100
 
 
 class Children:
-    """Finds the clones of an image, wherever they are, without opening any."""
+    """Finds the clones of an image, wherever they are, without opening any.
+
+    A pool that does not answer keeps back what only it knows.
+    """
 
     def __init__(self, cluster: Cluster, ancestry: Ancestry) -> None:
         self._cluster = cluster
@@ -53,7 +63,7 @@ class Children:
             old = [key for key, snap in zip(keys, snaps, strict=True) if snap.protected]
             for pool in await self._cluster.pools() if old else ():
                 try:
-                    found |= await self._of_pool(pool, entry.namespace, old)
+                    found |= await _in_time(pool, self._of_pool(pool, entry.namespace, old))
                 except OSError as exc:
                     # The others are looked through all the same.
                     error = exc
@@ -61,7 +71,9 @@ class Children:
             error = exc
         for snap_id, key in islice(sorted(found), _NAMED):
             try:
-                children.append({**await self._ancestry.named(key), "snapshot_id": snap_id})
+                pool = await self._ancestry.pool_name(key.pool_id)
+                named = await _in_time(pool, self._ancestry.named(key, pool))
+                children.append({**named, "snapshot_id": snap_id})
             except OSError as exc:
                 error = exc
                 break
@@ -69,7 +81,14 @@ class Children:
 
     async def _of_pool(self, pool: str, namespace: str, keys: list[Key]) -> set[tuple[int, Key]]:
         ioctx = await self._cluster.ioctx(pool, namespace)
-        return await self._threads.run(pool, _of_pool, ioctx, keys)
+        return await self._threads.run(pool, _of_pool, ioctx, keys, abandon_on_cancel=True)
+
+
+async def _in_time(pool: str, asked: Awaitable[T]) -> T:
+    """Return what *pool* answers; raise TimedOut where it does not."""
+    with trio.move_on_after(_PATIENCE_S):
+        return await asked
+    raise TimedOut(f"pool {pool!a} does not answer")
 
 
 def _of_snapshots(ioctx: Ioctx, keys: Iterable[Key]) -> set[tuple[int, Key]]:

@@ -5,6 +5,7 @@ Two OSDs, each with pools of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.support import changed, crashes
 from tests.support.ceph import Ceph
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
-from tests.support.mounts import TIMEOUT_S, Mounting, opened
+from tests.support.mounts import RBDFS, TIMEOUT_S, Mounting, opened
 from tests.support.moves import wait_for_progress, wait_until_done
 from tests.support.refusals import refusal
 from tests.support.servers import ask, killed_server, standing_still
@@ -132,6 +133,32 @@ def test_one_stuck_pool_stops_nobody_else(pools: Ceph, tmp_path: Path, mode: str
         assert all(future.result(TIMEOUT_S) == "ENODATA" for future in asking)
         os.close(file)
         assert mount.alive
+
+
+def test_stat_of_an_image_with_a_clone_in_a_stuck_pool(pools: Ceph, tmp_path: Path) -> None:
+    """It tells all that the other pools have, and what it could not ask for."""
+    for snap, clone in (("old", 1), ("new", 2)):
+        pools.rbd("snap", "create", "--no-progress", f"free/image@{snap}")
+        pools.rbd("snap", "protect", f"free/image@{snap}")
+        format = f"--rbd-default-clone-format={clone}"
+        pools.rbd("clone", format, f"free/image@{snap}", f"stuck/clone-of-{snap}")
+    try:
+        with Mounting(pools, tmp_path)(None) as mount:
+            file = mount.path / "free" / "image"
+            with standing_still(pools, 1):
+                done = subprocess.run(
+                    [RBDFS, "stat", "--json", file], capture_output=True, timeout=TIMEOUT_S
+                )
+                assert (done.returncode, done.stderr) == (0, b"")
+                report = json.loads(done.stdout)
+            assert (report["children"], report["left_out"]) == ([], {"children": 1})
+            assert report["not_known"] == {"children": "pool 'stuck' does not answer"}
+            assert report["encryption"] == "none"
+    finally:
+        for snap in ("old", "new"):
+            pools.rbd("rm", "--no-progress", f"stuck/clone-of-{snap}")
+            pools.rbd("snap", "unprotect", f"free/image@{snap}")
+            pools.rbd("snap", "rm", "--no-progress", f"free/image@{snap}")
 
 
 def test_server_killed_while_a_pool_is_stuck(pools: Ceph, tmp_path: Path) -> None:
