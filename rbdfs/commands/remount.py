@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rbdfs.commands.output import print_json
 from rbdfs.config.mount_options import MountOptions
-from rbdfs.config.option_words import apply_options, asked_for, unchangeable
+from rbdfs.config.option_words import apply_words, asked_for, unchangeable
 from rbdfs.errors import UserError
 from rbdfs.keeper.command_client import ask_keeper, entry_at
 from rbdfs.kernel.mount import Mount
@@ -24,15 +24,15 @@ _ANSWER_S = 10.0
 def run(request: Request) -> int:
     """Change the mount; raise UserError, with nothing changed, where not all can be done."""
     source, path = request.operands
-    texts = asked_for(request.values["options"])
+    asked = asked_for(request.values["options"])
     entry = entry_at(path, "mount")
     if source not in (entry.source, "none"):
         raise UserError(f"{path!a} is a mount of {entry.source}, not of {source}")
     # What mount(8) gives is all that is to hold.
-    wanted = apply_options(MountOptions(), texts)
+    wanted = apply_words(MountOptions(), asked)
     read_only, flags = wanted.read_only, wanted.flags
     before = _options_of(path, entry)
-    words = unchangeable(before, texts)
+    words = unchangeable(before, asked)
     # The one of these flags that the kernel never changes: it is not in MS_RMT_MASK of linux/fs.h.
     if ("dirsync" in flags) != ("dirsync" in before.flags):
         words.append("dirsync")

@@ -12,7 +12,7 @@ from rbdfs.config.absolute_path import absolute
 from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.grammar import GRAMMARS, seconds
 from rbdfs.config.mount_options import MountOptions
-from rbdfs.config.option_words import apply_options, split_options
+from rbdfs.config.option_words import apply_options, words_of
 from rbdfs.config.parser import Help, Parser, address, client, level
 from rbdfs.config.source import Source, resolve_source
 from rbdfs.config.suggestions import did_you_mean
@@ -192,7 +192,7 @@ def _parsed_remount(arguments: list[str], word: str | None) -> Request | None:
     """
     parser = _mount_parser(word)
     parsed, words = _parsed(parser, arguments)
-    options = [part.strip() for text in parsed.options for part in split_options(text)]
+    options = words_of(parsed.options)
     if "remount" not in options:
         return None
     for name, given in vars(parsed).items():

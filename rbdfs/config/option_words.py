@@ -125,8 +125,18 @@ def names() -> set[str]:
     return {name.partition("=")[0] for name in (*_FLAGS, *_VALUES, *_CEPH, *_CEPH_ITSELF)}
 
 
+def words_of(texts: Iterable[str]) -> list[str]:
+    """Return the words in the values of ``-o``, none of which is to be split again."""
+    return [part.strip() for text in texts for part in split_options(text)]
+
+
 def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
-    """Return *options* changed by the values of ``-o``, the last of a kind winning.
+    """Return *options* changed by the values of ``-o``; see apply_words()."""
+    return apply_words(options, words_of(texts))
+
+
+def apply_words(options: MountOptions, words: Iterable[str]) -> MountOptions:
+    """Return *options* changed by *words* of words_of(), the last of a kind winning.
 
     ``KEY=VALUE`` of an unknown key is a setting of Ceph, which refuses those that it does not
     know when the cluster is reached. Raises UserError for everything else that is unknown.
@@ -135,7 +145,7 @@ def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
     ceph: dict[str, Any] = {}
     pairs = list(options.ceph.pairs)
     flags = set(options.flags)
-    for part in (part.strip() for text in texts for part in split_options(text)):
+    for part in words:
         key, separator, value = part.partition("=")
         if part in _FLAGS:
             changes |= _FLAGS[part]
@@ -159,20 +169,20 @@ def apply_options(options: MountOptions, texts: Iterable[str]) -> MountOptions:
     return replace(options, **changes, ceph=replace(options.ceph, **ceph, pairs=tuple(pairs)))
 
 
-def asked_for(texts: Iterable[str]) -> list[str]:
+def asked_for(words: Iterable[str]) -> list[str]:
     """Return the words of a remount without those that mount(8) adds, which ask for nothing."""
-    return [text for text in texts if text != "remount" and not text.startswith(_OF_THE_KERNEL)]
+    return [word for word in words if word != "remount" and not word.startswith(_OF_THE_KERNEL)]
 
 
-def unchangeable(options: MountOptions, texts: Iterable[str]) -> list[str]:
-    """Return the words among *texts* that ask for something else than a mount with *options* has.
+def unchangeable(options: MountOptions, words: Iterable[str]) -> list[str]:
+    """Return the keys of those *words* that ask for something else than a mount with *options* has.
 
     Of all but ro, rw, and what the kernel keeps, which can be changed. Raises UserError as
-    apply_options() does.
+    apply_words() does.
     """
     found = []
-    for text in texts:
-        asked = apply_options(options, [text])
+    for word in words:
+        asked = apply_words(options, [word])
         ceph = asked.ceph.with_absolute_paths(Path())
         new = replace(
             asked,
@@ -184,7 +194,7 @@ def unchangeable(options: MountOptions, texts: Iterable[str]) -> list[str]:
             ),
         )
         if new != options or not set(ceph.pairs) <= set(options.ceph.pairs):
-            found.append(text.partition("=")[0])
+            found.append(word.partition("=")[0])
     return found
 
 

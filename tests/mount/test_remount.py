@@ -114,7 +114,9 @@ def test_by_a_line_of_fstab(
     """What is said there is said again, and is no change; what was changed there meanwhile is."""
     fstab = tmp_path / "fstab"
     where = str(mountpoint_here).replace(" ", "\\040")
-    line = f"{pool} {where} fuse.rbdfs noauto,_netdev,umask=027,keyring={ceph.keyring('rw')}"
+    # A comma in a value has a backslash, as between the addresses of mon_host.
+    keyrings = rf"{ceph.keyring('rw')}\,{tmp_path}/other"
+    line = f"{pool} {where} fuse.rbdfs noauto,_netdev,umask=027,keyring={keyrings}"
     line += f",id=rw,conf={ceph.conf}"
     fstab.write_text(f"{line} 0 0\n")
     assert here.run("mount", "--fstab", fstab, mountpoint_here).returncode == 0
