@@ -57,11 +57,12 @@ def parse(arguments: list[str]) -> Request:
         arguments = ["--help"]
     word = _command(arguments)
     if word in (None, "mount"):
-        of_mount = arguments[word is not None :]
-        if (remount := _parsed_remount(of_mount, word)) is not None:
-            return remount
-        options, as_json = _parsed_mount(of_mount, Path(), word)
-        return Request("mount", as_json, options=options)
+        parser = _mount_parser(word)
+        parsed, words = _parsed(parser, arguments[word is not None :])
+        if "remount" in (asked := words_of(parsed.options)):
+            return _remount(parser, parsed, words, asked)
+        options = _mount(parser, parsed, words, Path(), word)
+        return Request("mount", parsed.json, options=options)
     assert word is not None
     parser = _command_parser(word)
     try:
@@ -182,32 +183,33 @@ def parse_arguments(arguments: list[str], directory: Path | None = None) -> Moun
     Paths become absolute, once and here, because a daemon leaves the working directory: that of
     this process, or *directory* where the command line was given in another one.
     """
-    return _parsed_mount(arguments, directory or Path(), None)[0]
+    parser = _mount_parser(None)
+    parsed, words = _parsed(parser, arguments)
+    return _mount(parser, parsed, words, directory or Path(), None)
 
 
-def _parsed_remount(arguments: list[str], word: str | None) -> Request | None:
-    """Return the request to change a mount that is there, None where that is not asked for.
+def _remount(
+    parser: Parser, parsed: argparse.Namespace, words: list[str], asked: list[str]
+) -> Request:
+    """Return the request to change a mount that is there, as *asked* behind -o.
 
     It is what mount(8) runs for `mount -o remount,ro MOUNTPOINT`: no command that is typed.
     """
-    parser = _mount_parser(word)
-    parsed, words = _parsed(parser, arguments)
-    options = words_of(parsed.options)
-    if "remount" not in options:
-        return None
     for name, given in vars(parsed).items():
         if name not in ("options", "json") and given != parser.get_default(name):
             raise UserError("a remount takes its options behind -o alone", EXIT_USAGE)
     operands = _few(words, parser, ("SOURCE", "MOUNTPOINT"), 2)
-    return Request("remount", parsed.json, tuple(operands), {"options": options})
+    return Request("remount", parsed.json, tuple(operands), {"options": asked})
 
 
-def _parsed_mount(
-    arguments: list[str], directory: Path, word: str | None
-) -> tuple[MountOptions, bool]:
-    """Return the options of a mount, and whether it is to be told of as JSON."""
-    parser = _mount_parser(word)
-    parsed, words = _parsed(parser, arguments)
+def _mount(
+    parser: Parser,
+    parsed: argparse.Namespace,
+    words: list[str],
+    directory: Path,
+    word: str | None,
+) -> MountOptions:
+    """Return all that a mount is asked for."""
     options = _mount_options(parsed, directory)
     if options.source.pool is None:
         named, (*stands_for_it, mountpoint) = None, _few(words, parser, ("MOUNTPOINT",), 2)
@@ -224,7 +226,7 @@ def _parsed_mount(
     source, ceph = resolve_source(named, options.ceph, directory)
     where = mountpoint and absolute(mountpoint, directory)
     ceph = ceph.with_absolute_paths(directory)
-    return replace(options, source=source, mountpoint=where, ceph=ceph), parsed.json
+    return replace(options, source=source, mountpoint=where, ceph=ceph)
 
 
 def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
