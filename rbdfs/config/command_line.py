@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import rbdfs
 from rbdfs.config.absolute_path import absolute
 from rbdfs.config.ceph_settings import CephSettings
-from rbdfs.config.grammar import GRAMMARS, seconds
+from rbdfs.config.grammar import GRAMMARS
 from rbdfs.config.mount_options import MountOptions
+from rbdfs.config.option_values import is_path
 from rbdfs.config.option_words import apply_options, words_of
-from rbdfs.config.parser import Help, Parser, address, client, level
+from rbdfs.config.parser import Help, Parser, address, client, level, seconds
 from rbdfs.config.source import Source, resolve_source
 from rbdfs.config.suggestions import did_you_mean
 from rbdfs.errors import EXIT_USAGE, UserError
@@ -246,7 +247,7 @@ def _mount_options(parsed: argparse.Namespace, directory: Path) -> MountOptions:
     )
     log_file = parsed.log_file or options.log_file
     metrics = parsed.metrics or options.metrics
-    if metrics is not None and "/" in metrics:
+    if metrics is not None and is_path(metrics):
         metrics = absolute(metrics, directory)
     return replace(
         options,

@@ -5,11 +5,10 @@ What they mean is told in commands.py, which a mount does not read.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rbdfs.config.option_values import parse_seconds
+from rbdfs.config.parser import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,16 +46,6 @@ class Grammar:
     def most(self) -> int | None:
         """How many operands there may be; None: any number."""
         return None if any(name.endswith("...") for name in self.operands) else len(self.operands)
-
-
-def seconds(text: str) -> float:
-    """Return a positive number of seconds, for argparse."""
-    try:
-        return parse_seconds(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"not a number of seconds above 0, up to 86400: {text}"
-        ) from None
 
 
 GRAMMARS = {

@@ -87,9 +87,14 @@ def log_level(text: str) -> str:
     return text
 
 
+def is_path(address: str) -> bool:
+    """Tell whether an address to listen at is a path."""
+    return "/" in address
+
+
 def listen_address(text: str) -> str:
     """Return *text*, which is ADDR:PORT, [ADDR]:PORT of IPv6, or a path; raise ValueError."""
-    if "/" in text:
+    if is_path(text):
         if len(os.fsencode(text)) > SOCKET_PATH_BYTES or "\0" in text:
             raise ValueError(text)
         return text

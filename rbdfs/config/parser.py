@@ -10,7 +10,7 @@ from rbdfs.config import option_values
 from rbdfs.errors import EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,23 +35,22 @@ class Help(argparse.Action):
         parser.exit()
 
 
-def level(text: str) -> str:
-    try:
-        return option_values.log_level(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"not debug, info, warning or error: {text}") from None
+def _argument(read: Callable[[str], Any], refusal: str) -> Callable[[str], Any]:
+    """Return *read*, of option_values, for argparse: *refusal* has a place for the text."""
+
+    def parsed(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(refusal.format(text)) from None
+
+    return parsed
 
 
-def client(text: str) -> str:
-    try:
-        return option_values.client(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"not the id of a client: {text!a}") from None
-
-
-def address(text: str) -> str:
-    try:
-        return option_values.listen_address(text)
-    except ValueError:
-        path = f"a path of up to {option_values.SOCKET_PATH_BYTES} bytes"
-        raise argparse.ArgumentTypeError(f"not ADDR:PORT or {path}: {text}") from None
+level = _argument(option_values.log_level, "not debug, info, warning or error: {}")
+client = _argument(option_values.client, "not the id of a client: {!a}")
+seconds = _argument(option_values.parse_seconds, "not a number of seconds above 0, up to 86400: {}")
+address = _argument(
+    option_values.listen_address,
+    f"not ADDR:PORT or a path of up to {option_values.SOCKET_PATH_BYTES} bytes: {{}}",
+)

@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rbdfs.config.option_values import is_path
 from rbdfs.errors import UserError
 from rbdfs.keeper.estate import new_meters
 from rbdfs.model.printable import printable
@@ -74,11 +75,6 @@ class Metrics:
             # Port 0 is any that is free.
             where = host_and_port(*self._listener.getsockname()[:2])
         return {"metrics": where, "metrics_images": self._images}
-
-
-def is_path(address: str) -> bool:
-    """Tell whether an address to listen at is a path."""
-    return "/" in address
 
 
 def host_and_port(host: str, port: int) -> str:
