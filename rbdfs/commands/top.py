@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rbdfs.commands.output import print_json
 from rbdfs.commands.top_figures import ORDERS
 from rbdfs.commands.watched_mounts import WatchedMounts
+from rbdfs.config.extras import require
 from rbdfs.errors import EXIT_FAILURE, EXIT_USAGE, UserError
 from rbdfs.model.meters_layout import OTHERS
 from rbdfs.model.printable import printable
@@ -33,7 +33,7 @@ def run(request: Request) -> int:
         raise UserError(f"--interval is {_SHORTEST_S:g} or more", EXIT_USAGE)
     once = request.values["once"] or request.json
     if not request.json:
-        _require_rich()
+        require("rich", "rbdfs top without --json", "top", "python3-rich")
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty() and _can_move()):
         raise UserError("this is no terminal that can be drawn on: see --once", EXIT_USAGE)
     path = request.operands[0] if request.operands else None
@@ -50,14 +50,6 @@ def run(request: Request) -> int:
 
         watch(mounts, interval_s)
         return _told_of_ends(mounts)
-
-
-def _require_rich() -> None:
-    if importlib.util.find_spec("rich") is None:
-        raise UserError(
-            "a table needs rich: apt install python3-rich, or pip install 'rbdfs[top]'; "
-            "--json does without"
-        )
 
 
 def _can_move() -> bool:
