@@ -10,7 +10,7 @@ from rbdfs.commands.top_figures import Condition, MountLoad
 from rbdfs.commands.watched_mount import WatchedMount
 from rbdfs.errors import UserError
 from rbdfs.keeper.command_client import Gone, entry_at
-from rbdfs.kernel.mount import FILE_SYSTEM, entries
+from rbdfs.kernel.mount import rbdfs_entries
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -105,11 +105,7 @@ class WatchedMounts:
 
     def _look_around(self) -> None:
         """Watch the mounts that are new, and forget those of which nothing was told."""
-        found = {
-            (entry.device, entry.mountpoint): entry
-            for entry in entries()
-            if entry.file_system == FILE_SYSTEM
-        }
+        found = {(entry.device, entry.mountpoint): entry for entry in rbdfs_entries()}
         known = {(each.entry.device, each.entry.mountpoint) for each in self._watched}
         self._others = {key: each for key, each in self._others.items() if key in found}
         for key in found.keys() - known - self._others.keys():

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 from rbdfs.config.runtime_directory import directories_of, runtime_directory
 from rbdfs.errors import UserError
 from rbdfs.keeper.command_socket import peer_of, socket_path
-from rbdfs.kernel.mount import FILE_SYSTEM, Entry, entry_of, place
+from rbdfs.kernel.mountpoint import rbdfs_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rbdfs.kernel.mount import Entry
 
 _TIMEVAL = struct.Struct("@ll")
 ANSWER_BYTES = 1 << 18
@@ -47,12 +49,8 @@ class NoKeeper(UserError):
 
 def entry_at(path: str, command: str) -> Entry:
     """Return the mount of rbdfs that *path* leads to; raise UserError where it leads to none."""
-    try:
-        where = place(path, follow=True)
-    except OSError as exc:
-        raise UserError(f"{path!a}: {exc.strerror}") from exc
-    entry = entry_of(where)
-    if entry is None or entry.file_system != FILE_SYSTEM:
+    entry = rbdfs_entry(path)
+    if entry is None:
         hint = f"to mount a pool of the name {command}: rbdfs -- {command} {path}"
         raise UserError(f"{path!a} is not a mount of rbdfs ({hint})")
     return entry

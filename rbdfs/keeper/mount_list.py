@@ -8,7 +8,7 @@ from typing import Any
 
 from rbdfs.errors import UserError
 from rbdfs.keeper.command_client import Gone, NoKeeper, Silent, ask_keeper
-from rbdfs.kernel.mount import FILE_SYSTEM, Entry, entries
+from rbdfs.kernel.mount import Entry, rbdfs_entries
 from rbdfs.kernel.mountpoint import ALIVE, DEAD, life
 from rbdfs.model.printable import printable
 
@@ -24,7 +24,7 @@ def mounts() -> list[dict[str, Any]]:
 
     One that hangs is told of as the others are, after some seconds.
     """
-    found = [entry for entry in entries() if entry.file_system == FILE_SYSTEM]
+    found = list(rbdfs_entries())
     if not found:
         return []
     with ThreadPoolExecutor(min(len(found), _AT_ONCE)) as threads:

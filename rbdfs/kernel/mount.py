@@ -120,6 +120,11 @@ def entries() -> Iterator[Entry]:
             yield parsed_entry(line.rstrip("\n"))
 
 
+def rbdfs_entries() -> Iterator[Entry]:
+    """Yield those of entries() that are mounts of rbdfs."""
+    return (entry for entry in entries() if entry.file_system == FILE_SYSTEM)
+
+
 def parsed_entry(line: str) -> Entry:
     """Return what the kernel has written as *line*, which any user may have named a path in."""
     before, _, after = line.partition(" - ")
@@ -267,11 +272,7 @@ class Mount:
         return None
 
     def _listed(self) -> list[Entry]:
-        return [
-            entry
-            for entry in entries()
-            if entry.device == self.device and entry.file_system == FILE_SYSTEM
-        ]
+        return [entry for entry in rbdfs_entries() if entry.device == self.device]
 
 
 def _control_inode(device: str) -> int:

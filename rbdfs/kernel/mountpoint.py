@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rbdfs.config.mount_options import MountOptions
+    from rbdfs.kernel.mount import Entry
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,18 @@ def resolve(path: str) -> str:
         return os.readlink(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
+
+
+def rbdfs_entry(path: str) -> Entry | None:
+    """Return the mount of rbdfs that *path* is on, None where it is on none; raise UserError.
+
+    No file system is asked, so that one that hangs does no harm here.
+    """
+    try:
+        entry = entry_of(place(path, follow=True))
+    except OSError as exc:
+        raise UserError(f"{path!a}: {exc.strerror}") from exc
+    return entry if entry is not None and entry.file_system == FILE_SYSTEM else None
 
 
 def check_mountpoint(options: MountOptions) -> None:
