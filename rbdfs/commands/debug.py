@@ -19,9 +19,10 @@ from rbdfs.commands.output import print_json
 from rbdfs.commands.versions import versions
 from rbdfs.config.secrets import redacted
 from rbdfs.errors import UserError
-from rbdfs.keeper.command_client import asked, connected, entry_at
+from rbdfs.keeper.command_client import ask_keeper, connected, entry_at
 from rbdfs.keeper.command_socket import peer_of
 from rbdfs.keeper.meters_client import meters_of
+from rbdfs.kernel.mount import control_directory
 from rbdfs.model.printable import printable
 
 if TYPE_CHECKING:
@@ -86,40 +87,32 @@ def _collected(path: str, entry: Entry) -> Collection:
     collection = Collection()
     collection.add("mount.json", lambda: asdict(entry))
     keeper = collection.add("keeper.txt", lambda: _keeper(path, entry))
-    status = collection.add("status.json", lambda: _ask(path, entry, "status"))
-    debug = collection.add("cluster.json", lambda: _ask(path, entry, "debug"))
+    status = collection.add("status.json", lambda: ask_keeper(path, entry, "status", _ANSWER_S))
+    debug = collection.add("cluster.json", lambda: ask_keeper(path, entry, "debug", _ANSWER_S))
     if debug is not None:
         tasks = debug.get("tasks")
         collection.texts["tasks.txt"] = tasks if isinstance(tasks, str) else "(none)"
         collection.texts["cluster.json"] = json.dumps(debug.get("health"))
-    collection.facts |= {"keeper": keeper, "status": status, "health": (debug or {}).get("health")}
     collection.add("metrics.txt", lambda: _metrics(path, entry))
     servers = processes.children(keeper) if keeper else []
-    for name, pid in (("keeper", keeper), *(("server", pid) for pid in servers[:1])):
+    server = servers[0] if servers else None
+    for name, pid in (("keeper", keeper), ("server", server)):
         if pid:
             _add_process(collection, name, pid)
-    collection.facts["server"] = servers[0] if servers else None
-    minor = entry.device.partition(":")[2]
-    connection = f"/sys/fs/fuse/connections/{minor}"
-    for name in ("waiting", "max_background", "congestion_threshold"):
-        value = collection.add(f"kernel/{name}", partial(processes.read, f"{connection}/{name}"))
-        collection.facts[name] = value
-    for name in ("read_ahead_kb", "max_ratio"):
-        where = f"/sys/class/bdi/{entry.device}/{name}"
-        value = collection.add(f"kernel/{name}", partial(processes.read, where))
-        collection.facts[name] = value
-    collection.facts["versions"] = collection.add("versions.json", lambda: versions(servers))
+    _add_kernel(collection, entry)
+    collection.facts |= {
+        "keeper": keeper,
+        "server": server,
+        "status": status,
+        "health": (debug or {}).get("health"),
+        "versions": collection.add("versions.json", lambda: versions(servers)),
+    }
     return collection
 
 
 def _keeper(path: str, entry: Entry) -> int:
     with connected(path, entry, _ANSWER_S) as sock:
         return peer_of(sock)[0]
-
-
-def _ask(path: str, entry: Entry, command: str) -> dict[str, Any]:
-    with connected(path, entry, _ANSWER_S) as sock:
-        return asked(path, sock, command, _ANSWER_S)
 
 
 def _metrics(path: str, entry: Entry) -> str:
@@ -155,6 +148,17 @@ def _proc(pid: int, file: str) -> str:
     if file != "mountinfo":
         return text
     return "".join(line for line in text.splitlines(keepends=True) if "rbdfs" in line)
+
+
+def _add_kernel(collection: Collection, entry: Entry) -> None:
+    files = {
+        control_directory(entry.device): ("waiting", "max_background", "congestion_threshold"),
+        f"/sys/class/bdi/{entry.device}": ("read_ahead_kb", "max_ratio"),
+    }
+    for directory, names in files.items():
+        for name in names:
+            find = partial(processes.read, f"{directory}/{name}")
+            collection.facts[name] = collection.add(f"kernel/{name}", find)
 
 
 def _default_name() -> str:

@@ -8,9 +8,12 @@ import re
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rbdfs.config.log_ring import LOG, STACKS, STACKS_SIGNAL, last_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # How long a process may take to write its stacks, in seconds; one that is stopped takes for ever.
 _STACKS_S = 2.0
@@ -73,7 +76,7 @@ def _grown(memory: int, before: int) -> int:
 
 
 @contextlib.contextmanager
-def _memory(pid: int, name: str) -> Any:
+def _memory(pid: int, name: str) -> Iterator[int]:
     """Open a file in memory that a process has open, by its name."""
     for entry in os.scandir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):

@@ -275,8 +275,13 @@ class Mount:
         return [entry for entry in rbdfs_entries() if entry.device == self.device]
 
 
+def control_directory(device: str) -> Path:
+    """Return where the kernel tells of the FUSE connection of the mount with this MAJOR:MINOR."""
+    return _CONNECTIONS / device.partition(":")[2]
+
+
 def _control_inode(device: str) -> int:
     try:
-        return os.stat(_CONNECTIONS / device.partition(":")[2]).st_ino
+        return control_directory(device).stat().st_ino
     except OSError:
         return 0
