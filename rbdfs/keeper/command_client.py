@@ -67,23 +67,29 @@ def ask_keeper(path: str, entry: Entry, command: str, timeout_s: float) -> dict[
     No file system is asked. Nothing takes much longer than *timeout_s*.
     """
     with connected(path, entry, timeout_s) as sock:
-        return asked(path, sock, command, timeout_s)
-
-
-def asked(path: str, sock: socket.socket, command: str, timeout_s: float) -> dict[str, Any]:
-    """Ask the keeper at the other end of *sock*."""
-    try:
-        sock.settimeout(timeout_s)
-        sock.send(command.encode())
-        message = sock.recv(ANSWER_BYTES)
-    except TimeoutError as exc:
-        raise Silent(f"{path!a}: no answer within {timeout_s:g} s") from exc
-    except OSError as exc:
-        raise UserError(f"{path!a}: its keeper has gone: {exc.strerror}") from exc
+        message, _ = exchanged(path, sock, command, timeout_s)
     answer = parsed_answer(path, message)
     if "error" in answer:
         raise UserError(f"{path!a}: {answer['error']}")
     return answer
+
+
+def exchanged(
+    path: str, sock: socket.socket, command: str, timeout_s: float, most: int = 0
+) -> tuple[bytes, list[int]]:
+    """Return what the keeper at the other end of *sock* says to *command*; raise UserError.
+
+    With it come the descriptors that it gives, *most* of them at most, which the caller closes.
+    """
+    try:
+        sock.settimeout(timeout_s)
+        sock.send(command.encode())
+        message, descriptors, _, _ = socket.recv_fds(sock, ANSWER_BYTES, most)
+    except TimeoutError as exc:
+        raise Silent(f"{path!a}: no answer within {timeout_s:g} s") from exc
+    except OSError as exc:
+        raise UserError(f"{path!a}: its keeper has gone: {exc.strerror}") from exc
+    return message, descriptors
 
 
 def parsed_answer(path: str, message: bytes) -> dict[str, Any]:

@@ -13,12 +13,11 @@ import contextlib
 import errno
 import fcntl
 import os
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.errors import UserError
-from rbdfs.keeper.command_client import ANSWER_BYTES, Silent, connected, entry_at, parsed_answer
+from rbdfs.keeper.command_client import connected, entry_at, exchanged, parsed_answer
 from rbdfs.model import meters_layout
 from rbdfs.model.meters import Snapshot
 
@@ -87,14 +86,7 @@ def snapshot_in(descriptor: int, earlier: Snapshot | None = None) -> Snapshot:
 
 def _asked(path: str, entry: Entry, timeout_s: float) -> tuple[dict[str, Any], int]:
     with connected(path, entry, timeout_s) as sock:
-        try:
-            sock.settimeout(timeout_s)
-            sock.send(COMMAND.encode())
-            message, descriptors, _, _ = socket.recv_fds(sock, ANSWER_BYTES, 1)
-        except TimeoutError as exc:
-            raise Silent(f"{path!a}: no answer within {timeout_s:g} s") from exc
-        except OSError as exc:
-            raise UserError(f"{path!a}: its keeper has gone: {exc.strerror}") from exc
+        message, descriptors = exchanged(path, sock, COMMAND, timeout_s, 1)
     with contextlib.ExitStack() as stack:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
