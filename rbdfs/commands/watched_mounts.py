@@ -14,12 +14,10 @@ from rbdfs.kernel.mount import rbdfs_entries
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Protocol
+
+    from _typeshed import HasFileno
 
     from rbdfs.kernel.mount import Entry
-
-    class HasDescriptor(Protocol):
-        def fileno(self) -> int: ...
 
 
 class WatchedMounts:
@@ -80,7 +78,7 @@ class WatchedMounts:
         """Return the load of each since the last call."""
         return [*(each.load() for each in self._watched), *self._others.values()]
 
-    def wait(self, timeout_s: float, *others: HasDescriptor) -> set[HasDescriptor]:
+    def wait(self, timeout_s: float, *others: HasFileno) -> set[HasFileno]:
         """Wait for what keepers say, and take it in; return which of *others* can be read."""
         poll = select.poll()
         sockets = [sock for each in self._watched for sock in each.sockets()]

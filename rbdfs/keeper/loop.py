@@ -12,12 +12,8 @@ from rbdfs.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
 
-    class HasFileno(Protocol):
-        """A descriptor, as an object."""
-
-        def fileno(self) -> int: ...
+    from _typeshed import HasFileno
 
     Action = Callable[[], None]
 

@@ -7,7 +7,6 @@ import errno
 import os
 import select
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rbdfs.errors import UserError
@@ -21,8 +20,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    Watch = Callable[..., None]
-    """Called as watch(seconds since it was unmounted, meters=those of the mount, or None)."""
+    from rbdfs.keeper.meters_client import MetersReader
+
+    Watch = Callable[[float, MetersReader | None], None]
+    """Called with the seconds since it was unmounted, and the mount's meters, if it has any."""
 
 # How long a keeper may take to be found, in seconds: one that hangs is no reason to stay mounted.
 _TURN_S = 5.0
@@ -56,7 +57,7 @@ def unmount(path: str, timeout_s: float, watch: Watch | None = None) -> dict[str
                 meters = stack.enter_context(meters_of(path, entry, _TURN_S))
         _unmount(path, mount)
         if keeper is not None:
-            look = None if watch is None else partial(watch, meters=meters)
+            look = None if watch is None else lambda seconds: watch(seconds, meters)
             _wait(path, keeper, timeout_s, look)
     return {
         "source": entry.source,
