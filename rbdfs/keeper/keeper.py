@@ -46,8 +46,8 @@ class Keeper:
         self._options = options
         self._starter = starter
         self._loop, self._metrics = Loop(), Metrics(options)
-        ledger, metrics = new_ledger(), self._metrics
-        self._estate = Estate(options, None, ledger, metrics.memory, metrics.listener)
+        meters, listener = self._metrics.memory, self._metrics.listener
+        self._estate = Estate(options, ledger=new_ledger(), meters=meters, listener=listener)
         self._server: ServerProcess | None = None
         self._remains = Remains(options.mountpoint)
         self._commands = CommandSocket()
@@ -259,13 +259,14 @@ class Keeper:
             self._commands.answer(command, self._facts() | told)
         elif command == "metrics":
             self._commands.give(command, self._facts(), self._metrics.memory)
-        elif command == "restart":
-            # If one is on its way already, its readiness is the answer.
-            if self._refusal.active:
-                self._refusal.end()
-                self._endurance.renew()
-                self._start_server(crashed=True)
-        elif command not in (None, "wait"):
+        elif command == "debug":
+            self._commands.answer(command, {"error": "there is no server"})
+        elif command == "restart" and self._refusal.active:
+            self._refusal.end()
+            self._endurance.renew()
+            self._start_server(crashed=True)
+        # The readiness of a server that is on its way answers a restart, too.
+        elif command not in (None, "restart", "wait"):
             self._commands.answer(command, {"error": f"unknown command {command!a}"})
 
     def _facts(self) -> dict[str, Any]:

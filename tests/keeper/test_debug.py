@@ -230,6 +230,8 @@ def test_a_server_that_is_killed_and_none_comes(
         assert "server/log.txt" not in files
         assert "rbdfs_mount_info" in files["metrics.txt"]
         assert json.loads(files["status.json"])["server"] is None
+        reason = f"(UserError: {str(mount.path)!a}: there is no server)"
+        assert files["cluster.json"].strip() == reason
         assert ask(mount, "restart")["state"] == "serving"
 
 
