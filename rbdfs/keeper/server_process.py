@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import json
@@ -72,10 +73,11 @@ class ServerProcess:
         A server that is gone does not get it, and receive() tells of that. Nor does one that hangs,
         and has not read hundreds of them.
         """
+        descriptors = array.array("i", [] if descriptor is None else [descriptor])
+        # socket.send_fds() takes flags, and ignores them, in Python 3.11.
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)
         with contextlib.suppress(ConnectionError, BlockingIOError):
-            descriptors = [] if descriptor is None else [descriptor]
-            flags = socket.MSG_DONTWAIT
-            socket.send_fds(self.control, [encoded(message)], descriptors, flags)
+            self.control.sendmsg([encoded(message)], [rights], socket.MSG_DONTWAIT)
 
     def kill(self) -> None:
         self._process.kill()

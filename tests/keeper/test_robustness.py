@@ -20,9 +20,16 @@ from rbdfs.errors import UserError
 from rbdfs.keeper import command_client
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
-from tests.support.mounts import opened
+from tests.support.mounts import TIMEOUT_S, opened
 from tests.support.refusals import refusal
-from tests.support.servers import ask, kill_server, killed_server, server_of, wait_for_server
+from tests.support.servers import (
+    ask,
+    kill_server,
+    killed_server,
+    server_of,
+    signal_server,
+    wait_for_server,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +111,23 @@ def test_status_longer_than_a_message(
         assert status["open_files"] == 256
         assert 50 < len(status["files"]) < 256
         assert (server_of(mount), status["generation"]) == (server, 1)
+
+
+def test_server_that_stands_still(pool: str, mounting: Mounting) -> None:
+    """The keeper waits for it no more often than it is asked, and answers what it knows itself."""
+    with mounting(pool) as mount:
+        path = str(mount.path)
+        entry = command_client.entry_at(path, "status")
+        server = signal_server(mount, signal.SIGSTOP)
+        try:
+            for _ in range(1000):
+                with command_client.connected(path, entry, TIMEOUT_S) as sock:
+                    sock.send(b"status")
+            answer = command_client.ask_keeper(path, entry, "options", TIMEOUT_S)
+            assert answer["state"] == "serving"
+        finally:
+            os.kill(server, signal.SIGCONT)
+        assert ask(mount, "status")["generation"] == 1
 
 
 class Opener(threading.Thread):
