@@ -42,6 +42,18 @@ def socket_path(directory: Path, device: str) -> Path:
     return directory / f"{device.replace(':', '-')}.socket"
 
 
+def forget_keeper(device: str) -> None:
+    """Remove the socket of a keeper that was killed, whose MAJOR:MINOR is another mount's by now.
+
+    For a mount that has no keeper, and whose users would be told that it was killed: one that has
+    listens in its place.
+    """
+    directory = runtime_directory()
+    if directory is not None:
+        with contextlib.suppress(OSError):
+            socket_path(directory, device).unlink()
+
+
 def peer_of(sock: socket.socket) -> tuple[int, int]:
     """Return process and user at the other end, as of when it began to listen or connected."""
     pid, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))

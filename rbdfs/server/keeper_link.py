@@ -14,6 +14,7 @@ import trio
 from rbdfs.errors import EXIT_FAILURE, UserError
 from rbdfs.files.keeping import Keeping, Unremembered
 from rbdfs.keeper import version_1
+from rbdfs.keeper.command_socket import forget_keeper
 from rbdfs.keeper.daemonise import Starter, leave_standard_descriptors
 from rbdfs.keeper.estate import Kind
 from rbdfs.keeper.messages import MESSAGE_BYTES, NO_MEMORY, decoded, encoded
@@ -66,7 +67,9 @@ class Unkept(Unremembered):
         self._starter = starter
 
     def mount(self) -> tuple[int, Mount | None]:
-        return mountpoint.mount(self._options)
+        fuse, mount = mountpoint.mount(self._options)
+        forget_keeper(mount.device)
+        return fuse, mount
 
     def detach(self, mount: Mount, fuse: int) -> None:
         try:

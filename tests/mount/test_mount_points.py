@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rbdfs.config.runtime_directory import ROOT_DIRECTORY
 from tests.support import old_kernel
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from tests.support.ceph import Ceph
     from tests.support.mounts import Mounting
+    from tests.support.namespaces import Namespace
 
 
 THIS_KERNEL = [str(RBDFS)]
@@ -352,3 +355,22 @@ def test_a_mount_that_does_not_answer_is_in_use(
             assert "in use" in done.stderr
             assert time.monotonic() - begun < 10
         assert mount.alive
+
+
+def test_a_number_of_a_dead_keeper_is_nobodys(
+    ceph: Ceph, pool: str, here: Namespace, mountpoint_here: Path
+) -> None:
+    """A mount without a keeper that gets it is not told to have lost its own."""
+    directory = here.path(ROOT_DIRECTORY)
+    here.run("mkdir", "-p", ROOT_DIRECTORY)
+    here.run("mount", "-t", "tmpfs", "-o", "mode=0711", "none", ROOT_DIRECTORY)
+    dead = directory / "0-0.socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(dead))
+    for minor in range(1, 4096):
+        os.link(dead, directory / f"0-{minor}.socket")
+    done = here.run(RBDFS, "-c", ceph.conf, "-o", "datapath=python", pool, mountpoint_here)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = here.run(RBDFS, "status", mountpoint_here)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"rbdfs: {str(mountpoint_here)!a}: no keeper answers for it\n"
