@@ -38,7 +38,7 @@ def run(request: Request) -> int:
             reports.append({"file": path, "error": str(exc)})
             code = EXIT_FAILURE
         else:
-            print(f"{chr(10) if number and text else ''}{text}", end="")
+            print("\n" if number and text else "", text, sep="", end="")
     if request.json:
         print_json(reports)
     return code

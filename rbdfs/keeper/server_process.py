@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from rbdfs.keeper.estate import Estate
 
 # The command line of a server; the descriptor of what it is to know follows, and for ps(1) and its
-# readers, which mount it is. It is run in /, and
-# looks for modules in no working directory (-P): that may be anybody's, or below the mount point,
-# which answers nobody then.
+# readers, which mount it is. It is run in /, and looks for modules in no working directory (-P):
+# that may be anybody's, or below the mount point, which answers nobody then.
 SERVER = [os.path.abspath(sys.executable), "-P", "-m", "rbdfs.server"]
 # Servers of version 1 sent messages of up to this length.
 _MESSAGE_BYTES = 1 << 18
