@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbdfs.ceph.errors import from_ceph
 from rbdfs.errors import NotUnderstood, failure
-from rbdfs.model.printable import printable
+from rbdfs.model.printable import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,8 +85,7 @@ def trouble(client: rados.Rados, pool: str) -> str | None:
             elif not texts:
                 texts = [str(checks[name]["summary"]["message"])]
             if texts:
-                more = f" and {len(texts) - _TOLD} more" if len(texts) > _TOLD else ""
-                return printable("; ".join(texts[:_TOLD])) + more
+                return first_of(texts, _TOLD, "; ")
     return None
 
 

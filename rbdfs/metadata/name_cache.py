@@ -17,6 +17,7 @@ from rbdfs.errors import Missing, NotUnderstood
 from rbdfs.metadata import pool_directory
 from rbdfs.metadata.pool_directory import is_image_id, is_namespace
 from rbdfs.model.encoding import Decoder, encode_string
+from rbdfs.model.printable import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,5 +201,4 @@ class NameCache:
 
 def _few(names: list[str]) -> str:
     """Return *names*, fit for a line of the log."""
-    more = f" and {len(names) - _NAMED_IN_WARNING} more" * (len(names) > _NAMED_IN_WARNING)
-    return ", ".join(f"{name[:80]!a}" for name in names[:_NAMED_IN_WARNING]) + more
+    return first_of(names, _NAMED_IN_WARNING, shown=lambda name: ascii(name[:80]))

@@ -13,6 +13,7 @@ import trio
 from rbdfs.ceph.single_flight import SingleFlight
 from rbdfs.config.logging_setup import about
 from rbdfs.errors import NotOpen
+from rbdfs.model.printable import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -121,7 +122,7 @@ class Waiting:
             wait = _wait(over)
             log.info(
                 "%s no longer %s for the cluster, after %.0f s",
-                *(_named(over), wait, longest),
+                *(first_of(over, _NAMED), wait, longest),
                 **_of(over),
             )
         begun = {
@@ -145,7 +146,7 @@ class Waiting:
                 self._told[spec] = _Told(since, reason)
             log.warning(
                 "%s %s for the cluster since %.0f s: %s",
-                *(_named(waits), _wait(waits), seconds, reason),
+                *(first_of(waits, _NAMED), _wait(waits), seconds, reason),
                 **_of(waits),
             )
 
@@ -194,12 +195,6 @@ class Waiting:
 
 def _seconds(wait: tuple[float, Entry]) -> float:
     return wait[0]
-
-
-def _named(specs: Iterable[str]) -> str:
-    names = list(specs)
-    others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + others
 
 
 def _wait(specs: Collection[str]) -> str:
