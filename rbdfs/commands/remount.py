@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rbdfs.commands.output import print_json
+from rbdfs.config.ceph_settings import CephSettings
 from rbdfs.config.mount_options import MountOptions
 from rbdfs.config.option_words import apply_words, asked_for, unchangeable
+from rbdfs.config.source import resolve_source
 from rbdfs.errors import UserError
 from rbdfs.keeper.command_client import ask_keeper, entry_at
 from rbdfs.kernel.mount import Mount
@@ -26,13 +29,12 @@ def run(request: Request) -> int:
     source, path = request.operands
     asked = asked_for(request.values["options"])
     entry = entry_at(path, "mount")
-    if source not in (entry.source, "none"):
-        raise UserError(f"{path!a} is a mount of {entry.source}, not of {source}")
+    settings = _settings_of(source, path, entry)
     # What mount(8) gives is all that is to hold.
     wanted = apply_words(MountOptions(), asked)
     read_only, flags = wanted.read_only, wanted.flags
     before = _options_of(path, entry)
-    words = unchangeable(before, asked)
+    words = [*unchangeable(before, asked), *settings.unlike(before.ceph)]
     # The one of these flags that the kernel never changes: it is not in MS_RMT_MASK of linux/fs.h.
     if ("dirsync" in flags) != ("dirsync" in before.flags):
         words.append("dirsync")
@@ -47,6 +49,16 @@ def run(request: Request) -> int:
     if request.json:
         print_json({"mountpoint": entry.mountpoint, "read_only": read_only, "flags": list(flags)})
     return 0
+
+
+def _settings_of(source: str, path: str, entry: Entry) -> CephSettings:
+    """Return what *source*, as fstab has it, says of Ceph; raise UserError for one of another."""
+    if source in (entry.source, "none"):
+        return CephSettings()
+    named, settings = resolve_source(source, CephSettings(), Path())
+    if str(named) != entry.source:
+        raise UserError(f"{path!a} is a mount of {entry.source}, not of {source}")
+    return settings.with_absolute_paths(Path())
 
 
 def _options_of(path: str, entry: Entry) -> MountOptions:

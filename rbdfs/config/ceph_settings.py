@@ -54,6 +54,12 @@ class CephSettings:
         )
         return replace(self, pairs=tuple(pairs))
 
+    def unlike(self, others: CephSettings) -> list[str]:
+        """Return the words for what these ask for and *others* do not have."""
+        named = (("id", self.user, others.user), ("conf", self.conf, others.conf))
+        words = [word for word, value, other in named if value not in (None, other)]
+        return words + [pair[0] for pair in self.pairs if pair not in others.pairs]
+
     def record(self) -> dict[str, Any]:
         """Return the settings fit for JSON, for from_record()."""
         return asdict(self) | {"conf": None if self.conf is None else str(self.conf)}

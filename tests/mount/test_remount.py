@@ -142,6 +142,45 @@ def test_what_the_kernel_shows_of_a_mount_of_all_users_is_no_change(
         assert {word, "sync", "allow_other"} <= here.flags(mountpoint_here)
 
 
+@pytest.mark.parametrize(
+    "form", ["{pool}/", "rbd:{pool}/{image}:id=rw:conf={conf}:rbd_cache=false"]
+)
+def test_a_source_of_fstab_in_another_form(
+    ceph: Ceph, pool: str, image_name: str, here: Namespace, mountpoint_here: Path, form: str
+) -> None:
+    """The kernel shows the same source for it, without what it says of Ceph."""
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+    path = mountpoint_here
+    if form.startswith("rbd:"):
+        path = mountpoint_here.with_name("disk")
+        path.touch()
+    fstab = mountpoint_here.with_name("fstab")
+
+    def write(form: str) -> None:
+        source = form.format(pool=pool, image=image_name, conf=ceph.conf)
+        where = str(path).replace(" ", "\\040")
+        fstab.write_text(f"{source} {where} fuse.rbdfs noauto,conf={ceph.conf} 0 0\n")
+
+    write(form)
+    done = here.run("mount", "--fstab", fstab, path)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = here.run("mount", "--fstab", fstab, "-o", "remount,ro", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ro" in here.flags(path)
+    for old, new, why in (
+        ("id=rw", "id=admin", "id cannot be changed"),
+        ("=false", "=true", "rbd_cache cannot be changed"),
+        ("conf={conf}", "conf=/else", "conf cannot be changed"),
+        ("{pool}", "other", "is a mount of "),
+    ):
+        if old in form:
+            write(form.replace(old, new))
+            done = here.run("mount", "--fstab", fstab, "-o", "remount,rw", path)
+            assert done.returncode != 0
+            assert why in done.stderr
+            assert "ro" in here.flags(path)
+
+
 def test_a_server_that_was_started_read_only_writes_nothing(
     ceph: Ceph, pool: str, here: Namespace, mountpoint_here: Path
 ) -> None:
