@@ -124,7 +124,7 @@ class NativePath:
             meter=self._metering.number(handle.entry.image_spec),
         )
         handle.dirty = False
-        self._specs.add(handle.fh, handle.entry.spec)
+        self._specs.add(handle.fh, handle.entry)
 
     @contextlib.asynccontextmanager
     async def connected(

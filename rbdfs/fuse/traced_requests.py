@@ -12,6 +12,7 @@ from rbdfs.fuse.running_requests import tell
 
 if TYPE_CHECKING:
     from rbdfs.datapath import native
+    from rbdfs.model.entry import Entry
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +26,11 @@ _SPECS = 1 << 16
 class Specs(OrderedDict[int, str]):
     """What files are open on, by their handles, which no two files share: the last ones."""
 
-    def add(self, fh: int, spec: str) -> None:
-        """Remember the *spec* of a file."""
-        self[fh] = spec
+    def add(self, fh: int, entry: Entry) -> None:
+        """Remember what a file is open on, if somebody is to be told."""
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        self[fh] = entry.spec
         if len(self) > _SPECS:
             self.popitem(last=False)
 
