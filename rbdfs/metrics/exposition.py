@@ -165,13 +165,13 @@ def _figures(mount: Mount, snapshot: Snapshot) -> Iterator[Metric]:
         if value is None:
             # An older server does not write it.
             continue
-        labels, values = zip(*filter(None, [kind.label]), strict=True) if kind.label else ((), ())
+        label, label_value = kind.label[:1], kind.label[1:]
         family = families.get(kind.metric)
         if family is None:
             make = CounterMetricFamily if kind.counter else GaugeMetricFamily
-            family = make(f"rbdfs_{kind.metric}", kind.text, labels=("mountpoint", *labels))
+            family = make(f"rbdfs_{kind.metric}", kind.text, labels=("mountpoint", *label))
             families[kind.metric] = family
-        family.add_metric([mount.mountpoint, *values], value)
+        family.add_metric([mount.mountpoint, *label_value], value)
     yield from families.values()
 
 

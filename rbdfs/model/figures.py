@@ -35,7 +35,7 @@ class Kind:
     metric: str
     text: str
     counter: bool = False
-    label: tuple[str, str] | None = None
+    label: tuple[str, str] | tuple[()] = ()
 
 
 def turns(bound: float | str) -> str:
