@@ -24,13 +24,13 @@ class Lag(trio.abc.Instrument):
     """
 
     def __init__(self, metering: Metering) -> None:
-        """It is counted in the meters as well, over servers."""
+        """It is counted in the meters, over servers."""
         self._clock_ns = metering.clock_ns
         self._begun_ns = self._clock_ns()
         self._longest_ns = 0
-        self._counts = [0] * (len(_BOUNDS_MS) + 1)
         bounds = (*figures.TURNS_S, figures.LONGER)
         self._turns = [metering.figure(figures.turns(bound)) for bound in bounds]
+        self._before = [turns.value for turns in self._turns]
         self._sum, self._longest, self._begun = map(
             metering.figure, (figures.TURNS_SUM, "longest_turn_s", figures.TURN_BEGUN)
         )
@@ -46,7 +46,6 @@ class Lag(trio.abc.Instrument):
             self._longest_ns = turn_ns
             self._longest.value = turn_ns / 1e9
         bound = bisect_left(_BOUNDS_MS, turn_ns / 1e6)
-        self._counts[bound] += 1
         self._turns[bound].add()
         self._sum.add(turn_ns / 1e9)
         self._begun.value = 0.0
@@ -54,7 +53,11 @@ class Lag(trio.abc.Instrument):
     def report(self) -> dict[str, Any]:
         """Return the longest turn, and how many took so many milliseconds at most ("more": any)."""
         bounds = [*map(str, _BOUNDS_MS), "more"]
+        counts = [
+            round(turns.value - before)
+            for turns, before in zip(self._turns, self._before, strict=True)
+        ]
         return {
             "longest_ms": round(self._longest_ns / 1e6, 1),
-            "turns": dict(zip(bounds, self._counts, strict=True)),
+            "turns": dict(zip(bounds, counts, strict=True)),
         }
