@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from rbdfs.fuse.mounted import Mounted
     from rbdfs.metadata.cache import MetadataCache
     from rbdfs.model.metering import Figure, Metering
+
+log = logging.getLogger(__name__)
 
 _PERIOD_S = 1.0
 
@@ -41,7 +44,11 @@ class Gauges:
     async def run(self) -> None:
         """Write them until cancelled."""
         while True:
-            self._write()
+            try:
+                self._write()
+            except Exception:
+                # Nobody awaits this task: what it raised would take the mount down.
+                log.exception("counting what is open failed")
             await trio.sleep(_PERIOD_S)
 
     def _write(self) -> None:
