@@ -57,7 +57,7 @@ struct request {
     struct open_image *image;          /* the registration's */
     struct block *data;                /* of a WRITE; of a READ from its submission on; or NULL */
     uint64_t offset;                   /* in the image */
-    uint64_t fh;
+    uint64_t fh; /* the registration's, which may be gone while request_list_waiting() looks */
     uint32_t opcode;
     uint32_t length;
     enum request_kind kind;
@@ -72,8 +72,9 @@ struct request {
 
 /* A request whose fields are still to be set; NULL if there is no memory. */
 struct request *request_new(struct mux *mux, uint64_t unique);
-/* Begin a request whose registration (with the caller's reference), kind, offset, length,
- * flush_after and, for a WRITE, data are set. It must not be touched any more. */
+/* Begin a request whose registration (with the caller's reference), fh, opcode, kind, offset,
+ * length, operation, begun_ns, flush_after, direct, pid and, for a WRITE, data are set. It must not
+ * be touched any more. */
 void request_start(struct request *request);
 /* Answer every request of the image with `error`, now and in future. Those that librbd has are
  * answered at once, and keep their memory until it is done with them. */
