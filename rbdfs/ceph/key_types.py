@@ -7,6 +7,7 @@ import binascii
 import configparser
 import contextlib
 import os
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,10 +42,15 @@ def _key(client: rados.Rados, user: str) -> str:
         if path := client.conf_get("keyfile"):
             with open(path, encoding="ascii") as file:
                 return file.read().strip()
-        for path in (client.conf_get("keyring") or "").replace(";", ",").split(","):
-            if os.path.exists(path.strip()):
-                return key_in(path.strip(), user)
+        for path in keyrings(client):
+            if os.path.exists(path):
+                return key_in(path, user)
     return ""
+
+
+def keyrings(client: rados.Rados) -> list[str]:
+    """Return the paths of which librados takes the first that it can open."""
+    return [path.strip() for path in re.split("[;,]", client.conf_get("keyring") or "")]
 
 
 def key_in(keyring: str, user: str) -> str:

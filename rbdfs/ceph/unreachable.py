@@ -12,7 +12,7 @@ import re
 import socket
 from typing import TYPE_CHECKING
 
-from rbdfs.ceph.key_types import key_in
+from rbdfs.ceph.key_types import key_in, keyrings
 
 if TYPE_CHECKING:
     import rados
@@ -63,9 +63,9 @@ def missing_key(client: rados.Rados, user: str) -> str | None:
     if path := client.conf_get("keyfile"):
         reason = why_unreadable(path)
         return None if reason is None else f"no key for client.{user}: {path!a}: {reason}"
-    paths = [path.strip() for path in re.split("[;,]", client.conf_get("keyring") or "")]
+    paths = keyrings(client)
     for path in paths:
-        # librados takes the first that it can open, and none of those that follow.
+        # librados takes none of those that follow.
         if why_unreadable(path) is None:
             return None if _has_key(path, user) else f"no key for client.{user}: {path!a} has none"
     tried = (f"{path!a}: {why_unreadable(path)}" for path in paths)
