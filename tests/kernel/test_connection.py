@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rbdfs.kernel import connection
 from rbdfs.kernel.connection import MountOptions
+from tests.support.namespaces import in_fstab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ def mount_line(mountpoint: Path) -> list[str]:
     """Source, type and options of a mount, unescaped; the last one at that place."""
     for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
         left, _, right = line.partition(" - ")
-        if left.split()[4] == str(mountpoint).replace(" ", "\\040"):
+        if left.split()[4] == in_fstab(mountpoint):
             fs_type, source, super_options = right.split()
             source = source.encode().decode("unicode_escape")
             return [source, fs_type, left.split()[5], super_options]

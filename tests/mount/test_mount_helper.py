@@ -13,6 +13,7 @@ from rbdfs.config.command_line import COMMANDS
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import opened_and_lost, processes_naming, wait_for_end
+from tests.support.namespaces import in_fstab
 from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def test_mount(
 ) -> None:
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
     options = f"ro,nosuid,nodev,_netdev,id=rw,conf={ceph.conf},keyring={ceph.keyring('rw')}"
-    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint_here)
+    done = here.mount(pool, mountpoint_here, options)
     assert (done.returncode, done.stderr) == (0, "")
     assert here.path(mountpoint_here / image_name).read_bytes() == random_bytes(MIB)
     assert os.statvfs(here.path(mountpoint_here)).f_flag & os.ST_RDONLY
@@ -40,8 +41,9 @@ def test_fstab(
 ) -> None:
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
     fstab = tmp_path / "fstab"
-    where = str(mountpoint_here).replace(" ", "\\040")
-    fstab.write_text(f"{pool} {where} fuse.rbdfs noauto,_netdev,conf={ceph.conf} 0 0\n")
+    fstab.write_text(
+        f"{pool} {in_fstab(mountpoint_here)} fuse.rbdfs noauto,_netdev,conf={ceph.conf} 0 0\n"
+    )
     done = here.run("mount", "--fstab", fstab, mountpoint_here)
     assert (done.returncode, done.stderr) == (0, "")
     with here.path(mountpoint_here / image_name).open("r+b") as file:
@@ -75,9 +77,8 @@ def test_what_the_kernel_keeps_of_the_options(
 ) -> None:  # fmt: skip
     """Those of mount(8) that are for every file system, in fstab."""
     fstab = tmp_path / "fstab"
-    where = str(mountpoint_here).replace(" ", "\\040")
     options = ",".join(filter(None, [options, f"conf={ceph.conf}"]))
-    fstab.write_text(f"{pool} {where} fuse.rbdfs {options} 0 0\n")
+    fstab.write_text(f"{pool} {in_fstab(mountpoint_here)} fuse.rbdfs {options} 0 0\n")
     done = here.run("mount", "--fstab", fstab, mountpoint_here)
     assert (done.returncode, done.stderr) == (0, "")
     assert here.flags(mountpoint_here) == kept | ALWAYS
@@ -89,7 +90,7 @@ def test_what_nobody_can_keep_is_refused(
     ceph: Ceph, pool: str, here: Namespace, mountpoint_here: Path, option: str
 ) -> None:
     options = f"{option},conf={ceph.conf}"
-    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint_here)
+    done = here.mount(pool, mountpoint_here, options)
     assert done.returncode != 0
     assert f"rbdfs: option {option} cannot be kept: " in done.stderr
     assert not here.mounted(mountpoint_here)
@@ -103,11 +104,10 @@ def test_all_lines_of_fstab(
     other, file = tmp_path / "other", tmp_path / "disk.raw"
     other.mkdir()
     file.touch()
-    where = str(mountpoint_here).replace(" ", "\\040")
     options = f"conf={ceph.conf},id=rw,keyring={ceph.keyring('rw')},connect_timeout=20"
     fstab, log = tmp_path / "fstab", tmp_path / "log"
     fstab.write_text(
-        f"{pool} {where} fuse.rbdfs {options},debug,log={log} 0 0\n"
+        f"{pool} {in_fstab(mountpoint_here)} fuse.rbdfs {options},debug,log={log} 0 0\n"
         f"rbdfs {other} fuse.rbdfs {options},all_pools 0 0\n"
         f"rbd:{pool}/{image_name} {file} fuse.rbdfs {options} 0 0\n"
         f"{pool} /nowhere fuse.rbdfs {options},noauto 0 0\n"
@@ -140,9 +140,8 @@ def test_everyday_tools(
 ) -> None:
     """df, lsof, umount of what is busy, and the two ways to unmount it all the same."""
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    mount = ("mount", "-t", "fuse.rbdfs", "-o", f"conf={ceph.conf}", pool, mountpoint_here)
     for option in ("-l", "-f"):
-        assert here.run(*mount).returncode == 0
+        assert here.mount(pool, mountpoint_here, f"conf={ceph.conf}").returncode == 0
         shown = here.run("df", "--output=source,fstype,target", mountpoint_here).stdout
         assert shown.splitlines()[1].split(None, 2) == [pool, "fuse.rbdfs", str(mountpoint_here)]
         daemons = processes_naming(str(mountpoint_here))
@@ -154,8 +153,7 @@ def test_everyday_tools(
             assert (done.returncode, "target is busy" in done.stderr) == (32, True)
             here.run("umount", option, mountpoint_here)
             # -f ends the connection whatever is open; the kernel calls it busy all the same.
-            gone = eventually(lambda: not here.mounted(mountpoint_here), what="the end of it")
-            assert gone
+            eventually(lambda: not here.mounted(mountpoint_here), what="the end of it")
             if option == "-l":
                 assert os.pread(file, MIB, 0) == random_bytes(MIB)
             else:
@@ -166,7 +164,7 @@ def test_everyday_tools(
 
 def test_failure_is_told(ceph: Ceph, here: Namespace, mountpoint_here: Path) -> None:
     options = f"conf={ceph.conf}"
-    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, "no-such-pool", mountpoint_here)
+    done = here.mount("no-such-pool", mountpoint_here, options)
     assert done.returncode != 0
     assert "rbdfs: no such pool" in done.stderr
     assert not here.mounted(mountpoint_here)
@@ -175,8 +173,6 @@ def test_failure_is_told(ceph: Ceph, here: Namespace, mountpoint_here: Path) -> 
 def test_pool_of_the_name_of_a_command(ceph: Ceph, here: Namespace, mountpoint_here: Path) -> None:
     """In fstab there is no `--`, so what mount(8) runs is a mount, whatever the pool is called."""
     for name in COMMANDS:
-        done = here.run(
-            "mount", "-t", "fuse.rbdfs", "-o", f"conf={ceph.conf}", name, mountpoint_here
-        )
+        done = here.mount(name, mountpoint_here, f"conf={ceph.conf}")
         assert re.fullmatch(f"rbdfs: no such pool.*: {name}\n", done.stderr), done.stderr
     assert not here.mounted(mountpoint_here)

@@ -11,6 +11,7 @@ import pytest
 from tests.support.conditions import eventually
 from tests.support.images import MIB, export_image, import_image, random_bytes
 from tests.support.mounts import RBDFS, TIMEOUT_S, opened
+from tests.support.namespaces import in_fstab
 from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def mount(
     """The pool mounted by mount(8), with an image in it."""
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
     options = f"manage,noexec,conf={ceph.conf}"
-    done = here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint_here)
+    done = here.mount(pool, mountpoint_here, options)
     assert (done.returncode, done.stderr) == (0, "")
     return here
 
@@ -113,7 +114,7 @@ def test_by_a_line_of_fstab(
 ) -> None:
     """What is said there is said again, and is no change; what was changed there meanwhile is."""
     fstab = tmp_path / "fstab"
-    where = str(mountpoint_here).replace(" ", "\\040")
+    where = in_fstab(mountpoint_here)
     # A comma in a value has a backslash, as between the addresses of mon_host.
     keyrings = rf"{ceph.keyring('rw')}\,{tmp_path}/other"
     line = f"{pool} {where} fuse.rbdfs noauto,_netdev,umask=027,keyring={keyrings}"
@@ -134,7 +135,7 @@ def test_what_the_kernel_shows_of_a_mount_of_all_users_is_no_change(
 ) -> None:
     """Without a line in fstab mount(8) repeats /proc/mounts: default_permissions goes with it."""
     options = f"allow_other,sync,conf={ceph.conf}"
-    here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint_here)
+    here.mount(pool, mountpoint_here, options)
     assert {"allow_other", "default_permissions"} <= here.flags(mountpoint_here)
     for word in ("ro", "rw"):
         done = here.run("mount", "-o", f"remount,{word}", mountpoint_here)
@@ -158,8 +159,7 @@ def test_a_source_of_fstab_in_another_form(
 
     def write(form: str) -> None:
         source = form.format(pool=pool, image=image_name, conf=ceph.conf)
-        where = str(path).replace(" ", "\\040")
-        fstab.write_text(f"{source} {where} fuse.rbdfs noauto,conf={ceph.conf} 0 0\n")
+        fstab.write_text(f"{source} {in_fstab(path)} fuse.rbdfs noauto,conf={ceph.conf} 0 0\n")
 
     write(form)
     done = here.run("mount", "--fstab", fstab, path)
@@ -184,8 +184,7 @@ def test_a_source_of_fstab_in_another_form(
 def test_a_server_that_was_started_read_only_writes_nothing(
     ceph: Ceph, pool: str, here: Namespace, mountpoint_here: Path
 ) -> None:
-    options = f"ro,conf={ceph.conf}"
-    here.run("mount", "-t", "fuse.rbdfs", "-o", options, pool, mountpoint_here)
+    assert here.mount(pool, mountpoint_here, f"ro,conf={ceph.conf}").returncode == 0
     done = here.run("mount", "-o", "remount,rw", mountpoint_here)
     assert done.returncode != 0
     assert "is not remounted: its server was started with ro (umount and mount it again)" in (

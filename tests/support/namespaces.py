@@ -22,6 +22,11 @@ done
 """
 
 
+def in_fstab(path: Path) -> str:
+    """A path as fstab(5) and /proc/PID/mountinfo have it."""
+    return str(path).replace(" ", "\\040")
+
+
 @dataclass(frozen=True)
 class Namespace:
     """A mount namespace that process `holder` keeps."""
@@ -43,13 +48,17 @@ class Namespace:
             cwd="/",
         )
 
+    def mount(self, source: str, path: Path, options: str) -> subprocess.CompletedProcess[str]:
+        """What mount(8) makes of it."""
+        return self.run("mount", "-t", "fuse.rbdfs", "-o", options, source, path)
+
     def path(self, path: Path) -> Path:
         """Where to find a path of the namespace from outside."""
         return Path(f"/proc/{self.holder}/root{path}")
 
     def mounted(self, path: Path) -> bool:
         mounts = Path(f"/proc/{self.holder}/mountinfo").read_text().splitlines()
-        return str(path).replace(" ", "\\040") in [line.split(" ")[4] for line in mounts]
+        return in_fstab(path) in [line.split(" ")[4] for line in mounts]
 
     def flags(self, path: Path) -> set[str]:
         """What /proc/mounts says of the mount on a path."""
