@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from typing import TYPE_CHECKING
@@ -31,15 +32,12 @@ def test_each_request_is_told(
     import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
     ceph.rbd("snap", "create", "--no-progress", f"{pool}/{image_name}@s")
     with mounting(pool, "-d", "-o", f"datapath={data_path}") as mount:
-        file = os.open(mount.file(image_name), os.O_RDWR | os.O_DIRECT)
-        buffer = memoryview(bytearray(8192 + 4096))
-        start = -id_of(buffer) % 4096
-        aligned = buffer[start : start + 8192]
-        assert os.pwritev(file, [aligned], 4096) == 8192
-        assert os.preadv(file, [aligned], 0) == 8192
-        assert os.preadv(file, [aligned], MIB) == 0
-        os.fsync(file)
-        os.close(file)
+        with opened(mount.file(image_name), os.O_RDWR | os.O_DIRECT) as file:
+            aligned = mmap.mmap(-1, 8192)
+            assert os.pwritev(file, [aligned], 4096) == 8192
+            assert os.preadv(file, [aligned], 0) == 8192
+            assert os.preadv(file, [aligned], MIB) == 0
+            os.fsync(file)
         assert refusal(lambda: os.open(mount.file(f"{image_name}@s"), os.O_RDWR)) == "EROFS"
         assert refusal(lambda: os.getxattr(mount.file(image_name), "user.x")) == "ENODATA"
         assert refusal(mount.file("n\x1b\ne").stat) == "ENOENT"
@@ -58,13 +56,6 @@ def test_each_request_is_told(
         said = lines(mount, spec)
         assert "open IMAGE@s: EROFS" in said
         assert "getxattr IMAGE user.x: ENODATA" in said
-
-
-def id_of(buffer: memoryview) -> int:
-    """The address of a buffer."""
-    import ctypes
-
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 @pytest.mark.usefixtures("native")
