@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import opened
+from tests.support.servers import ask
 
 if TYPE_CHECKING:
     from tests.support.ceph import Ceph
@@ -40,6 +40,11 @@ def stop(process: subprocess.Popen[bytes], signum: int) -> None:
     process.wait(30)
 
 
+def waits_s(mount: Mount) -> float:
+    """For how long the open file has waited, as the status tells."""
+    return max(float(each["waits_s"]) for each in ask(mount, "status")["files"])
+
+
 def test_who_waits_can_be_stopped(
     ceph: Ceph, pool: str, image_name: str, mount: Mount, native: None
 ) -> None:
@@ -57,11 +62,10 @@ def test_who_waits_can_be_stopped(
         # Two of them: a read of a descriptor waits for another's.
         files = [stack.enter_context(opened(path, os.O_RDONLY)) for _ in range(2)]
         stack.enter_context(ceph.stalled("osd.0"))
-        began = time.monotonic()
         reads = [waiting(read_dd, file) for file in files]
         others = [waiting(command) for command in (open_dd, look)]
-        # So long a close waits for who has not been asked before.
-        eventually(lambda: time.monotonic() - began > 5, 10.0, "a look that waits for long")
+        # So long a close waits for who has not been asked before (files/freshness.confirm).
+        eventually(lambda: waits_s(mount) > 5, 10.0, "a look that waits for long")
         for process in (reads[0], *others):
             stop(process, signal.SIGKILL)
         stop(reads[1], signal.SIGINT)
