@@ -21,7 +21,7 @@ from tests.support.images import MIB, import_image, open_image, random_bytes
 from tests.support.mounts import RBDFS, TIMEOUT_S, opened, opened_and_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.ceph import Ceph
@@ -195,19 +195,25 @@ def test_a_chain_of_three_with_one_in_the_trash(
     assert re.search(rf"^Parents: +{first['spec']}, in the trash, was {image_name}, ", text, re.M)
 
 
-def test_a_parent_that_is_gone(ceph: Ceph, mounting: Mounting) -> None:
+@pytest.fixture
+def clone(ceph: Ceph) -> Iterator[tuple[str, str]]:
+    """A pool with a clone `b` of `a@s`, and the id of `a`."""
     with ceph.temporary_pool() as pool:
         ceph.rbd("create", "--size=2560K", f"{pool}/a")
         ceph.rbd("snap", "create", "--no-progress", f"{pool}/a@s")
         ceph.rbd("clone", "--rbd-default-clone-format=2", f"{pool}/a@s", f"{pool}/b")
-        parent_id = rbd_json(ceph, "info", f"{pool}/a")["id"]
-        ceph.rados("-p", pool, "rm", f"rbd_header.{parent_id}")
-        for key in (f"id_{parent_id}", "name_a"):
-            ceph.rados("-p", pool, "rmomapkey", "rbd_directory", key)
-        with mounting(pool) as mount:
-            mount.allow_log(f"parent {parent_id} is gone", "was removed")
-            report = told(mount.file("b"))
-            text = told_text(mount.file("b"))
+        yield pool, rbd_json(ceph, "info", f"{pool}/a")["id"]
+
+
+def test_a_parent_that_is_gone(ceph: Ceph, mounting: Mounting, clone: tuple[str, str]) -> None:
+    pool, parent_id = clone
+    ceph.rados("-p", pool, "rm", f"rbd_header.{parent_id}")
+    for key in (f"id_{parent_id}", "name_a"):
+        ceph.rados("-p", pool, "rmomapkey", "rbd_directory", key)
+    with mounting(pool) as mount:
+        mount.allow_log(f"parent {parent_id} is gone", "was removed")
+        report = told(mount.file("b"))
+        text = told_text(mount.file("b"))
     (parent,) = report["parents"]
     assert (parent["image_id"], parent["gone"]) == (parent_id, True)
     assert report["locks"] is report["watchers"] is None
@@ -217,16 +223,14 @@ def test_a_parent_that_is_gone(ceph: Ceph, mounting: Mounting) -> None:
     assert re.search(r"^Locks: +not known: .*gone", text, re.MULTILINE)
 
 
-def test_a_parent_that_makes_no_sense(ceph: Ceph, mounting: Mounting) -> None:
-    with ceph.temporary_pool() as pool:
-        ceph.rbd("create", "--size=2560K", f"{pool}/a")
-        ceph.rbd("snap", "create", "--no-progress", f"{pool}/a@s")
-        ceph.rbd("clone", "--rbd-default-clone-format=2", f"{pool}/a@s", f"{pool}/b")
-        parent_id = rbd_json(ceph, "info", f"{pool}/a")["id"]
-        ceph.rados("-p", pool, "setomapval", f"rbd_header.{parent_id}", "order", "nonsense")
-        with mounting(pool) as mount:
-            mount.allow_log("(?s).*")
-            report = told(mount.file("b"))
+def test_a_parent_that_makes_no_sense(
+    ceph: Ceph, mounting: Mounting, clone: tuple[str, str]
+) -> None:
+    pool, parent_id = clone
+    ceph.rados("-p", pool, "setomapval", f"rbd_header.{parent_id}", "order", "nonsense")
+    with mounting(pool) as mount:
+        mount.allow_log("(?s).*")
+        report = told(mount.file("b"))
     (parent,) = report["parents"]
     spec = f"{pool}/a@id:{parent['snapshot_id']}"
     assert (parent["spec"], parent["image"]) == (spec, "a")
