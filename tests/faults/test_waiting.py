@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.ceph import Ceph
 from tests.support.conditions import eventually
 from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import RBDFS, opened
@@ -24,6 +23,7 @@ from tests.support.servers import ask
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.ceph import Ceph
     from tests.support.mounts import Mount, Mounting
 
 WAITS_S = 60.0
@@ -37,16 +37,6 @@ with rados.Rados(conffile=sys.argv[1], rados_id="admin") as cluster:
 """
 
 both_data_paths = pytest.mark.parametrize("mount_options", ["native", "python"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def own_ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
-    """A cluster whose OSD may be away for as long as it takes."""
-    cluster = Ceph.start(tmp_path_factory.mktemp("own"), objectstore="bluestore")
-    try:
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 def told(mount: Mount, text: str) -> list[str]:
@@ -73,22 +63,22 @@ def away(ceph: Ceph, *, noticed: bool = True) -> Iterator[None]:
 
 @pytest.mark.parametrize("timeout", [None, 5])
 def test_an_osd_that_is_away(
-    own_ceph: Ceph, image_name: str, mounting: Mounting, timeout: int | None
+    bluestore: Ceph, image_name: str, mounting: Mounting, timeout: int | None
 ) -> None:
     """Also with -o timeout, where each look at an open file fails after a while."""
     options = [] if timeout is None else ["-o", f"timeout={timeout}"]
-    where = replace(mounting, ceph=own_ceph)
+    where = replace(mounting, ceph=bluestore)
     with (
-        own_ceph.temporary_pool() as pool,
+        bluestore.temporary_pool() as pool,
         where(pool, *options, lifetime_s=180) as mount,
         ThreadPoolExecutor(1) as threads,
     ):
-        import_image(own_ceph, f"{pool}/{image_name}", random_bytes(MIB))
+        import_image(bluestore, f"{pool}/{image_name}", random_bytes(MIB))
         image = f"{pool}/{image_name}"
         # Of the copies that processes have which are started meanwhile.
         mount.allow_log(r"flush: \[Errno 110\]")
         with opened(mount.file(image_name), os.O_RDONLY | os.O_DIRECT) as file:
-            with away(own_ceph):
+            with away(bluestore):
                 if timeout is None:
                     read = threads.submit(os.pread, file, 4096, 0)
                 waits = first_told(mount, "for the cluster since")
@@ -108,17 +98,17 @@ def test_an_osd_that_is_away(
         assert not told(mount, "cannot tell whether")
 
 
-def test_an_osd_that_nobody_misses(own_ceph: Ceph, image_name: str, mounting: Mounting) -> None:
+def test_an_osd_that_nobody_misses(bluestore: Ceph, image_name: str, mounting: Mounting) -> None:
     """Monitors wait for longer than a line of the log does; who has the lock, the OSD knows."""
-    where = replace(mounting, ceph=own_ceph)
+    where = replace(mounting, ceph=bluestore)
     with (
-        own_ceph.temporary_pool() as pool,
+        bluestore.temporary_pool() as pool,
         where(pool, lifetime_s=180) as mount,
         ThreadPoolExecutor(1) as threads,
     ):
-        import_image(own_ceph, f"{pool}/{image_name}", random_bytes(MIB))
+        import_image(bluestore, f"{pool}/{image_name}", random_bytes(MIB))
         with opened(mount.file(image_name), os.O_RDONLY | os.O_DIRECT) as file:
-            with away(own_ceph, noticed=False):
+            with away(bluestore, noticed=False):
                 read = threads.submit(os.pread, file, 4096, 0)
                 waits = first_told(mount, "for the cluster since")
                 assert waits.endswith("the cluster does not say why")
@@ -126,12 +116,12 @@ def test_an_osd_that_nobody_misses(own_ceph: Ceph, image_name: str, mounting: Mo
             assert read.result(WAITS_S) == random_bytes(4096)
 
 
-def test_who_waits_gives_up(own_ceph: Ceph, image_name: str, mounting: Mounting) -> None:
+def test_who_waits_gives_up(bluestore: Ceph, image_name: str, mounting: Mounting) -> None:
     """The cluster is as silent as before: nothing says that it answers."""
-    where = replace(mounting, ceph=own_ceph)
-    with own_ceph.temporary_pool() as pool, where(pool, lifetime_s=180) as mount:
-        import_image(own_ceph, f"{pool}/{image_name}", random_bytes(MIB))
-        with away(own_ceph):
+    where = replace(mounting, ceph=bluestore)
+    with bluestore.temporary_pool() as pool, where(pool, lifetime_s=180) as mount:
+        import_image(bluestore, f"{pool}/{image_name}", random_bytes(MIB))
+        with away(bluestore):
             command = [str(RBDFS), "stat", str(mount.file(image_name))]
             with subprocess.Popen(command, stdout=subprocess.DEVNULL) as stat:
                 first_told(mount, "for the cluster since")
