@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.ceph import Ceph
+from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import Mounting
 
 if TYPE_CHECKING:
@@ -131,6 +132,13 @@ def pools(ceph: Ceph) -> Iterator[tuple[str, str]]:
 def image_name() -> str:
     """A name that no other test uses."""
     return f"image-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def image(ceph: Ceph, pool: str, image_name: str) -> str:
+    """An image of a mebibyte, the same bytes each time."""
+    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
+    return image_name
 
 
 @pytest.fixture

@@ -17,12 +17,10 @@ from rbdfs.commands.top import facts
 from rbdfs.commands.watched_mounts import WatchedMounts
 from rbdfs.errors import UserError
 from tests.support.conditions import eventually
-from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import RBDFS, TIMEOUT_S, opened
 from tests.support.servers import kill_keeper_and_server, killed_server, server_of
 
 if TYPE_CHECKING:
-    from tests.support.ceph import Ceph
     from tests.support.mounts import Mount, Mounting
 
 pytestmark = pytest.mark.usefixtures("native")
@@ -30,12 +28,6 @@ pytestmark = pytest.mark.usefixtures("native")
 BLOCK = 4096
 # Long enough for a server to be replaced meanwhile, in seconds.
 INTERVAL_S = 12
-
-
-@pytest.fixture
-def image(ceph: Ceph, pool: str, image_name: str) -> str:
-    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    return image_name
 
 
 def read_and_write(file: int, reads: int, writes: int) -> None:

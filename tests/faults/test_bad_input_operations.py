@@ -42,12 +42,6 @@ NOT_THERE = {"ENOTTY", "EOPNOTSUPP", "EINVAL", "EPERM", "EXDEV", "ENOTSUP"}
 both_data_paths = pytest.mark.parametrize("mount_options", ["native", "python"], indirect=True)
 
 
-@pytest.fixture
-def image(ceph: Ceph, pool: str, image_name: str) -> str:
-    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    return image_name
-
-
 @both_data_paths
 def test_ioctls(ceph: Ceph, pool: str, image: str, mounting: Mounting) -> None:
     with mounting(pool) as mount:

@@ -33,12 +33,6 @@ BLOCK = 4096
 
 
 @pytest.fixture
-def image(ceph: Ceph, pool: str, image_name: str) -> str:
-    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    return image_name
-
-
-@pytest.fixture
 def other(ceph: Ceph, pool: str, image: str) -> str:
     import_image(ceph, f"{pool}/{image}-other", random_bytes(MIB, seed=1))
     return f"{image}-other"

@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
-@pytest.fixture
-def image(ceph: Ceph, pool: str, image_name: str) -> str:
-    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    return image_name
-
-
 def as_nobody(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*NOBODY, *command], capture_output=True, text=True, timeout=TIMEOUT_S, cwd="/"

@@ -31,12 +31,6 @@ IMPATIENT = [sys.executable, impatient.__file__]
 EVIL = "import os\nopen(os.environ['CAUGHT'], 'a').write(__name__)\nraise SystemExit(7)\n"
 
 
-@pytest.fixture
-def image(ceph: Ceph, pool: str, image_name: str) -> str:
-    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    return image_name
-
-
 def given_up(mount: Mount, why: str) -> None:
     """Kill the server of an impatient mount, and wait until there is none any more."""
     signal_server(mount, signal.SIGKILL)

@@ -41,12 +41,6 @@ pytestmark = pytest.mark.usefixtures("native")
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
-@pytest.fixture
-def image(ceph: Ceph, pool: str, image_name: str) -> str:
-    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    return image_name
-
-
 def test_server_allocates_with_tcmalloc(mount: Mount) -> None:
     """The keeper, which does next to nothing, does not."""
     servers, keepers = (

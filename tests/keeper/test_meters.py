@@ -9,24 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rbdfs.keeper.meters_client import MetersReader, meters_at
-from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import opened
 from tests.support.servers import ask, killed_server
 
 if TYPE_CHECKING:
     from rbdfs.model.meters import OperationMeters
-    from tests.support.ceph import Ceph
     from tests.support.mounts import Mount, Mounting
 
 pytestmark = pytest.mark.usefixtures("native")
 
 BLOCK = 4096
-
-
-@pytest.fixture
-def image(ceph: Ceph, pool: str, image_name: str) -> str:
-    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    return image_name
 
 
 def operation(reader: MetersReader, spec: str, name: str) -> OperationMeters:

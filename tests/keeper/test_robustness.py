@@ -40,12 +40,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("native")
 
 
-@pytest.fixture
-def image(ceph: Ceph, pool: str, image_name: str) -> str:
-    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    return image_name
-
-
 @contextlib.contextmanager
 def out_of_descriptors(pid: int) -> Iterator[None]:
     """A process can open nothing more for the time of the block."""

@@ -17,7 +17,6 @@ import pytest
 
 from tests.support.ceph import run
 from tests.support.conditions import eventually
-from tests.support.images import MIB, import_image, random_bytes
 from tests.support.mounts import RBDFS, TIMEOUT_S, MountError, opened, opened_and_lost
 from tests.support.scraping import (
     ANY_PORT,
@@ -38,12 +37,6 @@ if TYPE_CHECKING:
     from tests.support.mounts import Mount, Mounting
 
 REQUESTS = "rbdfs_request_duration_seconds_count"
-
-
-@pytest.fixture
-def image(ceph: Ceph, pool: str, image_name: str) -> str:
-    import_image(ceph, f"{pool}/{image_name}", random_bytes(MIB))
-    return image_name
 
 
 def printed(mount: Mount) -> Scrape:
