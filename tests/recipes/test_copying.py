@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def test_copying(ceph: Ceph, here: Machine) -> None:
     ceph.ceph("osd", "pool", "create", "archive")
     try:
         ceph.rbd("pool", "init", "archive")
-        here.follow(recipe, "To another pool")
+        assert re.search(r'"percent": \d+', here.follow(recipe, "To another pool"))
         assert export_image(ceph, "archive/vm1@nightly") == data
         assert ceph.rbd("ls", "archive").split() == ["vm1"]
         assert "Migration" not in ceph.rbd("status", "archive/vm1")
